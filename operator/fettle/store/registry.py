@@ -30,7 +30,7 @@ MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 DIGEST = "sha256:[0-9a-f]{64}"
-MOST_BYTES = 1 << 43  # of a blob: what a manifest announces beyond it is no size of a file
+MOST_BYTES = 1 << 43  # of a blob, and of all blobs of an artifact: what is announced beyond it is no size of files
 PLAIN_HTTP = "PLAIN_HTTP"
 _NAME = "[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*"
 _ADDRESS = re.compile(

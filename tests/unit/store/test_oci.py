@@ -24,7 +24,7 @@ from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
 from fettle.errors import DataError, FettleError, SourceError
 from fettle.optimizer.prepare.source import fetch
-from fettle.store import files, places, remote
+from fettle.store import files, layers, oci, places, remote
 from fettle.store.credentials import CleanFormatter, hidden_values
 from fettle.store.uris import Location, Mounts, locate
 
@@ -491,6 +491,35 @@ def test_an_artifact_without_files_and_one_that_contradicts_itself_are_refused(r
     registry.publish("both", "v1", [(RAW, {TITLE: "a"}, b"1"), (RAW, {TITLE: "a/b"}, b"2")])
     assert "holds no files" in refusal(at(registry, "empty:v1")).message
     assert "'a/b', and also a file where its folder should be" in refusal(at(registry, "both:v1")).message
+
+
+ARCHIVE = "application/vnd.cncf.model.weight.v1.tar"
+TOO_MUCH: list[tuple[str, int, list[Layer], str]] = [
+    ("MOST_LAYERS", 1, PACK, "the manifest lists 2 layers, expected at most 1"),
+    ("MOST_BYTES", 256_000, PACK, "the manifest lists 256005 bytes, expected at most 256000"),
+    ("MOST_ARCHIVES", 1, [(ARCHIVE, {}, archive({name: b""})) for name in "ab"], "the manifest lists 2 archives, expected"),
+]
+
+
+@pytest.mark.parametrize(("bound", "most", "listed", "words"), TOO_MUCH, ids=[case[0] for case in TOO_MUCH])
+def test_what_a_manifest_lists_is_bounded_before_anything_is_fetched(
+    registry: RegistryServer, monkeypatch: pytest.MonkeyPatch, bound: str, most: int, listed: list[Layer], words: str
+) -> None:
+    monkeypatch.setattr(oci, bound, most)
+    registry.publish("large", "v1", listed)
+    error = refusal(at(registry, "large:v1"))
+    assert words in error.message
+    assert error.reason == Reason.SOURCE_NOT_FOUND
+    assert not [request for request in registry.requests if "/blobs/" in request.path]
+
+
+def test_the_files_of_all_archives_are_bounded_together(
+    registry: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "MOST_FILES", 3)
+    both: list[Layer] = [(ARCHIVE, {}, archive({f"{name}{number}": b"" for number in range(2)})) for name in "ab"]
+    registry.publish("many", "v1", both)
+    assert "holds more than 3 files" in refusal(at(registry, "many:v1")).message
 
 
 def test_a_manifest_without_end_is_not_read(registry: RegistryServer) -> None:
