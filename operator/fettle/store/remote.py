@@ -9,8 +9,8 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -169,8 +169,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
                 data, at = data[written:], at + written
 
         try:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                list(pool.map(fetch, range(0, size, PART)))
+            at_once(fetch, range(0, size, PART))
         except obstore.exceptions.NotSupportedError:
             self._fetch_whole(key, target, size)
 
@@ -242,6 +241,23 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
 
     def _error(self, where: str, failure: Failure) -> FettleError:
         return error_of(self._place, where, failure, self._missing)
+
+
+def at_once(fetch: Callable[[int], None], starts: Iterable[int]) -> None:
+    """Call `fetch` with each of `starts`, AT_ONCE of them at a time: those of a file that announces terabytes are not held in memory.
+
+    Raises what a call raised, and makes no more calls then.
+    """
+    running: set[Future[None]] = set()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in starts:
+            if len(running) == AT_ONCE:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for part in done:
+                    part.result()
+            running.add(pool.submit(fetch, start))
+        for part in running:
+            part.result()
 
 
 def absent(where: str) -> FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import ssl
@@ -19,7 +20,7 @@ from tests.servers.web import WebServer, serving
 from tests.unit.server.certificates import Authority
 
 from fettle.api.reasons import Reason
-from fettle.errors import FettleError, SourceError
+from fettle.errors import FettleError, SourceError, StoreError
 from fettle.store import places, remote
 from fettle.store.credentials import CleanFormatter, Credentials, hidden_values
 from fettle.store.uris import Location, Mounts, locate
@@ -69,6 +70,32 @@ def test_a_file_arrives_in_parallel_ranges(web: WebServer, tmp_path: Path) -> No
     assert fetched(at(web, "m/model.onnx"), tmp_path) == CONTENT
     ranges = {request.range for request in web.requests if request.method == "GET"}
     assert ranges == {"bytes=0-65535", "bytes=65536-131071", "bytes=131072-196607", "bytes=196608-255999"}
+
+
+def test_no_more_parts_are_begun_than_are_fetched_at_once() -> None:
+    done: list[int] = []
+    ahead: list[int] = []
+
+    def starts() -> Iterator[int]:
+        for number in range(100):
+            ahead.append(number - len(done))
+            yield number
+
+    remote.at_once(done.append, starts())
+    assert sorted(done) == list(range(100))
+    assert max(ahead) <= remote.AT_ONCE
+
+
+def test_after_a_part_that_fails_no_other_is_begun() -> None:
+    begun: list[int] = []
+
+    def fail(start: int) -> None:
+        begun.append(start)
+        raise StoreError("the connection was lost")
+
+    with pytest.raises(StoreError, match="the connection was lost"):
+        remote.at_once(fail, itertools.count())
+    assert len(begun) <= remote.AT_ONCE
 
 
 @pytest.mark.parametrize(("path", "content"), [("m/an%20%C3%BC%20100%25.bin", b"odd"), ("empty", b"")])
