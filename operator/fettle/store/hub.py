@@ -25,6 +25,7 @@ from fettle.store.places import Missing, Place, holder, plain, require_keys, sta
 
 PUBLIC = "https://huggingface.co"
 TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
+MOST_LISTING = 32 << 20  # bytes: a hundred thousand files, and all else that is told of a repository
 _ADDRESS = re.compile(
     r"hf://(?P<datasets>datasets/)?(?P<name>(?!datasets/)[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.*))?"
 )
@@ -98,7 +99,7 @@ class HubFiles(ListedFiles):
     def _names(self) -> frozenset[str]:
         text = io.BytesIO()
         try:
-            self._fetch_whole("", text)
+            self._fetch_whole("", text, MOST_LISTING)
         except FileNotFoundError:
             raise self._missing(f"{self._repository}: there is no such repository or revision") from None
         try:

@@ -174,7 +174,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
             self._fetch_whole(key, target, size)
 
     def _fetch_whole(self, key: str, target: IO[bytes], most: int | None = None) -> None:
-        """For a server without ranges: nothing can be continued there, so that a broken connection begins again. `most`: bytes that it announced."""
+        """For a server without ranges: nothing can be continued there, so that a broken connection begins again. `most`: bytes that it may send."""
         import obstore
 
         target.seek(0)
@@ -183,9 +183,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
             for chunk in obstore.get(self._place.client, key).stream(min_chunk_size=1 << 20):
                 target.write(chunk)
                 if most is not None and target.tell() > most:
-                    raise self._missing(
-                        f"{self._place.root}/{key}: the server sends more than the {most} bytes that it announced"
-                    )
+                    raise self._missing(f"{self._place.root}/{key}: the server sends more than {most} bytes")
         target.flush()
 
     def read_range(self, key: str, meta: dict[str, Any], start: int, end: int) -> bytes:

@@ -167,6 +167,12 @@ def test_an_answer_that_no_hub_gives_is_told_as_such(hub: WebServer, tmp_path: P
         read(at(hub, "hf://org/digits/README.md", tmp_path))
 
 
+def test_a_listing_without_end_is_not_read(hub: WebServer, tmp_path: Path) -> None:
+    hub.files["/api/models/org/digits/revision/main"] = b" " * (33 << 20)
+    with pytest.raises(SourceError, match="the server sends more than 33554432 bytes"):
+        read(at(hub, "hf://org/digits/README.md", tmp_path))
+
+
 @pytest.mark.parametrize(
     "name", ["model-/../../../away.safetensors", "/etc/passwd", "a//b", "..\\a", "a\0b", "./a", ""]
 )
