@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from fettle.api.reasons import Reason
+from fettle.api.uris import DIGEST, REGISTRY_ADDRESS
 from fettle.errors import FettleError
 from fettle.store.credentials import DOCKER_CONFIG, Credentials
-from fettle.store.places import Missing, holder
+from fettle.store.places import Missing, given_by, holder
 from fettle.store.remote import absent
 from fettle.store.web import Answer, Asked, WebApi
 
@@ -29,14 +30,12 @@ MANIFESTS = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
-DIGEST = "sha256:[0-9a-f]{64}"
 MOST_BYTES = 1 << 43  # of a blob, and of all blobs of an artifact: what is announced beyond it is no size of files
 PLAIN_HTTP = "PLAIN_HTTP"
-_NAME = "[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*"
-_ADDRESS = re.compile(
-    rf"oci://(?P<host>[^/@]+)/(?P<name>{_NAME}(?:/{_NAME})*)"
-    rf"(?P<version>(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?(@(?P<digest>{DIGEST}))?)(/(?P<path>.*))?"
-)
+MOST_TAG = 128  # characters
+_ADDRESS = re.compile(REGISTRY_ADDRESS)
+_COMPONENT = "[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*"
+_NAME = re.compile(f"{_COMPONENT}(?:/{_COMPONENT})*")
 _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
 _DOCKER_HUB = {"docker.io": "registry-1.docker.io"}
 _DOCKER_HUBS_KEY = "index.docker.io"
@@ -64,11 +63,17 @@ class Reference:
 def parse(uri: str, missing: Missing) -> tuple[Reference, str]:
     """The artifact, and the path in it. Raises what `missing` makes."""
     matched = _ADDRESS.fullmatch(uri)
-    if matched is None or (matched["path"] is not None and not matched["version"]):
+    if matched is None or not _is_reference(matched["host"], matched["name"], matched["tag"]):
         message = f"{uri}: expected oci://REGISTRY/REPOSITORY:TAG or oci://REGISTRY/REPOSITORY@sha256:DIGEST, and /PATH behind it for a file in it"
         raise missing(message)
-    tag = matched["tag"] or (None if matched["digest"] else "latest")
-    return Reference(matched["host"], matched["name"], tag, matched["digest"]), matched["path"] or ""
+    digest = matched["digest"] or matched["tag_digest"]
+    tag = matched["tag"] or (None if digest else "latest")
+    return Reference(matched["host"], matched["name"], tag, digest), matched["path"] or ""
+
+
+def _is_reference(host: str, name: str, tag: str | None) -> bool:
+    """Whether a registry may know an artifact by these: the API's rule bounds neither the parts of a name nor the length of a tag."""
+    return "@" not in host and _NAME.fullmatch(name) is not None and len(tag or "") <= MOST_TAG
 
 
 class _Document(BaseModel):
@@ -101,7 +106,7 @@ class Registry:
 
     def __init__(self, reference: Reference, credentials: Credentials | None, missing: Missing) -> None:
         self.reference, self._credentials, self._missing = reference, credentials, missing
-        given = credentials.values if credentials is not None else os.environ
+        given = given_by(credentials)
         told = given.get(PLAIN_HTTP, "").lower()
         plain = told == "true" or (not told and _LOOPBACK.fullmatch(reference.host) is not None)
         host = _DOCKER_HUB.get(reference.host, reference.host)

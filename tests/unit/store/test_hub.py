@@ -193,7 +193,7 @@ def test_an_endpoint_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_an_endpoint_is_a_web_address_without_credentials(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    with pytest.raises(SourceError, match="HF_ENDPOINT that is not https://HOST") as caught:
+    with pytest.raises(SourceError, match="expected HF_ENDPOINT in the environment: https://HOST") as caught:
         locate("hf://org/digits", Mounts(), missing=SourceError)
     assert "secret" not in caught.value.message
 
