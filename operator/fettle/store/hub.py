@@ -7,7 +7,6 @@ files it has, and one for the files of that commit.
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from fettle.store.credentials import Credentials
 from fettle.store.failures import Failure
 from fettle.store.listed import ListedFiles
 from fettle.store.places import Missing, Place, given_by, require_keys, server_of, stays_inside, web_server
+from fettle.store.web import json_object
 
 PUBLIC = "https://huggingface.co"
 TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
@@ -98,12 +98,12 @@ class HubFiles(ListedFiles):
         except FileNotFoundError:
             raise self._missing(f"{self._repository}: there is no such repository or revision") from None
         try:
-            told = json.loads(text.getvalue())
+            told = json_object(text.getvalue())
             commit, names = told["sha"], frozenset(each["rfilename"] for each in told["siblings"])
             strange = sorted(str(name) for name in names if not stays_inside(name))
             if not stays_inside(commit):
                 raise ValueError("no commit")
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             message = f"{self._place.root} does not answer as a Hugging Face Hub does: correct {ENDPOINT}"
             raise self._missing(message) from None
         if strange:

@@ -6,7 +6,6 @@ connection that breaks begins the file again. MLflow's own package would bring p
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from fettle.store.credentials import Credentials
 from fettle.store.listed import WholeFiles
 from fettle.store.places import Missing, given_by, require_keys, server_of, stays_inside
 from fettle.store.remote import absent
-from fettle.store.web import Asked, WebApi
+from fettle.store.web import Asked, WebApi, json_object
 
 SERVER, TOKEN = "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"
 LOGIN = {"username": "MLFLOW_TRACKING_USERNAME", "password": "MLFLOW_TRACKING_PASSWORD"}
@@ -154,12 +153,9 @@ class ModelFiles(WholeFiles):
         if not answer.good:
             raise self._api.error(url, answer)
         try:
-            told = json.loads(answer.body)
-        except (ValueError, RecursionError):
+            return json_object(answer.body)
+        except ValueError:
             raise self._no_server() from None
-        if not isinstance(told, Mapping):
-            raise self._no_server()
-        return told
 
     def _no_server(self) -> FettleError:
         return self._missing(f"{self._place.root} does not answer as an MLflow tracking server does: correct {SERVER}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 from collections.abc import Mapping, MutableMapping
@@ -22,7 +21,7 @@ from fettle.errors import FettleError
 from fettle.store.credentials import DOCKER_CONFIG, Credentials
 from fettle.store.places import Missing, given_by, holder
 from fettle.store.remote import absent
-from fettle.store.web import Answer, Asked, WebApi
+from fettle.store.web import Answer, Asked, WebApi, json_object
 
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 MANIFESTS = (
@@ -165,6 +164,10 @@ class Registry:
                 f"{self.reference}: the registry has no such repository, and makes none: create it first"
             ) from None
 
+    def no_registry(self) -> FettleError:
+        """What is told of a server that answers as no registry does."""
+        return self._missing(f"{self.root} does not answer as an OCI registry does: correct the address")
+
     def _manifest(self, selector: str) -> tuple[Manifest, str]:
         try:
             answer = self.ask(f"manifests/{selector}", headers={"Accept": ", ".join(MANIFESTS)})
@@ -179,7 +182,7 @@ class Registry:
         try:
             return Manifest.model_validate_json(answer.body), digest
         except ValidationError:
-            raise self._missing(f"{self.root} does not answer as an OCI registry does: correct the address") from None
+            raise self.no_registry() from None
 
     # --------------------------------------------------------------------------------------------------------- who asks
 
@@ -214,11 +217,11 @@ class Registry:
         if not answer.good:
             raise self.api.error(url, answer)
         try:
-            document = json.loads(answer.body)
+            document = json_object(answer.body)
             token = document.get("token") or document["access_token"]
             if not re.fullmatch(r"[\x21-\x7e]+", token):
                 raise ValueError("no token")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise self._missing(f"{realm} does not answer as the token service of a registry does") from None
         return {"token": token}
 
@@ -231,7 +234,7 @@ class Registry:
         hosts = (host, _DOCKER_HUBS_KEY) if host in _DOCKER_HUB else (host,)
         try:
             logins = logins_of(document)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             message = f"{self.reference}: {holder(self._credentials)} has a value that cannot be used: {DOCKER_CONFIG}"
             raise self._missing(message, reason=Reason.INVALID_SPEC) from None
         known = [key for key in logins if any(f"{place}/{name}/".startswith(f"{key}/") for place in hosts)]
@@ -247,7 +250,7 @@ class Registry:
 def logins_of(document: str) -> dict[str, dict[str, str]]:
     """By registry, or by a path in one, what a document of `docker login` holds: `username` and `password`."""
     found = {}
-    for name, entry in json.loads(document).get("auths", {}).items():
+    for name, entry in json_object(document).get("auths", {}).items():
         if entry.get("auth"):
             username, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
         elif "password" in entry:

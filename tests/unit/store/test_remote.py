@@ -315,6 +315,11 @@ def test_no_secret_is_in_a_log_line_or_a_traceback(
     assert PASSWORD in hidden_values(mounts.to_environment())
 
 
+def test_a_value_that_is_nested_without_end_is_hidden_as_it_is(tmp_path: Path) -> None:
+    nested = '{"a":' * 100_000
+    assert nested in set(Credentials(tmp_path, {"key": nested}).hidden())
+
+
 def test_what_is_raised_shows_no_secret(web: WebServer, tmp_path: Path) -> None:
     web.statuses["/m/model.onnx"] = (403, f"<Error><Code>AccessDenied</Code>you sent {TOKEN}</Error>".encode())
     error = refusal(at(web, "m/model.onnx", secret(tmp_path / "door", token=TOKEN)), tmp_path)
