@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import http.client
 import socket
 import ssl
@@ -24,6 +23,7 @@ from fettle.errors import ClusterError
 from fettle.runtimes.base import Array
 from fettle.server.replay import MOST_BYTES, PATH
 from fettle.server.samples import Sample, require, unpack
+from fettle.store.arrays import item_digest
 
 PAUSE_SECONDS = 1.0  # between two times that a pod is asked
 TIMEOUT_SECONDS = 10.0
@@ -89,7 +89,7 @@ class LiveItems:
     infinite: int = 0
     large: int = 0
     _bytes: int = 0
-    _seen: set[bytes] = field(default_factory=set)
+    _seen: set[str] = field(default_factory=set)
     _by_shape: defaultdict[tuple[Any, ...], list[dict[str, Array]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, inputs: dict[str, Array]) -> None:
@@ -102,16 +102,11 @@ class LiveItems:
         if max(map(len, texts), default=0) > LONGEST_TEXT or self._bytes + size > MOST_BYTES_KEPT:
             self.large += 1
             return
-        digest = hashlib.sha256()
-        for name, array in sorted(inputs.items()):
-            values = (
-                "\0".join(map(repr, array.reshape(-1).tolist())).encode() if array.dtype == object else array.tobytes()
-            )
-            digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode() + values)
-        if digest.digest() in self._seen:
+        digest = item_digest(inputs)
+        if digest in self._seen:
             self.repeated += 1
             return
-        self._seen.add(digest.digest())
+        self._seen.add(digest)
         self._bytes += size
         self._by_shape[tuple((name, array.shape) for name, array in sorted(inputs.items()))].append(inputs)
 
