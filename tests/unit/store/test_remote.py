@@ -10,7 +10,6 @@ import ssl
 import sys
 import traceback
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,37 +17,24 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.servers.web import WebServer, serving
 from tests.unit.server.certificates import Authority
+from tests.unit.store.locations import secret
 
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError, SourceError, StoreError
-from fettle.store import places, remote
+from fettle.store import remote
 from fettle.store.credentials import CleanFormatter, Credentials, hidden_values
 from fettle.store.uris import Location, Mounts, locate
 
 pytest.importorskip("obstore")
+pytestmark = pytest.mark.usefixtures("small_parts")
 TOKEN, PASSWORD = "s3cr3t-t0ken-of-mine", "correct horse battery"
 CONTENT = bytes(range(256)) * 1000
-HASTE = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=5), "base": 2}
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few attempts, close to each other; several requests for a file of a quarter of a megabyte."""
-    monkeypatch.setattr(places, "RETRY", {"max_retries": 3, "retry_timeout": timedelta(seconds=20), "backoff": HASTE})
-    monkeypatch.setattr(remote, "PART", 64 << 10)
 
 
 @pytest.fixture
 def web() -> Iterator[WebServer]:
     with serving(WebServer({"/m/model.onnx": CONTENT, "/m/an ü 100%.bin": b"odd", "/empty": b""})) as server:
         yield server
-
-
-def secret(folder: Path, **values: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    for key, value in values.items():
-        (folder / key).write_text(value)
-    return folder
 
 
 def at(web: WebServer, path: str, folder: Path | None = None) -> Location:
