@@ -17,7 +17,7 @@ from kubernetes.stream import portforward
 
 from fettle.api.reasons import Reason
 from fettle.api.text import joined
-from fettle.cli.access.cluster import Cluster, Object, told
+from fettle.cli.access.cluster import Cluster, Object, api_errors
 from fettle.cluster.serving import MANAGEMENT_PORT, management_scheme, samples_name
 from fettle.errors import ClusterError
 from fettle.runtimes.base import Array
@@ -44,7 +44,7 @@ class PodPort(http.client.HTTPConnection):
         name, secure = pod["metadata"]["name"], management_scheme(pod) == "https"
 
         def opened() -> socket.socket:
-            with told(f"pod {name}"):
+            with api_errors(f"pod {name}"):
                 call = cluster.core.connect_get_namespaced_pod_portforward
                 forwarded = portforward(call, name, cluster.namespace, ports=str(MANAGEMENT_PORT))
             plain = forwarded.socket(MANAGEMENT_PORT)
@@ -134,7 +134,7 @@ def _savable(array: Array) -> Array:
 def token_of(cluster: Cluster, manifest: Object) -> str:
     """What the pods of a ModelDeployment show each other. Raises ClusterError."""
     name = samples_name(manifest)
-    with told(f"secret {name}"):
+    with api_errors(f"secret {name}"):
         secret = cluster.core.read_namespaced_secret(name, cluster.namespace)
     return base64.b64decode((secret.data or {}).get("token", "")).decode().strip()
 
