@@ -22,7 +22,7 @@ from fettle.optimizer.labels.reader import NOT_COUNTED
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array
-from fettle.optimizer.measure.metrics import Changes, Judging, OtherDecisions, Scores, drop, flips
+from fettle.optimizer.measure.metrics import Changes, OtherDecisions, Scores, ScoringRule, drop, flips
 from fettle.optimizer.measure.remains import Remains
 from fettle.optimizer.measure.sureness import Sureness
 from fettle.optimizer.measure.tally import Tally, fits, valid
@@ -182,7 +182,7 @@ class Reference:
         if self._labels is None or self.metric == Metric.AGREEMENT:
             return
         self.scores = self.new_scores()
-        self.chance = Chance(self.scores.judging)
+        self.chance = Chance(self.scores.scoring)
         for answer, label in zip(self.answers(), self._labels, strict=True):
             self.scores.add(answer[self.output], np.asarray(label))
             self.chance.add(answer[self.output], np.asarray(label))
@@ -208,7 +208,7 @@ class Reference:
         average = self._evaluation.average if self._evaluation is not None else EvaluationSpec(uri="-").average
         profile = self.profiles[self.output]
         assert self._reading is not None
-        return Scores(Judging.of(self.metric, self._reading, average, profile.axis, profile.threshold))
+        return Scores(ScoringRule.of(self.metric, self._reading, average, profile.axis, profile.threshold))
 
     def value(self) -> MetricValue:
         """The metric of the original; 1 without labels and task metric, because the original agrees with itself."""
@@ -245,7 +245,7 @@ class Reference:
         tally = Tally(self.comparisons, judged, judged if one_scale else frozenset())
         remains = self._remains()
         scores = self.new_scores() if self.scores is not None else None
-        changes = Changes(scores.judging) if scores is not None else None
+        changes = Changes(scores.scoring) if scores is not None else None
         others = OtherDecisions({name: rule for name, rule in self.comparisons.items() if name not in self._judged()})
         trial = self.task.trial() if self.task is not None else None
         sureness = Sureness(self.comparisons)
@@ -320,9 +320,9 @@ class Reference:
             if rule.mode == AgreementMode.TOP_ONE
         }
         if self.scores is not None and self._classified() in decided:
-            judging = self.scores.judging
+            scoring = self.scores.scoring
             classes = decided[self.output]
-            decided[self.output] = _right(judging, classes, judging.wanted(original[self.output], self._label(number)))
+            decided[self.output] = _right(scoring, classes, scoring.wanted(original[self.output], self._label(number)))
         return decided
 
     def _lost(self, verdict: TaskVerdict | None, tally: Tally, alpha: float) -> Interval | None:
@@ -393,11 +393,11 @@ def _gist(answer: Array, rule: Comparison) -> bytes:
     return repr(said.tolist()).encode() if said.dtype.kind == "O" else np.ascontiguousarray(said).tobytes()
 
 
-def _right(judging: Judging, decided: Array, wanted: Array) -> Array:
+def _right(scoring: ScoringRule, decided: Array, wanted: Array) -> Array:
     """The right decisions by the labels; the model's own decision if a label does not count, or if it is one of several right classes."""
-    if judging.form is LabelForm.ANY_OF:
+    if scoring.form is LabelForm.ANY_OF:
         stands = wanted[np.arange(len(decided)), decided] | ~wanted.any(axis=-1)
         return np.where(stands, decided, np.argmax(wanted, axis=-1))
-    if judging.form is LabelForm.CLASSES:
+    if scoring.form is LabelForm.CLASSES:
         return np.where(wanted == NOT_COUNTED, decided, wanted)
     return wanted
