@@ -61,7 +61,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         key = path.strip("/")
         entries: list[dict[str, Any]] = []
         if self._place.lists:
-            with self._told(key):
+            with self._translated(key):
                 found = obstore.list_with_delimiter(self._place.client, prefix=key or None)
             entries += [{"name": name, "size": 0, "type": "directory"} for name in found["common_prefixes"]]
             entries += [_entry(meta) for meta in found["objects"] if meta["path"] != key]
@@ -79,7 +79,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         import obstore
 
         key = path.strip("/")
-        with self._told(key):
+        with self._translated(key):
             found = [_entry(meta) for batch in obstore.list(self._place.client, prefix=key or None) for meta in batch]
         return {entry["name"]: entry for entry in found} if detail else [entry["name"] for entry in found]
 
@@ -111,14 +111,14 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
     def _first(self, key: str) -> Any:
         import obstore
 
-        with self._told(key):
+        with self._translated(key):
             pages = obstore.list(self._place.client, prefix=key or None, chunk_size=1)
             return next((page[0] for page in pages if page), None)
 
     def _head(self, key: str) -> dict[str, Any]:
         import obstore
 
-        with self._told(key):
+        with self._translated(key):
             try:
                 return dict(obstore.head(self._place.client, key))
             except (FileNotFoundError, obstore.exceptions.BaseError) as error:
@@ -179,7 +179,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
 
         target.seek(0)
         target.truncate()
-        with self._told(key):
+        with self._translated(key):
             for chunk in obstore.get(self._place.client, key).stream(min_chunk_size=1 << 20):
                 target.write(chunk)
                 if most is not None and target.tell() > most:
@@ -194,7 +194,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         tag = meta.get("e_tag")
         if tag and not tag.startswith("W/"):
             options["if_match"] = tag
-        with self._told(key):
+        with self._translated(key):
             return bytes(obstore.get(self._place.client, key, options=options).bytes())
 
     # ------------------------------------------------------------------------------------------------------------- writing
@@ -206,7 +206,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         key, size = path.strip("/"), source.seek(0, os.SEEK_END)
         source.seek(0)
         options = {"use_multipart": size > WHOLE, "chunk_size": PART, "max_concurrency": AT_ONCE}
-        with self._told(key):
+        with self._translated(key):
             obstore.put(self._place.client, key, source, **options)
 
     def rm_file(self, path: str) -> None:
@@ -214,14 +214,14 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         import obstore
 
         key = path.strip("/")
-        with self._told(key):
+        with self._translated(key):
             obstore.delete(self._place.client, key)
 
     # -------------------------------------------------------------------------------------------------------------- errors
 
     @contextmanager
-    def _told(self, key: str) -> Iterator[None]:
-        """What the client raises, in words of ours. Its own are left out: they may show what was sent."""
+    def _translated(self, key: str) -> Iterator[None]:
+        """The errors of the client, translated into ours. Its own messages are left out: they may show what was sent."""
         from obstore import exceptions
 
         try:

@@ -53,7 +53,7 @@ class Judgement:
     changed: Interval | None  # None without labels: the drop is that share then
     max_absolute_difference: float
     margins: dict[str, float] = field(default_factory=dict)  # by output: the margin above which a decision is confident
-    blind: str | None = None  # why these items prove nothing about a candidate whose answers may differ, as text
+    no_evidence: str | None = None  # why these items prove nothing about a candidate whose answers may differ, as text
     gone: str | None = None
     informative: int | None = None  # number of samples that count for a task metric; None if all do
     details: str | None = None
@@ -110,7 +110,7 @@ class Reference:
         self.task: TaskReference | None = None
         self.scores: Scores | None = None
         self.chance: Chance | None = None  # what knowing nothing is worth; with `scores`
-        self.blind: str | None = None  # why its answers prove nothing of a lossy candidate
+        self.no_evidence: str | None = None  # why its answers prove nothing of a lossy candidate
         self.comparisons: dict[str, Comparison] = {}
 
     def __len__(self) -> int:
@@ -153,7 +153,7 @@ class Reference:
         self.comparisons = comparisons(self.profiles, self._spec, self._classified())
         self._score()
         if self.scores is None or self.chance is None:
-            self.blind = self._blind() if self.task is None else None
+            self.no_evidence = self._constant_answers() if self.task is None else None
             return
         if not math.isfinite(self.scores.value()):
             message = f"the original's {self.metric} is {self.scores.value()}: its outputs contain NaN or infinity"
@@ -187,7 +187,7 @@ class Reference:
             self.scores.add(answer[self.output], np.asarray(label))
             self.chance.add(answer[self.output], np.asarray(label))
 
-    def _blind(self) -> str | None:
+    def _constant_answers(self) -> str | None:
         """Why agreement with the original proves nothing: it gives the same answer to every item. None if it does not."""
         if self._count < FEWEST:
             return None
@@ -222,7 +222,7 @@ class Reference:
         )
         return None if value is None else MetricValue(metric=self.metric, value=value)
 
-    def told(self) -> str | None:
+    def labels_read_as(self) -> str | None:
         """How the labels were interpreted, as text; None if none are used."""
         judged = self.scores is not None or self.task is not None
         return self._reading.told if self._reading is not None and judged else None
@@ -233,7 +233,7 @@ class Reference:
 
     def summary(self) -> str:
         """How good the original is, for the first line of a log."""
-        return f"the original: {worth(self.value(), self.constant(), self._count, self.told(), self.taken_for())}"
+        return f"the original: {worth(self.value(), self.constant(), self._count, self.labels_read_as(), self.taken_for())}"
 
     def judge(self, answers: Iterable[Answer], lossy: bool, alpha: float) -> Judgement:
         """Compare a candidate's answers, in the order of the items, with the original's.
@@ -375,7 +375,7 @@ class Reference:
             agreement=AgreementStatus(**agreement.model_dump(), mode=compared.mode),
             flips=sides,
             changed=None,
-            blind=None if exact else self.blind,
+            no_evidence=None if exact else self.no_evidence,
             max_absolute_difference=tally.worst,
             informative=verdict.items if verdict is not None else None,
             details=verdict.details if verdict is not None else None,

@@ -15,7 +15,7 @@ from fettle.api.labels import LabelForm
 from fettle.api.vocabulary import Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.metrics import Scores, ScoringRule
-from fettle.optimizer.measure.misplaced import misplaced, told
+from fettle.optimizer.measure.misplaced import described, misplaced
 
 Array = np.ndarray[Any, Any]
 
@@ -171,7 +171,7 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
     moved = misplaced(chance.pairs)
     if moved:
         advice = "put them right: the order of data.evaluation.classes, labelOffset, or names of folders in that order"
-        raise _refusal(scores, told(moved), advice)
+        raise _refusal(scores, described(moved), advice)
     value, constant, decides = scores.value(), chance.constant(), scores.scoring.decides
     if constant is None:
         return

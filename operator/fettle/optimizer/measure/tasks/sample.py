@@ -15,7 +15,7 @@ import numpy as np
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.chance import FEWEST
-from fettle.optimizer.measure.misplaced import misplaced, told
+from fettle.optimizer.measure.misplaced import described, misplaced
 from fettle.optimizer.measure.tasks.base import Scorer, TaskMetric
 from fettle.optimizer.statistics import SEED
 
@@ -88,7 +88,7 @@ class LabelSample:
             pairs.update(self.metric.pairs(prediction, truth))
         moved = misplaced(pairs)
         if moved:
-            raise DataError(f"{told(moved)}; correct the order of data.evaluation.classes, or labelOffset")
+            raise DataError(f"{described(moved)}; correct the order of data.evaluation.classes, or labelOffset")
 
     def _shuffles(self) -> Sequence[Sequence[Pair]]:
         """Each item beside another one's label, in random circles."""
