@@ -22,7 +22,7 @@ from fettle.cluster.serving import MANAGEMENT_PORT, management_scheme, samples_n
 from fettle.errors import ClusterError
 from fettle.runtimes.base import Array
 from fettle.server.replay import MOST_BYTES, PATH
-from fettle.server.samples import Sample, require, unpack
+from fettle.server.samples import Sample, received
 from fettle.store.arrays import item_digest
 
 PAUSE_SECONDS = 1.0  # between two times that a pod is asked
@@ -65,13 +65,7 @@ class PodPort(http.client.HTTPConnection):
         try:
             self.request("POST", PATH, headers={"Authorization": f"Bearer {self._token}"})
             response = self.getresponse()
-            body = response.read(MOST_BYTES)
-            if response.status != http.HTTPStatus.OK:
-                raise ValueError(f"{response.status} {body[:200].decode(errors='replace').strip()}")
-            head, samples = unpack(body)
-            for sample in samples:
-                require(head, sample)
-            return samples
+            return received(response.status, response.read(MOST_BYTES))[1]
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
             message = f"pod {self.name} returned no samples: {error or type(error).__name__}"
