@@ -85,6 +85,12 @@ def artifact_rules(field: str) -> tuple[Rule, ...]:
     return _rules(field, f"{_CLAIM}/.+|{_BUCKET}/.+|{_PACK}@{DIGEST}", message, True)
 
 
+def repository_rules(field: str) -> tuple[Rule, ...]:
+    """The same for a repository in a registry, to which artifacts are pushed: the tags follow from them."""
+    message = f"{field} must be oci://REGISTRY/REPOSITORY, without a tag: each artifact gets its own"
+    return _rules(field, _PACK, message, False)
+
+
 def _rules(field: str, pattern: str, message: str, optional: bool) -> tuple[Rule, ...]:
     absent = "!has(self.uri) || " if optional else ""
     secret = field.removesuffix("uri") + "secretName"

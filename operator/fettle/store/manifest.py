@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fettle.api.base import ApiModel
+from fettle.api.data import PreprocessSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.report import CpuClass
@@ -77,7 +78,8 @@ class Manifest(ApiModel):
     `items_per_run` is 1 where an answer depends on the other items of its run, as with dynamic quantization: it was certified one
     item at a time, and is served so; the server splits requests. Absent: any number, which `settings` may narrow; but see `alone`.
     `comparisons` says, for each output that counts, when another model's answer is the same; absent in artifacts that were
-    written before answers were compared on live inputs.
+    written before answers were compared on live inputs. `preprocess` says how pictures became the evaluation items, where they did: a server
+    takes pictures by it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -91,6 +93,7 @@ class Manifest(ApiModel):
     tolerances: dict[str, Tolerance]
     items_per_run: Annotated[int | None, Field(ge=1, le=1)] = None
     comparisons: dict[str, Comparison] = {}
+    preprocess: PreprocessSpec | None = None
     requires: tuple[str, ...] = ()
     model: StoredModel
     reference: StoredFile | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -57,8 +57,13 @@ class Pack:
         return {ARTIFACT: sha256, RUNTIME: str(manifest.runtime), RECIPE: manifest.recipe.name}
 
 
+def files_in(folder: Path) -> dict[str, Path]:
+    """All files below a folder, by their path in it."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def push(pack: Pack, registry: Registry, sent: Sent, missing: Missing) -> str:
-    """The digest of the artifact that the registry has now. What it had already is not sent again. Raises what `missing` makes."""
+    """The address, by digest, of the artifact that the registry has now. What it had already is not sent again. Raises what `missing` makes."""
     reference = registry.reference
     if reference.tag is None or reference.digest is not None:
         raise missing(
@@ -84,7 +89,7 @@ def push(pack: Pack, registry: Registry, sent: Sent, missing: Missing) -> str:
         }
     )
     registry.put(f"manifests/{reference.tag}", manifest, len(manifest), IMAGE_MANIFEST)
-    return _digest(manifest)
+    return str(replace(reference, tag=None, digest=_digest(manifest)))
 
 
 def _layer(path: str, digest: str, size: int) -> dict[str, Any]:
