@@ -18,7 +18,7 @@ from fettle.api.uris import Address
 from fettle.cluster.credentials import labels
 from fettle.cluster.kinds import LEASE, WATCHED, ResourceKind
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OPTIMIZED_MODEL_LABEL
-from fettle.cluster.serving import MANAGEMENT_PORT
+from fettle.cluster.serving import MANAGEMENT_PORT, REVIEW_LABEL
 from fettle.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -229,7 +229,7 @@ def test_the_readme_tells_every_right_of_the_operator() -> None:
     assert [name for rule in rules for name in rule["resources"] if name.split("/")[0] not in told] == []
 
 
-POLICIES = ["fettle", "fettle-jobs", "fettle-servers", "fettle-addresses"]
+POLICIES = ["fettle", "fettle-jobs", "fettle-servers", "fettle-addresses", "fettle-token-review"]
 
 
 def policies(values: dict[str, Any]) -> dict[tuple[str, str], Any]:
@@ -244,9 +244,9 @@ def test_the_operator_has_a_network_policy_and_jobs_and_servers_where_the_chart_
     assert list(policies({})) == [("fettle-system", "fettle")]
     assert policies({"networkPolicies": {"enabled": False}}) == {}
     watched = policies({"watchNamespaces": ["team-a"]})
-    assert list(watched) == list(zip(["fettle-system", "team-a", "team-a", "team-a"], POLICIES, strict=True))
+    assert list(watched) == list(zip(["fettle-system", *["team-a"] * 4], POLICIES, strict=True))
     listed = policies({"networkPolicies": {"namespaces": ["team-b"]}})
-    assert list(listed) == list(zip(["fettle-system", "team-b", "team-b", "team-b"], POLICIES, strict=True))
+    assert list(listed) == list(zip(["fettle-system", *["team-b"] * 4], POLICIES, strict=True))
 
 
 def test_network_policies_select_the_pods_that_there_are_and_let_nothing_of_a_job_through() -> None:
@@ -274,6 +274,31 @@ def test_pods_with_addresses_outside_reach_them_and_no_other_pod_does() -> None:
     assert [port["port"] for rule in spec["egress"] for port in rule["ports"]] == [53, 53, 443, 9000]
 
 
+def test_pods_that_check_tokens_reach_the_api_server_and_no_other_serving_pod_does() -> None:
+    values = {"watchNamespaces": ["team-a"], "networkPolicies": {"apiServerPorts": [6443]}}
+    spec = policies(values)["team-a", "fettle-token-review"]
+    assert spec["podSelector"] == {"matchLabels": {REVIEW_LABEL: "true"}}
+    assert spec["policyTypes"] == ["Egress"]
+    assert [port["port"] for rule in spec["egress"] for port in rule["ports"]] == [53, 53, 6443]
+
+
+def test_only_service_accounts_that_are_named_may_check_tokens_and_they_may_do_nothing_else() -> None:
+    assert not any(found["metadata"]["name"] == "fettle-token-review" for found in render())
+    named = [{"namespace": "team", "name": "server"}, {"namespace": "other", "name": "default"}]
+    for values in ({}, {"watchNamespaces": ["team"]}):
+        objects = render({**values, "rbac": {"tokenReviewers": named}})
+        role, binding = (
+            found
+            for found in objects
+            if found["metadata"]["name"] == "fettle-token-review" and found["kind"].startswith("ClusterRole")
+        )
+        assert role["rules"] == [
+            {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+        ]
+        assert binding["roleRef"]["name"] == "fettle-token-review"
+        assert binding["subjects"] == [{"kind": "ServiceAccount", **one} for one in named]
+
+
 # Another value for each that has no other of its type.
 OTHER: dict[str, Any] = {
     "image.pullPolicy": "Always",
@@ -294,6 +319,7 @@ OTHER: dict[str, Any] = {
     "operator.affinity": {"podAntiAffinity": {}},
     "operator.resources.limits": {"memory": "1Gi"},
     "operator.resources.requests": {"cpu": 1},
+    "rbac.tokenReviewers": [{"namespace": "team", "name": "server"}],
     "networkPolicies.apiServerPorts": [8443],
     "networkPolicies.addressPorts": [9000],
     "jobs.resources.requests": {"cpu": 2},

@@ -94,16 +94,62 @@ class TlsSpec(ApiModel):
     ] = False
 
 
+Names = tuple[Annotated[str, Field(min_length=1, max_length=253)], ...]
+
+
+class TokenReviewSpec(ApiModel):
+    """Bearer tokens that the Kubernetes API server accepts, such as those of ServiceAccounts. The server asks it with a TokenReview."""
+
+    audiences: Annotated[
+        Names,
+        Field(
+            max_length=8,
+            description="Audiences. A token must be issued for one of them. Defaults to NAME.NAMESPACE.svc, the name of the Service.",
+            json_schema_extra={"x-set": True},
+        ),
+    ] = ()
+    users: Annotated[
+        Names,
+        Field(
+            max_length=64,
+            description="Users that may send requests, such as system:serviceaccount:NAMESPACE:NAME.",
+            json_schema_extra={"x-set": True},
+        ),
+    ] = ()
+    groups: Annotated[
+        Names,
+        Field(
+            max_length=64,
+            description="Groups that may send requests, such as system:serviceaccounts:NAMESPACE. "
+            "Without users and groups, every valid token is accepted.",
+            json_schema_extra={"x-set": True},
+        ),
+    ] = ()
+
+
+@rules(
+    Rule(
+        "has(self.secretName) || has(self.tokenReview)",
+        "server.auth must have secretName, tokenReview or both",
+    )
+)
 class AuthSpec(ApiModel):
     """Who may send requests: clients with a bearer token."""
 
     secret_name: Annotated[
-        SecretName,
+        SecretName | None,
         Field(
             description="Secret in this namespace with one key per client. The value is the client's token, or several tokens, one per line. "
             "A change takes effect without a restart."
         ),
-    ]
+    ] = None
+    token_review: Annotated[
+        TokenReviewSpec | None,
+        Field(
+            description="Tokens that Kubernetes accepts, beside those of the Secret. "
+            "The ServiceAccount of the pods must be allowed to create tokenreviews."
+        ),
+    ] = None
 
 
 class ServerSpec(ApiModel):
@@ -163,7 +209,11 @@ class TemplateSpec(ApiModel):
         Field(max_length=8, description="In Pod syntax.", json_schema_extra={"x-preserve": True}),
     ] = ()
     service_account_name: Annotated[
-        str | None, Field(max_length=253, description="ServiceAccount of the pods. Its token is not mounted.")
+        str | None,
+        Field(
+            max_length=253,
+            description="ServiceAccount of the pods. Its token is only mounted for server.auth.tokenReview.",
+        ),
     ] = None
     image_pull_secrets: Annotated[
         tuple[LocalReference, ...],

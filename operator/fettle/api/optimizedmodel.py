@@ -13,7 +13,7 @@ from fettle.api.data import DataSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
 from fettle.api.recipe import RecipeSpec
-from fettle.api.uris import Address, SecretName, file_rules, store_rules
+from fettle.api.uris import Address, SecretName, file_rules, repository_rules, store_rules
 from fettle.api.vocabulary import (
     CALLABLE,
     Architecture,
@@ -306,6 +306,20 @@ class StoreSpec(ApiModel):
     secret_name: SecretName = None
 
 
+@rules(*repository_rules("publish.uri"))
+class PublishSpec(ApiModel):
+    """A repository of an OCI registry, to which the published artifacts are pushed as well."""
+
+    uri: Annotated[
+        Uri,
+        Field(
+            description="oci://REGISTRY/REPOSITORY. Each artifact is pushed as a ModelPack with the tag TARGET-DIGEST (the first 12 digits of "
+            "its sha256), so that no tag ever moves. Its address by digest is in status.artifacts[].registryUri."
+        ),
+    ]
+    secret_name: SecretName = None
+
+
 @rules(
     Rule(
         "!has(self.constraints) || !has(self.constraints.accuracy) || self.constraints.accuracy.maxDrop <= 1.0 || "
@@ -354,6 +368,10 @@ class OptimizedModelSpec(ApiModel):
     store: Annotated[
         StoreSpec | None,
         Field(description="Where artifacts are stored. Defaults to the operator's store, pvc://fettle-store."),
+    ] = None
+    publish: Annotated[
+        PublishSpec | None,
+        Field(description="Where else the published artifacts go. They are in the store in any case."),
     ] = None
 
     def addresses(self) -> dict[str, Address]:

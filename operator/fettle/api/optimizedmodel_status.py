@@ -251,6 +251,10 @@ class ArtifactStatus(ApiModel):
         str | None, Field(max_length=253, description="Name of the Secret with the credentials for the store.")
     ] = None
     sha256: Annotated[Sha256, Field(description="sha256 of the manifest.")]
+    registry_uri: Annotated[
+        str | None,
+        Field(max_length=1024, description="Address of the artifact in the registry of spec.publish, by digest."),
+    ] = None
     bytes: Annotated[int, Field(description="Total size of its files, in bytes.")]
     threads: Annotated[int, Field(description="Total number of compute threads, as measured.")] = 1
     speedup: Annotated[float | None, Field(description="Speed-up over the baseline.")] = None

@@ -189,6 +189,7 @@ class PublishReport(ApiModel):
     schema_version: int = SCHEMA_VERSION
     report_uri: str
     artifacts: dict[str, str] = {}  # target -> digest
+    registry: dict[str, str] | None = None  # target -> address in the registry, by digest
 
 
 Report = Annotated[PrepareReport | BuildReport | MeasureReport | PublishReport, Field(discriminator="kind")]

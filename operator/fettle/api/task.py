@@ -17,7 +17,7 @@ from fettle.api.base import ApiModel
 from fettle.api.constraints import Constraints
 from fettle.api.data import DataSpec, EvaluationSpec
 from fettle.api.labels import LabelReading
-from fettle.api.optimizedmodel import SourceSpec
+from fettle.api.optimizedmodel import PublishSpec, SourceSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.training import TrainSpec
@@ -304,6 +304,7 @@ class PublishTask(ApiModel):
     constraints: str = ""  # as a person reads them
     bounds: Constraints | None = None  # the same, for the plots
     held_back: dict[str, str] | None = None  # target -> what would be faster than its winner, and what keeps it out
+    publish: PublishSpec | None = None  # where the winners go besides the store
 
 
 AnyTask: TypeAlias = PrepareTask | BuildTask | MeasureTask | PublishTask

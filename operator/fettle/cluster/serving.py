@@ -7,11 +7,12 @@ its selector do not depend on revisions: with the Replicas provider, a weight is
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 from fettle.api import catalog, images
 from fettle.api.base import GROUP, MANAGED_LABEL
-from fettle.api.modeldeployment import BatchingSpec, ServerSpec
+from fettle.api.modeldeployment import BatchingSpec, ServerSpec, TokenReviewSpec
 from fettle.api.pods import ResourceSpec
 from fettle.api.uris import MOUNTS_VARIABLE, Address, claim_of, encode_mounts, store_of
 from fettle.api.vocabulary import DeviceKind
@@ -30,6 +31,7 @@ REVISION_LABEL = f"{GROUP}/revision"
 STABLE_ANNOTATION = f"{GROUP}/stable-revision"
 ARTIFACT_ANNOTATION = f"{GROUP}/artifact"
 SCHEME_ANNOTATION = f"{GROUP}/scheme"
+REVIEW_LABEL = f"{GROUP}/token-review"  # of pods that ask the API server, for NetworkPolicies
 GRPC_PORT = 9000
 MANAGEMENT_PORT = 8081
 _PROTOCOLS = {"http": "http", "grpc": "kubernetes.io/h2c"}  # as gateways and meshes are told: HTTP/2 without TLS
@@ -40,9 +42,15 @@ FOLDER = "/model"
 SAMPLES_FOLDER = "/var/run/fettle/samples"
 TLS_FOLDER = "/var/run/fettle/tls"
 TOKENS_FOLDER = "/var/run/fettle/tokens"
+KUBERNETES_FOLDER = "/var/run/fettle/kubernetes"
+TOKEN_SECONDS = 3600  # after which the kubelet has renewed the pod's own token
 MIN_READY_SECONDS = 2  # a pod that is ready this long is available
 LONGEST_REQUEST_SECONDS = 30  # what is in flight after the drain may take this long
 STARTUP_SECONDS = 900  # a model may load this long
+_OWN_TOKEN = [
+    {"serviceAccountToken": {"path": "token", "expirationSeconds": TOKEN_SECONDS}},
+    {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+]
 
 
 def deployment_name(name: str, revision: str) -> str:
@@ -162,7 +170,8 @@ def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> 
         "priorityClassName": template.priority_class_name,
         "runtimeClassName": template.runtime_class_name or placement.runtime_class_name,
     }
-    ours = {**selector(name, revision.revision), MANAGED_LABEL: "true", TRAFFIC_LABEL: "on"}
+    asking = {REVIEW_LABEL: "true"} if _review(revision.server) is not None else {}
+    ours = {**selector(name, revision.revision), **asking, MANAGED_LABEL: "true", TRAFFIC_LABEL: "on"}
     return {
         "metadata": {
             "labels": {**template.labels, **credentials.labels(_addresses(revision)), **ours},
@@ -212,8 +221,7 @@ def _addresses(revision: ModelRevision) -> tuple[Address, ...]:
 def _serve(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
     container = _container(SERVER, "serve", owner, revision, settings)
     container["volumeMounts"] += [
-        {"name": name, "mountPath": folder, "readOnly": True}
-        for name, folder in _secret_folders(revision.server).items()
+        {"name": name, "mountPath": folder, "readOnly": True} for name, folder in _folders(revision.server).items()
     ]
     scheme = (
         {"scheme": "HTTPS"} if revision.server.tls is not None else {}
@@ -235,12 +243,17 @@ def _serve(owner: Object, revision: ModelRevision, settings: Settings) -> Object
     }
 
 
-def _secret_folders(server: ServerSpec) -> dict[str, str]:
-    """Volume name -> folder in which the server finds a Secret."""
+def _review(server: ServerSpec) -> TokenReviewSpec | None:
+    return server.auth.token_review if server.auth is not None else None
+
+
+def _folders(server: ServerSpec) -> dict[str, str]:
+    """Volume name -> folder in which the server finds a Secret, or its own token for the API server."""
     wanted = {
         "samples": SAMPLES_FOLDER if server.samples else None,
         "tls": TLS_FOLDER if server.tls is not None else None,
-        "tokens": TOKENS_FOLDER if server.auth is not None else None,
+        "tokens": TOKENS_FOLDER if server.auth is not None and server.auth.secret_name is not None else None,
+        "kubernetes": KUBERNETES_FOLDER if _review(server) is not None else None,
     }
     return {name: folder for name, folder in wanted.items() if folder is not None}
 
@@ -276,7 +289,7 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
     namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
     stable = f"{samples_name(owner)}.{namespace}.svc:{MANAGEMENT_PORT}"
     batching, tls = revision.server.batching or BatchingSpec(), revision.server.tls
-    folders = _secret_folders(revision.server)
+    folders, review = _folders(revision.server), _review(revision.server) or TokenReviewSpec()
     values: dict[str, Any] = {
         "ARTIFACT": revision.artifact.uri,
         "SHA256": revision.artifact.sha256,
@@ -291,6 +304,7 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
         "TLS_FOLDER": folders.get("tls"),
         "TLS_CLIENTS": "true" if tls is not None and tls.require_client_certificate else None,
         "TOKENS_FOLDER": folders.get("tokens"),
+        **(_reviewing(owner, review) if "kubernetes" in folders else {}),
         "PORT": HTTP_PORT,
         "GRPC_PORT": GRPC_PORT,
         "MANAGEMENT_PORT": MANAGEMENT_PORT,
@@ -300,6 +314,15 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
     }
     told = {f"FETTLE_SERVER_{key}": str(value) for key, value in values.items() if value is not None}
     return {"HOME": "/tmp", **told}
+
+
+def _reviewing(owner: Object, review: TokenReviewSpec) -> dict[str, str]:
+    """Whose tokens the server accepts."""
+    metadata = owner["metadata"]
+    audiences = review.audiences or (f"{metadata['name']}.{metadata['namespace']}.svc",)
+    lists = {"AUDIENCES": audiences, "USERS": review.users, "GROUPS": review.groups}
+    told = {f"TOKEN_REVIEW_{key}": json.dumps(names) for key, names in lists.items()}
+    return {"TOKEN_REVIEW_FOLDER": KUBERNETES_FOLDER, **told}
 
 
 def resources_of(server: ServerSpec, artifact: ServedArtifact, settings: Settings) -> ResourceSpec:
@@ -335,11 +358,16 @@ def _volumes(owner: Object, revision: ModelRevision) -> list[Object]:
     # Optional: without that Secret a pod serves all the same, and the analysis says that answers cannot be compared. Without those of the
     # spec it does not start: it would answer in the clear, or whoever asks.
     sources: dict[str, Object] = {
-        "samples": {"secretName": samples_name(owner), "optional": True},
-        "tls": {"secretName": server.tls.secret_name if server.tls is not None else ""},
-        "tokens": {"secretName": server.auth.secret_name if server.auth is not None else ""},
+        "samples": {"secret": {"secretName": samples_name(owner), "optional": True}},
+        "tls": {"secret": {"secretName": server.tls.secret_name if server.tls is not None else ""}},
+        "tokens": {"secret": {"secretName": server.auth.secret_name if server.auth is not None else ""}},
+        "kubernetes": {"projected": {"sources": _OWN_TOKEN}},
     }
-    secrets = [{"name": name, "secret": {**sources[name], "defaultMode": 0o440}} for name in _secret_folders(server)]
+    secrets = [
+        {"name": name, kind: {**source, "defaultMode": 0o440}}
+        for name in _folders(server)
+        for kind, source in sources[name].items()
+    ]
     store = {"name": "store", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
     stores = [*([store] if claim else []), *credentials.volumes(_addresses(revision))]
     return [{"name": "model", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, *secrets, *stores]

@@ -1,35 +1,48 @@
-"""The last stage: check that every winner is whole in the store, and write the report."""
+"""The last stage: check that every winner is whole in the store, push it where the spec says, and write the report."""
 
 from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+from fettle.api.optimizedmodel import PublishSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
 from fettle.api.task import PublishTask
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import StoreError
 from fettle.optimizer.report import Material, render, tensorboard
-from fettle.store.manifest import Manifest, artifact_uri, missing_file, read_stored
+from fettle.store.manifest import Manifest, artifact_uri, copy_artifact, missing_file, read_stored
+from fettle.store.modelpack import Pack, files_in, push
+from fettle.store.places import require_keys
+from fettle.store.registry import Registry, parse
 from fettle.store.store import Store
+from fettle.store.uris import Mounts, store_missing
 
+TAG_DIGITS = 12  # of an artifact's digest, in its tag
 log = logging.getLogger(__name__)
 ReportT = TypeVar("ReportT", PrepareReport, BuildReport, MeasureReport)
 
 
-def run(task: PublishTask, store: Store) -> PublishReport:
+def run(task: PublishTask, store: Store, mounts: Mounts) -> PublishReport:
     """Publish what `task` names.
 
     Raises StoreError: ArtifactNotFound or ArtifactTampered where a winner is not whole, StoreNotFound where an answer that the
-    report is made of is gone.
+    report is made of is gone, and why a registry refused a winner.
     """
     prepare = _answer(store, task.prepare, PrepareReport)
     builds = [_answer(store, key, BuildReport) for key in task.builds]
     measures = [_answer(store, key, MeasureReport) for key in task.measures]
     winners = _winners(task, measures)
     manifests = {digest: _whole(store, digest) for digest in winners.values()}
+    registry = {
+        target: _push(task.publish, f"{target}-{digest[:TAG_DIGITS]}", (digest, manifests[digest]), store, mounts)
+        for target, digest in winners.items()
+        if task.publish is not None
+    }
     material = Material(
         task=task,
         prepare=prepare,
@@ -37,13 +50,27 @@ def run(task: PublishTask, store: Store) -> PublishReport:
         measures=measures,
         manifests=manifests,
         artifacts={digest: artifact_uri(store.uri, digest) for digest in manifests},
+        registry=registry,
     )
     folder = f"reports/{task.namespace}/{task.name}/{task.generation}"
     _write_curves(store, f"{folder}.tensorboard", builds)
     path = f"{folder}.html"
     store.write_bytes(path, render(material).encode())
     log.info("report written to %s/%s", store.uri, path)
-    return PublishReport(report_uri=f"{store.uri}/{path}", artifacts=winners)
+    return PublishReport(report_uri=f"{store.uri}/{path}", artifacts=winners, registry=registry or None)
+
+
+def _push(to: PublishSpec, tag: str, artifact: tuple[str, Manifest], store: Store, mounts: Mounts) -> str:
+    """The address, by digest, of an artifact of the store in the registry. Raises StoreError."""
+    reference, _ = parse(f"{to.uri}:{tag}", store_missing)
+    credentials = mounts.credentials(to.uri)
+    require_keys(to.uri, credentials, store_missing)
+    with TemporaryDirectory(prefix="fettle-") as folder:
+        copy_artifact(store, artifact[0], Path(folder))
+        pack = Pack(files_in(Path(folder)), artifact)
+        address = push(pack, Registry(reference, credentials, store_missing), lambda _: None, store_missing)
+    log.info("artifact %s pushed to %s", artifact[0], address)
+    return address
 
 
 def _write_curves(store: Store, folder: str, builds: list[BuildReport]) -> None:

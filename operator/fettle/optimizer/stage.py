@@ -145,7 +145,7 @@ def _dispatch(task: AnyTask, store: Store, mounts: Mounts) -> AnyReport:
         return measure.run(task, store)
     from fettle.optimizer import publish
 
-    return publish.run(task, store)
+    return publish.run(task, store, mounts)
 
 
 def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport | None:
@@ -174,6 +174,8 @@ def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport
         artifacts = {row.artifact for row in report.candidates if row.artifact is not None}
         return report if holds and all(is_whole(store, digest) for digest in artifacts) else None
     if isinstance(task, PublishTask) and isinstance(report, PublishReport):
+        if task.publish is not None:
+            return None  # whether the registry still has them is for it to say: what it has is not sent again
         written = store.exists(report.report_uri.removeprefix(f"{store.uri}/"))
         return report if written and all(is_whole(store, digest) for digest in report.artifacts.values()) else None
     return None

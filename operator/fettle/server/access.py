@@ -1,4 +1,4 @@
-"""Who may ask, and how much: bearer tokens of a mounted Secret, and each client's own bounds of rate and concurrency."""
+"""Who may ask, and how much: bearer tokens of a mounted Secret or of Kubernetes, and each client's own bounds of rate and concurrency."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from fettle.errors import UsageError
 from fettle.server.mounted import RENEW_SECONDS, MountedFolder
 from fettle.server.request import Code, RequestError
+from fettle.server.reviews import Reviews
 from fettle.server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,9 @@ class Tokens:
     def name(self, authorization: str | None) -> str | None:
         """Whose token a header `Authorization: Bearer TOKEN` has; None for one that nobody has."""
         self._look()
-        scheme, _, token = (authorization or "").strip().partition(" ")
         # What is compared is digests: how long that takes says nothing of the tokens.
-        return self._names.get(_digest(token.strip().encode(errors="replace"))) if scheme.lower() == SCHEME else None
+        token = bearer(authorization)
+        return self._names.get(_digest(token.encode(errors="replace"))) if token is not None else None
 
     def _look(self) -> None:
         now = self._clock()
@@ -69,6 +70,12 @@ class Tokens:
         return names
 
 
+def bearer(authorization: str | None) -> str | None:
+    """The token of a header `Authorization: Bearer TOKEN`."""
+    scheme, _, token = (authorization or "").strip().partition(" ")
+    return token.strip() if scheme.lower() == SCHEME else None
+
+
 def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
@@ -88,20 +95,30 @@ class Access:
     def __init__(self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises UsageError where tokens are asked for and there is none."""
         self._tokens = Tokens(settings.tokens_folder, clock) if settings.tokens_folder is not None else None
+        self._reviews = Reviews(settings, clock=clock) if settings.token_review_folder is not None else None
         self._rate, self._most = settings.client_max_requests_per_second, settings.client_max_concurrent
         self._burst = max(self._rate or 0.0, 1.0)
         self._clients: OrderedDict[str, _Client] = OrderedDict()  # the one that was silent longest first
         self._clock = clock
         self.limits = self._rate is not None or self._most is not None
-        self.open = self._tokens is None and not self.limits  # nobody is asked for anything
+        self._guarded = self._tokens is not None or self._reviews is not None
+        self.open = not self._guarded and not self.limits  # nobody is asked for anything
+
+    async def review(self, authorization: str | None) -> None:
+        """Have `identify` know a token of Kubernetes. Raises RequestError UNAVAILABLE where nobody can say whose it is."""
+        if self._reviews is not None and (self._tokens is None or self._tokens.name(authorization) is None):
+            await self._reviews.look(bearer(authorization) or "")
 
     def identify(self, authorization: str | None, address: str) -> str:
         """Who asks: the name of its token, or else its address. Raises RequestError UNAUTHENTICATED."""
-        if self._tokens is None:
+        if not self._guarded:
             return address.rpartition(":")[0]
-        name = self._tokens.name(authorization)
+        name = self._tokens.name(authorization) if self._tokens is not None else None
+        if name is None and self._reviews is not None:
+            name = self._reviews.name(bearer(authorization) or "")
         if name is None:
-            found = "no token" if not authorization else "one that is not known"
+            unknown = "one that is not known" + (", or whose user is not allowed" if self._reviews is not None else "")
+            found = unknown if authorization else "no token"
             raise RequestError(
                 Code.UNAUTHENTICATED,
                 f"expected a token for this model (Authorization: Bearer …), found {found}",
@@ -131,6 +148,11 @@ class Access:
         known = self._clients.get(client)
         if known is not None and known.running:
             known.running -= 1
+
+    def close(self) -> None:
+        """End its threads."""
+        if self._reviews is not None:
+            self._reviews.close()
 
     def _known(self, client: str, now: float) -> _Client:
         known = self._clients.get(client)

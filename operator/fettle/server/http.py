@@ -13,7 +13,7 @@ from fettle.server.connections import Connections
 from fettle.server.listener import Listener
 from fettle.server.logs import HEADERS, REQUEST_ID, TRACE_CONTEXT, told
 from fettle.server.predict import Predict
-from fettle.server.protocol import HttpExchange
+from fettle.server.protocol import HttpExchange, PictureExchange
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
 
@@ -72,11 +72,12 @@ class HttpFront:
         try:
             codec = self._codecs.get(scope.path)
             if self._guarded:
-                client = self._admit(scope, codec is not None)
+                client = await self._admit(scope, codec is not None)
             if codec is not None:
-                exchange = codec()
-                receive = self._receive(scope, connection, exchange)
-                code, body = Code.OK, await self.service.infer(receive, exchange, connection.client_disconnect)
+                exchange = self._exchange(codec, given)
+                receive, gone = self._receive(scope, connection, exchange), connection.client_disconnect
+                pictured = isinstance(exchange, PictureExchange)
+                code, body = Code.OK, await self.service.infer(receive, exchange, gone, in_thread=pictured)
                 if exchange.json_size is not None:
                     more = (_BYTES, (_JSON_SIZE, str(exchange.json_size)))
             else:
@@ -93,7 +94,7 @@ class HttpFront:
             more = (*more, *told(given.get).items())
         connection.response_bytes(STATUSES[code], [*headers, *more], body)
 
-    def _admit(self, scope: Any, infer: bool) -> str | None:
+    async def _admit(self, scope: Any, infer: bool) -> str | None:
         """The client of an inference request, which now counts against its limits; None for other requests. Raises RequestError."""
         if scope.path in _OPEN:
             return None
@@ -102,8 +103,16 @@ class HttpFront:
             code = Code.GONE if self._listener.has_left(scope.client) else Code.UNAUTHENTICATED
             self.service.metrics.refuse(code)
             raise RequestError(code, "this port only accepts connections from the TLS listener", unread=True)
-        name = self.service.admit(scope.headers.get("authorization"), client, infer=infer)
+        name = await self.service.admit(scope.headers.get("authorization"), client, infer=infer)
         return name if infer else None
+
+    def _exchange(self, codec: Callable[[], HttpExchange | Predict], headers: Any) -> HttpExchange | Predict:
+        """The codec of this request: that of its path, or of pictures where the body is one."""
+        kind = headers.get("content-type")
+        if kind is None or kind[:6].lower() != "image/" or codec is not HttpExchange:
+            return codec()
+        kind = kind.partition(";")[0].strip().lower()
+        return PictureExchange(kind, self.service.model.pictures, self.service.settings.max_image_pixels)
 
     def _error_headers(self, error: RequestError, path: str) -> tuple[Header, ...]:
         """The headers of an error response."""
@@ -119,6 +128,8 @@ class HttpFront:
             raise RequestError(Code.NOT_ALLOWED, f"{scope.path} requires POST")
         headers = scope.headers
         exchange.json_size = _json_size(headers)
+        if isinstance(exchange, PictureExchange):
+            exchange.require()
         length = headers.get("content-length")
         size = int(length) if length is not None and length.isdecimal() else None
         try:
@@ -154,7 +165,7 @@ class HttpFront:
         if path in self._v1_bases:
             return describe.status(settings, ready)
         if path == openapi.PATH:
-            return openapi.document(settings, model.signature)
+            return openapi.document(settings, model.signature, pictures=model.pictures is not None)
         return None
 
 

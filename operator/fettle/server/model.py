@@ -9,6 +9,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fettle.runtimes import artifact, cpu
 from fettle.runtimes.artifact import Parts
@@ -20,6 +21,9 @@ from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.warmup import warm_up
 from fettle.store.manifest import Manifest, MeasurementRecord, read_figures, read_profile
 from fettle.store.profile import Profile
+
+if TYPE_CHECKING:
+    from fettle.server.pictures import Pictures
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +46,7 @@ class ServedModel:
         self.streams = max(1, manifest.settings.streams)
         self.figures: tuple[MeasurementRecord, ...] = ()  # what was measured of the artifact, for people
         self.profile: Profile | None = None  # how the evaluation data is distributed
+        self.pictures: Pictures | None = None  # where pictures are taken for inputs
         self.waiting = 0  # requests that wait or run
         self._in_threads = 0  # of them
         self.lost: ContextLost | None = None  # once the GPU's context is: then no later request can succeed
@@ -157,5 +162,9 @@ def load(
     manifest, session = artifact.load(folder, sha256, threads)
     model = ServedModel(manifest, session, max_queue)
     model.figures, model.profile = read_figures(folder), read_profile(folder)
+    if manifest.preprocess is not None:
+        from fettle.server.pictures import Pictures
+
+        model.pictures = Pictures(manifest.signature, manifest.preprocess)
     model.warm_up(folder, batching or Batching())
     return model

@@ -12,6 +12,7 @@ from fettle import __version__
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import numpy_dtype
 from fettle.server.checks import free_shape
+from fettle.server.protocol import PICTURES
 from fettle.server.settings import ServerSettings
 
 PATH = "/openapi.json"
@@ -23,8 +24,8 @@ _ERRORS = {
     "404": "This server has no such path, model or version.",
     "405": "The path does not support this method.",
     "408": "The body did not arrive in time.",
-    "413": "The body is too large.",
-    "415": "The body is compressed.",
+    "413": "The body, or the image in it, is too large.",
+    "415": "The body is compressed, or an image that the model does not accept.",
     "429": "The client exceeds its limits. Retry after `Retry-After` seconds.",
     "500": "The model failed.",
     "503": "The queue is full, or the server is shutting down. Retry after `Retry-After` seconds.",
@@ -42,8 +43,8 @@ _JSON_SIZE = {
 }
 
 
-def document(settings: ServerSettings, signature: Signature) -> Json:
-    """The document."""
+def document(settings: ServerSettings, signature: Signature, *, pictures: bool = False) -> Json:
+    """The document. `pictures`: the model takes them."""
     paths: dict[str, Json] = {
         "/v2": {"get": _tells("Name, version and extensions of the server.", "ServerMetadata")},
         "/v2/health/live": {"get": _tells("Liveness.", "Live")},
@@ -52,7 +53,7 @@ def document(settings: ServerSettings, signature: Signature) -> Json:
     for name in (settings.model, f"{settings.model}/versions/{settings.revision}"):
         paths[f"/v2/models/{name}"] = {"get": _tells("Inputs and outputs of the model.", "ModelMetadata")}
         paths[f"/v2/models/{name}/ready"] = {"get": _tells("Whether the model is ready.", "Ready", "503")}
-        paths[f"/v2/models/{name}/infer"] = {"post": _infer(_infer_example(signature))}
+        paths[f"/v2/models/{name}/infer"] = {"post": _infer(_infer_example(signature), pictures)}
         paths[f"/v1/models/{name}"] = {"get": _tells("The state of the model.", "ModelStatus")}
         if signature.batchable:
             paths[f"/v1/models/{name}:predict"] = {"post": _predict(_predict_example(signature))}
@@ -74,17 +75,20 @@ def _tells(summary: str, schema: str, *errors: str) -> Json:
     return {"summary": summary, "responses": {"200": {"description": "OK", "content": content}, **unready}}
 
 
-def _infer(example: Json) -> Json:
+def _infer(example: Json, pictures: bool) -> Json:
     raw = {"schema": {"type": "string", "format": "binary"}}
     answered = {
         "description": "The outputs: JSON, followed by the bytes of the outputs that were requested as binary.",
         "content": {"application/json": {"schema": _ref("InferResponse")}, "application/octet-stream": raw},
     }
-    asked = {"schema": _ref("InferRequest"), **example}
+    asked = {"application/json": {"schema": _ref("InferRequest"), **example}, "application/octet-stream": raw}
+    if pictures:
+        image = {"type": "string", "format": "binary", "description": "One image, which becomes the input of one item."}
+        asked |= {kind: {"schema": image} for kind in PICTURES}
     return {
         "summary": "Inference by the V2 protocol.",
         "parameters": [_JSON_SIZE],
-        "requestBody": {"required": True, "content": {"application/json": asked, "application/octet-stream": raw}},
+        "requestBody": {"required": True, "content": asked},
         "responses": {"200": answered, **_errors("400", "401", "408", "413", "415", "429", "500", "503")},
     }
 

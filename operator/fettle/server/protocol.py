@@ -7,11 +7,12 @@ Source: https://github.com/kserve/open-inference-protocol (specification/protoco
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from fettle.api.signature import Signature, Tensor
+from fettle.api.text import clip, joined
 from fettle.runtimes.base import Array
 from fettle.server import binary, elements, usual
 from fettle.server.binary import Raw
@@ -27,9 +28,13 @@ from fettle.server.checks import (
 )
 from fettle.server.elements import ElementsError, Span
 from fettle.server.envelope import EnvelopeError, split
-from fettle.server.request import InferRequest
+from fettle.server.request import Code, InferRequest, RequestError
+
+if TYPE_CHECKING:
+    from fettle.server.pictures import Pictures
 
 Data = Span | Raw | list[Any]  # what the client sent as elements: a place in the body, or of small JSON what it held
+PICTURES = ("image/jpeg", "image/png")  # media types of one picture
 
 
 class HttpExchange:
@@ -50,6 +55,33 @@ class HttpExchange:
         """As `encode`; `json_size` is then the answer's."""
         body, self.json_size = _answer(model, version, request, signature, outputs)
         return body
+
+
+class PictureExchange(HttpExchange):
+    """The codec of a request whose body is a picture, and of its answer in JSON. `kind`: its media type."""
+
+    __slots__ = ("_kind", "_most_pixels", "_pictures")
+
+    def __init__(self, kind: str, pictures: Pictures | None, most_pixels: int) -> None:
+        super().__init__()
+        self._kind, self._pictures, self._most_pixels = kind, pictures, most_pixels
+
+    def require(self) -> None:
+        """Raises RequestError UNSUPPORTED, before the body is read, for a model that does not take such pictures."""
+        if self._pictures is None:
+            message = (
+                "this model does not accept images, because its artifact has no preprocess: send its inputs as JSON or as binary tensors, "
+                "or publish it again with spec.data.evaluation.preprocess"
+            )
+            raise RequestError(Code.UNSUPPORTED, message, unread=True)
+        if self._kind not in PICTURES:
+            message = f"expected an image of type {joined(PICTURES, 'or')}, found Content-Type {clip(self._kind, 64)!r}"
+            raise RequestError(Code.UNSUPPORTED, message, unread=True)
+
+    def decode(self, body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
+        """One item. Raises RequestError INVALID, TOO_LARGE."""
+        assert self._pictures is not None, "require() was not called"
+        return InferRequest(self._pictures.inputs(body, self._kind, self._most_pixels), 1, None, None)
 
 
 def decode(body: bytes | bytearray, signature: Signature, max_rows: int, json_size: int | None = None) -> InferRequest:

@@ -163,7 +163,7 @@ class RpcFront:
         client: str | None = None
         HEADERS.set(_headers(context))
         try:
-            client = self._admit(context, infer=True)
+            client = await self._admit(context, infer=True)
             # The library itself cancels this handler where the client has left.
             answer = await self.service.infer(self._receive(context), self._codec, deadline=context.time_remaining)
         except RequestError as error:
@@ -173,12 +173,12 @@ class RpcFront:
         context.set_trailing_metadata(self._told(context))
         return answer
 
-    def _admit(self, context: Context, *, infer: bool = False) -> str | None:
+    async def _admit(self, context: Context, *, infer: bool = False) -> str | None:
         """The client of a call; an inference call counts against its limits. None if no token is needed. Raises RequestError."""
         if self.service.access.open:
             return None
         address = unquote(context.peer()).partition(":")[2]
-        return self.service.admit(_headers(context)("authorization"), address, infer=infer)
+        return await self.service.admit(_headers(context)("authorization"), address, infer=infer)
 
     def _leave(self, client: str | None) -> None:
         if client is not None:
@@ -203,14 +203,14 @@ class RpcFront:
 
     async def _infer_each(self, context: Context) -> None:
         """Answer the requests of a stream, one at a time."""
-        self._admit(context)  # a client without a token keeps no stream open
+        await self._admit(context)  # a client without a token keeps no stream open
         while True:
             message = await self._next(context)
             if message is None:
                 return
             client: str | None = None
             try:
-                client = self._admit(context, infer=True)
+                client = await self._admit(context, infer=True)
                 answer = await self.service.infer(self._held(message), self._codec, deadline=context.time_remaining)
                 response = field_head(_RESPONSE, len(answer)) + answer
             except RequestError as error:
@@ -254,7 +254,7 @@ class RpcFront:
             HEADERS.set(_headers(context))
             try:
                 if kind not in _OPEN:
-                    self._admit(context)
+                    await self._admit(context)
                 _, response = self.service.tell(tell, await self._small_message(context, open=kind in _OPEN))
             except RequestError as error:
                 await self._refuse(context, error)
@@ -299,7 +299,7 @@ class RpcFront:
         await self._stopping.wait()
 
     async def _reflect(self, context: Context) -> None:
-        self._admit(context)
+        await self._admit(context)
 
         async def requests() -> AsyncIterator[Any]:
             while (message := await self._next(context)) is not None:

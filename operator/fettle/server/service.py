@@ -3,7 +3,7 @@
 The bytes are decoded, the model runs, an item may be kept for canaries, the outputs are encoded, and the result is counted once. A front
 (such as `http.py`) provides the bytes and a codec (such as `protocol.py`), and sends the response. This module depends on neither.
 
-Small bodies are decoded in the event loop. Large bodies and large answers are processed by one thread, one at a time and in pieces
+Small bodies are decoded in the event loop. Large bodies, pictures and large answers are processed by one thread, one at a time and in pieces
 (`elements`), so that neither the loop nor the management port waits for them.
 """
 
@@ -73,6 +73,7 @@ class InferenceService:
         self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         self.draining = False
         self.in_flight = 0
+        self.decoding = 0  # requests that wait for the codec thread, or are in it
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -82,12 +83,15 @@ class InferenceService:
         codec: Codec,
         gone: Gone | None = None,
         deadline: Deadline | None = None,
+        *,
+        in_thread: bool = False,
     ) -> bytes:
         """The encoded response. Every request is counted once, with the time from before its body arrives until its response is encoded.
 
         `receive` returns a body that `bodies` accounts for; it may raise RequestError. A request is dropped if, while it waits for the model, its
-        client disconnects (`gone` ends) or its `deadline` (in seconds) passes. Raises only RequestError, also for unexpected errors, and
-        CancelledError if the front's library cancels a request of a client that has disconnected, once no thread works on it.
+        client disconnects (`gone` ends) or its `deadline` (in seconds) passes. `in_thread`: even a small body takes long
+        to decode. Raises only RequestError, also for unexpected errors, and CancelledError if the front's library cancels a request of a client
+        that has disconnected, once no thread works on it.
         """
         started = time.perf_counter()
         self.in_flight += 1
@@ -95,7 +99,7 @@ class InferenceService:
         code = Code.FAILED
         judged: Code | None = None
         try:
-            answer = await self._answer(await receive, codec, gone, deadline)
+            answer = await self._answer(await receive, codec, gone, deadline, in_thread)
             code = _OK
             return answer
         except RequestError as error:
@@ -114,12 +118,14 @@ class InferenceService:
             if not self.in_flight:
                 self.idle.set()
 
-    def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
+    async def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
         """The client, identified by its token or address. Call `access.leave` when its inference request (`infer`) is over.
 
-        Raises RequestError UNAUTHENTICATED or LIMITED, which is counted.
+        Raises RequestError UNAUTHENTICATED, LIMITED, or UNAVAILABLE if nobody can say whose token it is. It is counted, but not in windows: it says
+        nothing of the model.
         """
         try:
+            await self.access.review(authorization)
             client = self.access.identify(authorization, address)
             if infer:
                 self.access.enter(client)
@@ -147,8 +153,9 @@ class InferenceService:
         return code, answer
 
     def close(self) -> None:
-        """End the thread for large bodies."""
+        """End the threads for large bodies and for tokens."""
         self._codec_thread.shutdown(wait=True, cancel_futures=True)
+        self.access.close()
 
     def _count(self, code: Code, seconds: float, judged: Code | None = None) -> None:
         """Count a result. `judged`: the model's result for a client that did not wait for it, so that clients with deadlines do not hide a slow
@@ -166,14 +173,14 @@ class InferenceService:
                 self.windows.record(seconds * 1000, error=True)
 
     async def _answer(
-        self, body: bytes | bytearray, codec: Codec, gone: Gone | None, deadline: Deadline | None
+        self, body: bytes | bytearray, codec: Codec, gone: Gone | None, deadline: Deadline | None, in_thread: bool
     ) -> bytes:
         settings, signature = self.settings, self.model.signature
         try:
-            if len(body) <= SMALL_BODY:
+            if len(body) <= SMALL_BODY and not in_thread:
                 request = codec.decode(body, signature, settings.max_rows)
             else:
-                request = await run_to_end(self._codec_thread, codec.decode, body, signature, settings.max_rows)
+                request = await self._decode(codec, body)
             started = time.perf_counter()
             try:
                 outputs = self.model.infer_at_once(request) if self.in_flight == 1 else None
@@ -192,6 +199,25 @@ class InferenceService:
                 raise Unheard(failed=False) from None
         finally:
             self.bodies.release(len(body))
+
+    async def _decode(self, codec: Codec, body: bytes | bytearray) -> InferRequest:
+        """Decode in the one thread. Raises RequestError UNAVAILABLE for more than may wait for it, or that waited too long."""
+        settings = self.settings
+        if self.decoding >= settings.max_queue:
+            raise RequestError(Code.UNAVAILABLE, f"{self.decoding} requests are already waiting to be decoded")
+        late = time.perf_counter() + settings.queue_seconds
+
+        def decode() -> InferRequest:
+            if time.perf_counter() > late:
+                message = f"the request waited more than {settings.queue_seconds:g} s to be decoded"
+                raise RequestError(Code.UNAVAILABLE, message)
+            return codec.decode(body, self.model.signature, settings.max_rows)
+
+        self.decoding += 1
+        try:
+            return await run_to_end(self._codec_thread, decode)
+        finally:
+            self.decoding -= 1
 
     def _keep(self, request: InferRequest, outputs: Mapping[str, Array]) -> None:
         """Offer an answered item as a sample. Kept samples are also used to measure drift."""

@@ -70,6 +70,31 @@ class ServerSettings(BaseSettings):
         default=None,
         description="Folder of a Secret with clients' tokens: each file is a client, each line of it a token. Changed files are reloaded.",
     )
+    token_review_folder: Path | None = Field(
+        default=None,
+        description="Folder with the files token and ca.crt of the pod's ServiceAccount. With it, the Kubernetes API server checks tokens.",
+    )
+    token_review_server: str = Field(
+        default="https://kubernetes.default.svc", description="Address of the Kubernetes API server that checks tokens."
+    )
+    token_review_audiences: tuple[str, ...] = Field(
+        default=("fettle",),
+        min_length=1,
+        description="JSON list of audiences. Tokens must be issued for one of them.",
+    )
+    token_review_users: tuple[str, ...] = Field(
+        default=(), description="JSON list of the users that may send requests with a token of Kubernetes."
+    )
+    token_review_groups: tuple[str, ...] = Field(
+        default=(),
+        description="JSON list of their groups. If there are no users and no groups, every valid token is accepted.",
+    )
+    token_review_cache_seconds: float = Field(
+        default=60,
+        ge=1,
+        le=600,
+        description="Time for which a token that was accepted is not checked again, in seconds.",
+    )
     client_max_requests_per_second: float | None = Field(
         default=None,
         gt=0,
@@ -95,6 +120,13 @@ class ServerSettings(BaseSettings):
     )
     max_body_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1, description="Maximum size of a request body. Exceeding it returns 413."
+    )
+    max_image_pixels: int = Field(
+        default=4096 * 4096,
+        ge=1,
+        le=1 << 26,
+        description="Maximum size of an image in a request, in pixels. Exceeding it returns 413. An image of that size takes 12 bytes per pixel "
+        "while it is decoded, one at a time.",
     )
     max_bodies_bytes: int = Field(
         default=128 * 1024 * 1024,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -57,8 +57,13 @@ class Pack:
         return {ARTIFACT: sha256, RUNTIME: str(manifest.runtime), RECIPE: manifest.recipe.name}
 
 
+def files_in(folder: Path) -> dict[str, Path]:
+    """All files below a folder, by their path in it."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def push(pack: Pack, registry: Registry, sent: Sent, missing: Missing) -> str:
-    """The digest of the artifact that the registry has now. What it had already is not sent again. Raises what `missing` makes."""
+    """The address, by digest, of the artifact that the registry has now. What it had already is not sent again. Raises what `missing` makes."""
     reference = registry.reference
     if reference.tag is None or reference.digest is not None:
         raise missing(
@@ -68,11 +73,11 @@ def push(pack: Pack, registry: Registry, sent: Sent, missing: Missing) -> str:
     layers = [_layer(path, *file_digest(file)) for path, file in sorted(pack.files.items())]
     for layer in layers:
         with pack.files[layer["annotations"][TITLE]].open("rb") as stream:
-            _put(registry, layer, stream, missing)
+            _put(registry, layer, stream)
         sent(layer["size"])
     config = _canonical(_config(pack, reference.name.rpartition("/")[2], [layer["digest"] for layer in layers]))
     described = {"mediaType": CONFIG, "digest": _digest(config), "size": len(config)}
-    _put(registry, described, io.BytesIO(config), missing)
+    _put(registry, described, io.BytesIO(config))
     manifest = _canonical(
         {
             "schemaVersion": 2,
@@ -84,7 +89,7 @@ def push(pack: Pack, registry: Registry, sent: Sent, missing: Missing) -> str:
         }
     )
     registry.put(f"manifests/{reference.tag}", manifest, len(manifest), IMAGE_MANIFEST)
-    return _digest(manifest)
+    return str(replace(reference, tag=None, digest=_digest(manifest)))
 
 
 def _layer(path: str, digest: str, size: int) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def _config(pack: Pack, name: str, digests: list[str]) -> dict[str, Any]:
     }
 
 
-def _put(registry: Registry, blob: Mapping[str, Any], content: IO[bytes], missing: Missing) -> None:
+def _put(registry: Registry, blob: Mapping[str, Any], content: IO[bytes]) -> None:
     """See that the registry has a blob. An upload that breaks begins again: what had arrived counts for nothing."""
     if registry.has(blob["digest"]):
         return
@@ -114,7 +119,7 @@ def _put(registry: Registry, blob: Mapping[str, Any], content: IO[bytes], missin
     def upload() -> None:
         begun = registry.ask("blobs/uploads/", "POST").headers.get("Location")
         if begun is None:
-            raise missing(f"{registry.root} does not answer as an OCI registry does: correct the address")
+            raise registry.no_registry()
         place = urljoin(f"{registry.root}/blobs/uploads/", begun)
         whole = f"{place}{'&' if '?' in place else '?'}digest={quote(blob['digest'])}"
         registry.put(whole, content, blob["size"], "application/octet-stream")

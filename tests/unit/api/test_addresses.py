@@ -106,6 +106,21 @@ def test_what_may_be_a_store(uri: str, fault: str | None) -> None:
     assert found == [] if fault is None else len(found) == 1 and fault in found[0]
 
 
+REPOSITORIES = [
+    ("oci://registry.example:5000/team/models/digits", None),
+    ("oci://registry/models:v1", "publish.uri must be oci://REGISTRY/REPOSITORY, without a tag"),
+    ("oci://registry/models@sha256:" + SHA, "publish.uri must be oci://REGISTRY/REPOSITORY, without a tag"),
+    ("oci://registry", "publish.uri must be oci://REGISTRY/REPOSITORY, without a tag"),
+    ("s3://artifacts", "publish.uri must be oci://REGISTRY/REPOSITORY, without a tag"),
+]
+
+
+@pytest.mark.parametrize(("uri", "fault"), REPOSITORIES, ids=[line[0] for line in REPOSITORIES])
+def test_what_artifacts_may_be_pushed_to(uri: str, fault: str | None) -> None:
+    found = complaints(publish={"uri": uri, "secretName": "registry"})
+    assert found == [] if fault is None else len(found) == 1 and fault in found[0]
+
+
 ARTIFACTS = [
     ("pvc://fettle-store/artifacts/1", None),
     ("s3://artifacts/team-a/artifacts/1", None),

@@ -55,7 +55,7 @@ def prepare(**fields: Any) -> PrepareTask:
     return PrepareTask(store=store, source=given.source, data=given.data, builds=())
 
 
-def publish(verdicts: int = 0) -> PublishTask:
+def publish(verdicts: int = 0, **changes: Any) -> PublishTask:
     return PublishTask.model_validate(
         {
             "store": "pvc://fettle-store/digits",
@@ -67,6 +67,7 @@ def publish(verdicts: int = 0) -> PublishTask:
             "builds": [f"{number:064d}" for number in range(verdicts)],
             "measures": [],
             "verdicts": [],
+            **changes,
         }
     )
 
@@ -120,9 +121,11 @@ OUTSIDE = prepare(
     },
     store={"uri": "s3://artifacts/team", "secretName": "minio"},
 )
+REPOSITORY = {"uri": "oci://registry.example/models/digits", "secretName": "registry"}
 CASES = {
     "prepare-with-addresses-outside": (JobsSpec(), wanted(OUTSIDE, "prepare")),
     "prepare": (JobsSpec(), wanted(prepare(data=DATA), "prepare")),
+    "publish-to-a-registry": (JobsSpec(), wanted(publish(publish=REPOSITORY), "publish")),
     "publish-with-everything-in-spec-jobs": (JOBS, wanted(publish(), "publish")),
     "measure-on-its-target": (JOBS, wanted(publish(), "measure", target=TARGET)),
     "measure-on-a-gpu": (JobsSpec(), wanted(publish(), "measure", target=GPU_TARGET)),

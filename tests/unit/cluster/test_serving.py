@@ -65,6 +65,10 @@ EVERYTHING = revision(
 )
 
 
+REVIEWING = revision(
+    server={"auth": {"tokenReview": {"groups": ["system:serviceaccounts:team"]}}, "samples": 0},
+    template={"serviceAccountName": "server"},
+)
 ENCRYPTED = OWNER | {"spec": {"server": {"tls": {"secretName": "digits-tls"}}}}
 ON_A_GPU = replace(
     revision(),
@@ -91,6 +95,7 @@ ON_A_GPU = replace(
     [
         ("serving-pod-template", serving.pod_template(OWNER, revision(), SETTINGS)),
         ("serving-pod-template-with-everything", serving.pod_template(OWNER, EVERYTHING, SETTINGS)),
+        ("serving-pod-template-with-tokens-of-kubernetes", serving.pod_template(OWNER, REVIEWING, SETTINGS)),
         ("serving-pod-template-on-a-gpu", serving.pod_template(OWNER, ON_A_GPU, SETTINGS)),
         ("serving-deployment", serving.deployment(OWNER, "0123456789", URI, {"metadata": {}, "spec": {}}, 3)),
         ("serving-service", serving.service(OWNER, "0123456789")),

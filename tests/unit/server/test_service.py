@@ -241,7 +241,7 @@ class LineFront:
     async def ask(self, verb: str, body: Incoming | None = None) -> tuple[str, bytes]:
         try:
             if verb.startswith("infer"):
-                client = self.service.admit(None, "here:1", infer=True)
+                client = await self.service.admit(None, "here:1", infer=True)
                 self.service.access.leave(client)
                 return self.WORDS[Code.OK], await self.service.infer(self._receive(verb, body), Line())
             code, line = self.service.tell(self._tell, verb, body)
@@ -282,7 +282,7 @@ class Case:
 def busy(service: InferenceService) -> None:
     """The client has as many requests under way as it may."""
     service.access = Access(service.settings.model_copy(update={"client_max_concurrent": 1}))
-    service.admit(None, "here:1", infer=True)
+    service.access.enter(service.access.identify(None, "here:1"))
 
 
 def without_token(service: InferenceService) -> None:
@@ -337,3 +337,44 @@ async def test_every_outcome_is_counted_once_by_whichever_front_a_request_came(
 
 def test_these_are_all_the_ways_in_which_a_request_can_end() -> None:
     assert {case.ends for case in CASES.values()} == set(Code) == set(LineFront.WORDS)
+
+
+async def test_a_small_body_that_takes_long_is_decoded_in_the_thread_and_counted_like_any_other(
+    service: InferenceService,
+) -> None:
+    threads = []
+
+    def decode(*arguments: Any) -> InferRequest:
+        threads.append(threading.current_thread().name)
+        return protocol.decode(*arguments)
+
+    codec: Any = SimpleNamespace(decode=decode, encode=protocol.encode)
+    await service.infer(received(service), codec, in_thread=True)
+    assert threads == ["codec_0"]
+    assert counted(service) == (*ANSWERED, {200: 1})
+    assert is_over(service)
+
+
+async def test_no_more_requests_wait_to_be_decoded_than_may_wait_for_the_model(
+    service: InferenceService, held: Held
+) -> None:
+    service.settings = service.settings.model_copy(update={"max_queue": 1})
+    codec: Any = SimpleNamespace(decode=held.decode, encode=protocol.encode)
+    first = asyncio.create_task(service.infer(received(service), codec, in_thread=True))
+    await asyncio.to_thread(held.begun.wait)
+    with pytest.raises(RequestError, match="1 requests are already waiting to be decoded") as raised:
+        await service.infer(received(service), codec, in_thread=True)
+    assert (raised.value.code, raised.value.retry_after) == (Code.UNAVAILABLE, 1)
+    held.goes_on.set()
+    await first
+    assert counted(service) == (2, 1, {200: 1, 503: 1})
+    assert is_over(service) and service.decoding == 0
+
+
+async def test_a_request_that_waited_too_long_to_be_decoded_is_not(service: InferenceService, held: Held) -> None:
+    service.settings = service.settings.model_copy(update={"queue_seconds": 0.0})
+    codec: Any = SimpleNamespace(decode=held.decode, encode=protocol.encode)
+    with pytest.raises(RequestError, match="waited more than 0 s to be decoded") as raised:
+        await service.infer(received(service), codec, in_thread=True)
+    assert (raised.value.code, held.calls) == (Code.UNAVAILABLE, 0)
+    assert counted(service) == (*FAILED, {503: 1})

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fettle.api.data import PreprocessSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import CpuClass
@@ -148,3 +149,11 @@ def test_a_measurement_lies_beside_its_artifact(store: Store, manifest: Manifest
     write_measurement(store, sha256, "k", record)
     kept = store.read_bytes(f"artifacts/{sha256}/measurements/k.json")
     assert MeasurementRecord.model_validate_json(kept) == record
+
+
+def test_an_artifact_that_takes_no_pictures_has_the_digest_that_it_always_had(manifest: Manifest) -> None:
+    assert "preprocess" not in json.loads(manifest.canonical())
+    taking = manifest.model_copy(update={"preprocess": PreprocessSpec()})
+    assert taking.digest != manifest.digest
+    assert json.loads(taking.canonical())["preprocess"] == {"layout": "NCHW", "color": "RGB", "mean": [], "std": []}
+    assert Manifest.model_validate_json(taking.canonical()) == taking

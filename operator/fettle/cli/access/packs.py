@@ -11,11 +11,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from fettle.api.reasons import Reason
 from fettle.cli.access.bucket import credentials_of
-from fettle.cli.access.pull_files import artifact_of, require_room
+from fettle.cli.access.pull_files import artifact_of, require_room, written
 from fettle.errors import StoreError, UsageError
-from fettle.store.files import file_digest, whole_file
+from fettle.store.files import file_digest, holds
 from fettle.store.manifest import MANIFEST, Manifest, check_fetched, copy_artifact, copy_pack
-from fettle.store.modelpack import ARTIFACT, Pack, Sent, push
+from fettle.store.modelpack import ARTIFACT, Pack, Sent, files_in, push
 from fettle.store.oci import ArtifactFiles
 from fettle.store.places import require_keys
 from fettle.store.registry import Registry, parse
@@ -41,7 +41,7 @@ def pack_of(source: Path) -> Pack:
         return Pack({source.name: source})
     if not source.is_dir():
         raise UsageError(f"{source}: no such file or folder")
-    files = {path.relative_to(source).as_posix(): path for path in sorted(source.rglob("*")) if path.is_file()}
+    files = files_in(source)
     if not files:
         raise UsageError(f"the folder {source} contains no files")
     return Pack(files, _artifact_in(source))
@@ -54,9 +54,7 @@ def push_pack(pack: Pack, uri: str, secret: Path | None, sent: Sent) -> str:
         raise UsageError(f"{uri}: expected oci://REGISTRY/REPOSITORY:TAG, without a path")
     credentials = credentials_of(secret)
     require_keys(uri, credentials, store_missing)
-    registry = Registry(reference, credentials, store_missing)
-    digest = push(pack, registry, sent, store_missing)
-    return f"oci://{reference.host}/{reference.name}@{digest}"
+    return push(pack, Registry(reference, credentials, store_missing), sent, store_missing)
 
 
 def pull_pack(location: Location, to: Path | None) -> tuple[Path, tuple[str, Manifest] | None]:
@@ -79,14 +77,9 @@ def pull_pack(location: Location, to: Path | None) -> tuple[Path, tuple[str, Man
 
 
 def _fetch(files: ArtifactFiles, name: str, place: Path) -> None:
-    if place.is_file() and file_digest(place)[0] == files.digest(name):
-        return
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(place) as partial:
+    if not holds(place, files.digest(name)):
+        with written(place) as partial:
             files.get_file(name, str(partial))
-    except OSError as error:
-        raise UsageError(f"cannot write {place}: {error.strerror or error}") from error
 
 
 def _artifact_in(folder: Path) -> tuple[str, Manifest] | None:

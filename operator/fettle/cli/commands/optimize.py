@@ -225,6 +225,8 @@ def show(console: Console, manifest: ModelDocument, located: Places, status: Opt
     for artifact in status.artifacts:
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
         say(f"artifact  {what}  {located.local(artifact.uri)}")
+        if artifact.registry_uri is not None:
+            say(f"pushed    {artifact.registry_uri}")
     for artifact in status.artifacts:
         say(f"serve     {_serve_line(manifest, located, artifact, several=len(status.artifacts) > 1)}")
     if status.report is not None:

@@ -81,7 +81,8 @@ def places(spec: OptimizedModelSpec, folders: dict[str, Path], store: Path | Non
         folders = {**folders, claim: folder}
     _check(spec, folders)
     claims = {name: path for name, path in folders.items() if not name.startswith(SECRET)}
-    named = [*spec.addresses().values(), *([Address(uri, spec.store.secret_name)] if spec.store is not None else [])]
+    outputs = [part for part in (spec.store, spec.publish) if part is not None]
+    named = [*spec.addresses().values(), *(Address(part.uri, part.secret_name) for part in outputs)]
     remote = [address for address in named if is_remote(address.uri)]
     secrets = {address.uri: folders.get(f"{SECRET}{address.secret_name}") for address in remote}
     return Places(spec, Mounts(claims, allow_files=True, secrets=secrets), uri)

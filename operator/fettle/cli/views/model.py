@@ -37,7 +37,8 @@ def model(optimized: OptimizedModel, width: int) -> RenderableType:
         table.add_row("original", f"{baseline.target}: {baseline.worth}")
     for artifact in status.artifacts:
         what = f"{artifact.target}: {artifact.candidate} in {artifact.runtime}, {size(artifact.bytes)}"
-        table.add_row("artifact", f"{what}\n{artifact.uri}")
+        where = [artifact.uri, *([artifact.registry_uri] if artifact.registry_uri else [])]
+        table.add_row("artifact", "\n".join((what, *where)))
     if status.report is not None:
         command = "" if is_remote(status.report.uri) else f"\nkubectl fettle report {optimized.metadata['name']} --open"
         table.add_row("report", f"{status.report.uri}{command}")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from fettle.errors import DataError, FettleError
+from fettle.errors import DataError
 from fettle.optimizer.measure.cgroup import Limits
 
 Array = np.ndarray[Any, Any]
@@ -106,21 +104,3 @@ def listed(names: Iterable[str]) -> str:
     ordered = sorted(names)
     more = f" and {len(ordered) - NAMED_MOST} more" if len(ordered) > NAMED_MOST else ""
     return f"{ordered[:NAMED_MOST]}{more}"
-
-
-@contextmanager
-def readable(what: str, kind: str) -> Iterator[None]:
-    """A context in which a library reads a file: any exception of the library becomes a DataError that says that the file is damaged.
-
-    Errors of the filesystem and MemoryError are not changed.
-    """
-    try:
-        yield
-    except (FettleError, MemoryError):
-        raise
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # EINVAL: a place in the file that the damaged file itself names
-            raise
-        raise DataError(f"{what} is not a readable {kind}: {error}") from error
-    except Exception as error:
-        raise DataError(f"{what} is not a readable {kind}: {error or type(error).__name__}") from error

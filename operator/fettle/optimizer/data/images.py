@@ -8,17 +8,14 @@ from itertools import chain, islice, zip_longest
 
 import numpy as np
 from fsspec import AbstractFileSystem
-from PIL import Image
 
 from fettle.api.data import PreprocessSpec
 from fettle.api.signature import Signature, Tensor
-from fettle.api.vocabulary import Color, Layout
 from fettle.errors import DataError
 from fettle.optimizer.data.column import Column
-from fettle.optimizer.data.columns import Array, Columns, ReadRequest, listed
-from fettle.optimizer.data.picture import OPENED_BYTES, Picture, opened
-
-CHANNELS = {Color.RGB: 3, Color.BGR: 3, Color.GRAYSCALE: 1}
+from fettle.optimizer.data.columns import Columns, ReadRequest, listed
+from fettle.preprocess.item import item, require_room, size_of, takes_floats
+from fettle.preprocess.picture import opened
 
 
 def read_images(
@@ -26,7 +23,7 @@ def read_images(
 ) -> Columns:
     """The first `wanted.most` pictures, classes in turn, as the model's only input, and their labels. Raises DataError."""
     tensor = _input(signature, wanted.uri)
-    size = _size(tensor, spec, wanted.uri)
+    size = size_of(tensor, spec, wanted.uri)
     classes = _classes(filesystem, folder, wanted)
     pictures = list(islice(_pictures(filesystem, folder, classes), wanted.most))
     if not pictures:
@@ -38,12 +35,12 @@ def read_images(
         with filesystem.open(path, "rb") as stream:
             picture = opened(stream, spec.color, wanted.room, where)
         depths.add(picture.white)
-        if len(depths) > 1 and not _takes_floats(tensor):
+        if len(depths) > 1 and not takes_floats(tensor):
             raise DataError(
                 f"{where}: 8-bit and 16-bit images are mixed, for an input of type {tensor.dtype}: use one bit depth"
             )
-        _require_room(picture.image, size, spec.crop, wanted, where)
-        column.add(_item(picture, size, tensor, spec, where)[np.newaxis], where)
+        require_room(picture.image, size, spec.crop, wanted.room, where)
+        column.add(item(picture, size, tensor, spec, where)[np.newaxis], where)
     arrays = {tensor.name: column.array()}
     labels = [label for _, label in pictures if label is not None]
     if wanted.label_key is not None and labels:
@@ -107,76 +104,3 @@ def _input(signature: Signature, uri: str) -> Tensor:
             f"{uri} is a folder of images, which only fits a model with one image as input; this model has {shapes}: use a file"
         )
     return signature.inputs[0]
-
-
-def _size(tensor: Tensor, spec: PreprocessSpec, uri: str) -> tuple[int, int]:
-    """(width, height) of the model's input."""
-    first = spec.layout is Layout.CHANNELS_FIRST
-    height, width = tensor.shape[-2:] if first else tensor.shape[-3:-1]
-    size = (spec.width or width, spec.height or height)
-    if min(size) < 1:
-        raise DataError(f"{uri}: the model accepts images of any size: set preprocess.width and preprocess.height")
-    return size
-
-
-def _takes_floats(tensor: Tensor) -> bool:
-    return not tensor.dtype.startswith(("INT", "UINT"))
-
-
-def _item(picture: Picture, size: tuple[int, int], tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:
-    pixels = np.asarray(_scaled(picture.image, size, spec.crop))
-    pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
-    if pixels.shape[2] < CHANNELS[spec.color]:  # grey of 16 bits
-        pixels = np.repeat(pixels, CHANNELS[spec.color], axis=2)
-    pixels = pixels[:, :, ::-1] if spec.color is Color.BGR else pixels
-    values = _normalized(pixels, picture.white, tensor, spec, where)
-    return np.ascontiguousarray(values.transpose(2, 0, 1) if spec.layout is Layout.CHANNELS_FIRST else values)
-
-
-def _scaled(picture: Image.Image, size: tuple[int, int], crop: float | None) -> Image.Image:
-    if crop is None:
-        return picture.resize(size, Image.Resampling.BILINEAR)
-    width, height = size
-    larger = _before_crop(picture, size, crop)
-    left, top = (larger[0] - width) // 2, (larger[1] - height) // 2
-    return picture.resize(larger, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
-
-
-def _before_crop(picture: Image.Image, size: tuple[int, int], crop: float) -> tuple[int, int]:
-    """Width and height that the picture is resized to before `size` is cropped from it."""
-    width, height = size
-    scale = max(width / crop / picture.width, height / crop / picture.height)
-    return max(round(picture.width * scale), width), max(round(picture.height * scale), height)
-
-
-def _require_room(
-    picture: Image.Image, size: tuple[int, int], crop: float | None, wanted: ReadRequest, where: str
-) -> None:
-    """Raises DataError for pictures that become huge when their shorter side is resized, such as a strip of 1 x 10000 pixels."""
-    if crop is not None:
-        width, height = _before_crop(picture, size, crop)
-        wanted.room.require(width * height * OPENED_BYTES, f"{where}, scaled to {width} x {height} pixels")
-
-
-def _normalized(pixels: Array, white: int, tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:
-    """Pixels as they are for an integer input; else (pixel / white - mean) / std. Raises DataError."""
-    if not _takes_floats(tensor):
-        if spec.mean or spec.std:
-            raise DataError(
-                f"{where}: preprocess.mean and std require a floating-point input; {tensor.name} has type {tensor.dtype}"
-            )
-        if white > 255 and tensor.dtype in ("INT8", "UINT8"):
-            raise DataError(
-                f"{where} is a 16-bit image, but {tensor.name} has type {tensor.dtype}: convert it to 8 bits"
-            )
-        return np.rint(pixels).astype(np.int64) if white > 255 else pixels
-    channels = CHANNELS[spec.color]
-    for name, given in (("mean", spec.mean), ("std", spec.std)):
-        if len(given) not in (0, 1, channels):
-            raise DataError(
-                f"{where}: preprocess.{name} has {len(given)} numbers, expected 1 or {channels} for {spec.color}"
-            )
-    if 0 in spec.std:
-        raise DataError(f"{where}: preprocess.std must not be 0, because the pixels are divided by it")
-    mean, std = np.array(spec.mean or (0,), np.float32), np.array(spec.std or (1,), np.float32)
-    return ((pixels.astype(np.float32) / white - mean) / std).astype(np.float32)

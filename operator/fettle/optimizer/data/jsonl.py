@@ -11,9 +11,9 @@ from typing import IO, Any
 import numpy as np
 
 from fettle.errors import DataError
-from fettle.optimizer.data.cast import texts_of
 from fettle.optimizer.data.column import EXACT, Column
 from fettle.optimizer.data.columns import Array, Columns, ReadRequest, Room, listed
+from fettle.preprocess.cast import texts_of
 from fettle.runtimes.base import numpy_dtype
 
 FLOATING = frozenset({"FP16", "FP32", "FP64", "BF16"})

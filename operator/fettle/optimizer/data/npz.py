@@ -12,7 +12,8 @@ import numpy as np
 
 from fettle.errors import DataError
 from fettle.optimizer.data.column import Column
-from fettle.optimizer.data.columns import Array, Columns, ReadRequest, readable
+from fettle.optimizer.data.columns import Array, Columns, ReadRequest
+from fettle.preprocess.reading import readable
 
 HEADER_MOST = 1 << 16  # bytes; a longer header could hold anything
 BLOCK_BYTES = 8 << 20

@@ -11,6 +11,7 @@ from typing import Any
 from fettle.api import catalog
 from fettle.api.base import canonical_digest
 from fettle.api.catalog import StepEntry
+from fettle.api.data import PreprocessSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import CpuClass
 from fettle.api.task import BuiltCandidate, CandidatePlan, MeasureTask
@@ -63,11 +64,23 @@ def write(
             tolerances={name: tolerance(candidate, name) for name in outputs},
             items_per_run=1 if candidate.alone and task.signature.batchable else None,
             comparisons={name: comparison(candidate, name, rule) for name, rule in bench.reference.live().items()},
+            preprocess=preprocess(task),
             requires=requirements(plan, quantized, here),
             model=candidate.built.model,
             reference=manifests.put_reference(store, feed, outputs),
         ),
     )
+
+
+def preprocess(task: MeasureTask) -> PreprocessSpec | None:
+    """How pictures become inputs, where the evaluation items were pictures and that alone says it.
+
+    An integer input of more than 8 bits takes pixels of 8 or of 16 bits as they are, and which of them the model knows is not said.
+    """
+    if task.evaluation is None or task.generated:
+        return None
+    wide = any(t.dtype.startswith(("INT", "UINT")) and not t.dtype.endswith("INT8") for t in task.signature.inputs)
+    return None if wide else task.evaluation.preprocess
 
 
 def requirements(plan: CandidatePlan, quantized: bool, here: CpuClass) -> tuple[str, ...]:

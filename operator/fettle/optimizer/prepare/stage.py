@@ -24,7 +24,7 @@ from fettle.optimizer.data.split import Split, screening
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.session import session
 from fettle.optimizer.prepare import batch, data, labels, probe
-from fettle.optimizer.prepare.conversion import held
+from fettle.optimizer.prepare.conversion import difference
 from fettle.optimizer.prepare.data import Data
 from fettle.optimizer.prepare.earlier import earlier, kept_as, preparation
 from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
@@ -108,7 +108,7 @@ def _converted(job: Job) -> PrepareReport:
     log.info("portable form: %s", ", ".join(form.kept) or "as it came")
     opened = session(form.path, original.signature)
     judged = _judged(job, original.subject, reference_data, opened.infer)
-    told = held(original.subject, opened.infer, judged.items, judged.signature) if original.foreign else None
+    told = difference(original.subject, opened.infer, judged.items, judged.signature) if original.foreign else None
     opened.close()
     runtimes, refusals = _runtimes(
         job, form.path, judged.signature, job.source.format.name if original.untouched else None

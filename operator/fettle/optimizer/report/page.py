@@ -39,7 +39,8 @@ BASES = {
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that the report is made from. `manifests` are the winners', by digest; `artifacts` are their addresses."""
+    """Everything that the report is made from. `manifests` are the winners', by digest; `artifacts` are their addresses in
+    the store, and `registry` those in a registry, by target."""
 
     task: PublishTask
     prepare: PrepareReport
@@ -47,6 +48,7 @@ class Material:
     measures: Sequence[MeasureReport]
     manifests: Mapping[str, Manifest]
     artifacts: Mapping[str, str]
+    registry: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class TargetSection:
     unsteady: str | None  # what the clock says against the winner's figures
     manifest: Manifest | None
     artifact: str | None
+    registry_uri: str | None
     promises: tuple[Promise, ...]
     plots: tuple[Plot, ...]
 
@@ -146,6 +149,7 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
         unsteady=next((line.message for line in lines if line.kind == "selected" and line.reason in UNSTEADY), None),
         manifest=material.manifests.get(digest) if digest is not None else None,
         artifact=material.artifacts.get(digest) if digest is not None else None,
+        registry_uri=material.registry.get(name),
         promises=promises(bounds, winner) if winner is not None else (),
         plots=_plots(points, f"{label}, percentage points" if entry.percent else label, bounds, entry.percent, reports),
     )

@@ -7,7 +7,7 @@ earlier spec are reused if they still apply, because equal tasks have equal hash
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -163,7 +163,8 @@ def _published(
         text = with_notes("checking the artifacts and writing the report", notes_of([publish]))
         return Stage(Reason.PUBLISHING, text), status
     if publish.report is not None:
-        report, artifacts = ReportStatus(uri=publish.report.report_uri), _artifacts(context, progress, status)
+        report = ReportStatus(uri=publish.report.report_uri)
+        artifacts = _artifacts(context, progress, status, publish.report.registry or {})
         status = status.model_copy(update={"report": report, "artifacts": artifacts})
     elif not problems and publish.fault is not None:
         problems = [publish.fault]
@@ -189,14 +190,19 @@ def _choose(progress: RunProgress, status: OptimizedModelStatus) -> tuple[tuple[
     return tuple(rows), problems
 
 
-def _artifacts(context: RunContext, progress: RunProgress, status: OptimizedModelStatus) -> tuple[ArtifactStatus, ...]:
-    """The new winner of each target; if there is none, the artifact that was published before stays."""
+def _artifacts(
+    context: RunContext, progress: RunProgress, status: OptimizedModelStatus, registry: Mapping[str, str]
+) -> tuple[ArtifactStatus, ...]:
+    """The new winner of each target; if there is none, the artifact that was published before stays.
+
+    `registry`: target -> address of its winner there.
+    """
     published = {artifact.target: artifact for artifact in status.artifacts}
     for target in progress.targets:
         name = target.target.name
         winner = selected(status.candidates, name)
         if winner is not None:
-            published[name] = artifact_of(
+            artifact = artifact_of(
                 winner,
                 target.target,
                 Address(context.store, context.snapshot.store_secret),
@@ -204,6 +210,7 @@ def _artifacts(context: RunContext, progress: RunProgress, status: OptimizedMode
                 incumbent=incumbent_of(context, target.plan),
                 published=published.get(name),
             )
+            published[name] = artifact.model_copy(update={"registry_uri": registry.get(name)})
     names = (target.target.name for target in progress.targets)
     return tuple(published[name] for name in names if name in published)
 

@@ -188,6 +188,7 @@ def publish_task(
         verdicts=verdicts,
         constraints=describe(constraints),
         bounds=constraints,
+        publish=snapshot.spec.publish,
     )
 
 

@@ -12,11 +12,12 @@ import pytest
 from tests.unit.optimizer.measure.models import MOUNTS, SHORT, STATIC, Bench, candidate, task
 
 from fettle.api import catalog
+from fettle.api.data import EvaluationSpec, PreprocessSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import MeasureReport
 from fettle.api.task import StoredData
-from fettle.api.vocabulary import AgreementMode, Objective, RuntimeName
-from fettle.optimizer.measure import incumbent, items
+from fettle.api.vocabulary import AgreementMode, Metric, Objective, RuntimeName
+from fettle.optimizer.measure import artifact, incumbent, items
 from fettle.optimizer.measure.candidate import MeasuredCandidate
 from fettle.optimizer.measure.items import MappedItems
 from fettle.runtimes.base import Session, get
@@ -239,3 +240,35 @@ def test_with_objective_throughput_the_best_batch_is_in_the_artifacts_settings(b
     assert row.artifact is not None
     assert read_stored(bench.store, row.artifact).settings == row.settings
     assert {one.batch_size for one in row.measurements} == {1, 16}
+
+
+PICTURES = EvaluationSpec(uri="pvc://data/photos", metric=Metric.ACCURACY, preprocess=PreprocessSpec(crop=0.875))
+
+
+def test_an_artifact_records_how_pictures_became_its_evaluation_items(bench: Bench) -> None:
+    report = bench.measure(candidate("original", bench.original, untouched=True), evaluation=PICTURES)
+    (row,) = report.candidates
+    assert read_stored(bench.store, str(row.artifact)).preprocess == PICTURES.preprocess
+
+
+@pytest.mark.parametrize(
+    ("changes", "recorded"),
+    [
+        ({"evaluation": PICTURES}, True),
+        ({}, False),
+        ({"evaluation": PICTURES, "generated": True}, False),
+        ({"evaluation": None}, False),
+        ({"evaluation": PICTURES, "signature": "UINT8"}, True),
+        ({"evaluation": PICTURES, "signature": "UINT16"}, False),
+        ({"evaluation": PICTURES, "signature": "INT64"}, False),
+    ],
+    ids=["pictures", "a file", "generated items", "no items", "bytes", "8 or 16 bits", "8 or 16 bits in 64"],
+)
+def test_only_items_that_were_pictures_of_a_known_depth_say_how_they_were_made(
+    bench: Bench, changes: dict[str, Any], recorded: bool
+) -> None:
+    asked = task(bench.store, bench.original, bench.items, **{k: v for k, v in changes.items() if k != "signature"})
+    if "signature" in changes:
+        image = asked.signature.inputs[0].model_copy(update={"dtype": changes["signature"]})
+        asked = asked.model_copy(update={"signature": asked.signature.model_copy(update={"inputs": (image,)})})
+    assert artifact.preprocess(asked) == (PICTURES.preprocess if recorded else None)

@@ -21,9 +21,9 @@ from hypothesis.extra import numpy as stn
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2
 from fettle.errors import DataError
-from fettle.optimizer.data.cast import cast
 from fettle.optimizer.data.columns import Columns, ReadRequest, Room
 from fettle.optimizer.data.files import read_columns
+from fettle.preprocess.cast import cast
 from fettle.runtimes.base import Array, numpy_dtype, v2_dtype
 
 HUGE = 1 << 62

@@ -107,7 +107,7 @@ def test_the_room_for_items_is_a_quarter_of_what_this_process_may_use() -> None:
 def test_a_picture_that_unpacks_to_far_more_than_its_file_is_not_opened() -> None:
     from fettle.api.vocabulary import Color
     from fettle.errors import DataError
-    from fettle.optimizer.data.picture import opened
+    from fettle.preprocess.picture import opened
 
     stream = io.BytesIO()
     Image.new("L", (9000, 9000)).save(stream, "PNG", compress_level=9)

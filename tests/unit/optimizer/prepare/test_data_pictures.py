@@ -15,7 +15,7 @@ from fettle.api.reasons import Reason
 from fettle.api.vocabulary import Color
 from fettle.errors import DataError
 from fettle.optimizer.data.columns import Room
-from fettle.optimizer.data.picture import opened
+from fettle.preprocess.picture import opened
 from fettle.runtimes.base import Array
 
 RAMP = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)

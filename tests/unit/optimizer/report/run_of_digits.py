@@ -276,7 +276,7 @@ def fill(store: Store, folder: Path) -> str:
 
 def published(store: Store) -> str:
     """The report's text."""
-    report = publish.run(publish_task(store), store)
+    report = publish.run(publish_task(store), store, Mounts())
     assert report.report_uri == f"{store.uri}/reports/vision/digits/3.html"
     return store.read_bytes("reports/vision/digits/3.html").decode()
 

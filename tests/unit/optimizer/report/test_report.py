@@ -31,6 +31,7 @@ from fettle.optimizer.report import plot, plot_rows, text
 from fettle.optimizer.report.promise import promises
 from fettle.store.manifest import read_stored
 from fettle.store.store import Store
+from fettle.store.uris import Mounts
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def parsed(html: str) -> Page:
 
 def test_the_winner_is_checked_whole_and_named(finished: tuple[Store, str]) -> None:
     store, digest = finished
-    assert publish.run(publish_task(store), store).artifacts == {"cpu": digest}
+    assert publish.run(publish_task(store), store, Mounts()).artifacts == {"cpu": digest}
 
 
 def test_the_report_says_what_was_won_what_it_cost_and_whether_it_is_proved(report: str) -> None:
@@ -214,7 +215,7 @@ def test_a_winner_whose_file_is_gone_is_not_published(finished: tuple[Store, str
     store, digest = finished
     (tmp_path / "store" / "blobs" / read_stored(store, digest).model.files[0].sha256).unlink()
     with pytest.raises(StoreError, match=r"model\.onnx") as caught:
-        publish.run(publish_task(store), store)
+        publish.run(publish_task(store), store, Mounts())
     assert caught.value.reason == Reason.ARTIFACT_TAMPERED
     assert not store.exists("reports/vision/digits/3.html")
 
@@ -225,7 +226,7 @@ def test_a_winner_whose_reference_was_changed_is_not_published(finished: tuple[S
     assert reference is not None
     store.write_bytes(f"blobs/{reference.sha256}", b"x" * reference.bytes)
     with pytest.raises(StoreError, match=r"reference\.npz"):
-        publish.run(publish_task(store), store)
+        publish.run(publish_task(store), store, Mounts())
 
 
 def test_a_winner_without_an_artifact_is_not_published(finished: tuple[Store, str]) -> None:
@@ -235,7 +236,7 @@ def test_a_winner_without_an_artifact_is_not_published(finished: tuple[Store, st
         for one in verdicts()
     )
     with pytest.raises(StoreError, match="fp32-openvino") as caught:
-        publish.run(publish_task(store, verdicts=chosen), store)
+        publish.run(publish_task(store, verdicts=chosen), store, Mounts())
     assert caught.value.reason == Reason.ARTIFACT_NOT_FOUND
 
 
@@ -244,7 +245,7 @@ def test_an_answer_that_is_gone_is_asked_for_again(finished: tuple[Store, str], 
     store, _ = finished
     (tmp_path / "store" / "results" / f"{key}.json").unlink()
     with pytest.raises(StoreError) as caught:
-        publish.run(publish_task(store), store)
+        publish.run(publish_task(store), store, Mounts())
     assert caught.value.retryable
 
 
@@ -254,7 +255,7 @@ def test_a_target_without_a_winner_says_so(finished: tuple[Store, str]) -> None:
         one.model_copy(update={"state": CandidateState.REJECTED, "reason": Reason.CONSTRAINTS_NOT_MET})
         for one in verdicts()
     )
-    report = publish.run(publish_task(store, verdicts=lost), store)
+    report = publish.run(publish_task(store, verdicts=lost), store, Mounts())
     assert report.artifacts == {}
     assert "Nothing new is published: none of" in store.read_bytes("reports/vision/digits/3.html").decode()
 
@@ -267,7 +268,7 @@ def test_an_unsteady_clock_is_said_where_the_figures_stand(finished: tuple[Store
         else one
         for one in verdicts()
     )
-    publish.run(publish_task(store, verdicts=doubted), store)
+    publish.run(publish_task(store, verdicts=doubted), store, Mounts())
     page = parsed(store.read_bytes("reports/vision/digits/3.html").decode()).text
     assert "The clock was unsteady: known to 40% only." in page
 
@@ -430,7 +431,7 @@ def test_the_report_says_what_is_left_of_the_worst_channel(report: str) -> None:
 def test_the_first_lines_say_what_would_gain_more_and_what_keeps_it_out(finished: tuple[Store, str]) -> None:
     store, _ = finished
     held_back = "int8-openvino is about 3.1 times as fast as the original, but accuracy drop 0.12 must not exceed 0.1"
-    publish.run(publish_task(store, held_back={"cpu": held_back}), store)
+    publish.run(publish_task(store, held_back={"cpu": held_back}), store, Mounts())
     text = parsed(store.read_bytes("reports/vision/digits/3.html").decode()).text
     assert f"More could be gained: {held_back}." in text
     assert text.index("More could be gained") < text.index("Candidates for cpu")

@@ -104,7 +104,7 @@ class Text(TaskMetric):
             self.classes[number] if 0 <= number < len(self.classes) else "\ufffd" for number in numbers.tolist()
         )
 
-    def read(self, label: Array, said: Letters) -> Letters:
+    def read(self, label: Array, prediction: Letters) -> Letters:
         """A text, or numbers of classes; negative ones, blanks and the one that is ignored fill up."""
         if label.dtype.kind in "OSU":
             if not self.classes and self.scores:
@@ -137,21 +137,23 @@ class Text(TaskMetric):
         """Edits and characters."""
         return Edits()
 
-    def kept(self, said: Letters, truth: Letters) -> Mapping[Hashable, bool]:
+    def kept(self, prediction: Letters, truth: Letters) -> Mapping[Hashable, bool]:
         """Characters of which at least half are read."""
         there, found = Counter(truth), Counter[Hashable]()
-        for step in Levenshtein.opcodes(truth, said):
+        for step in Levenshtein.opcodes(truth, prediction):
             if step.tag == "equal":
                 found.update(truth[step.src_start : step.src_end])
         return {letter: 2 * found[letter] >= times for letter, times in there.items()}
 
-    def pairs(self, said: Letters, truth: Letters) -> Iterable[tuple[Hashable, Hashable]]:
+    def pairs(self, prediction: Letters, truth: Letters) -> Iterable[tuple[Hashable, Hashable]]:
         """Characters of a label with those that are read in their place."""
         return [
             pair
-            for step in Levenshtein.opcodes(truth, said)
+            for step in Levenshtein.opcodes(truth, prediction)
             if step.tag in ("equal", "replace")
-            for pair in zip(truth[step.src_start : step.src_end], said[step.dest_start : step.dest_end], strict=False)
+            for pair in zip(
+                truth[step.src_start : step.src_end], prediction[step.dest_start : step.dest_end], strict=False
+            )
         ]
 
     def live(self, rule: Comparison) -> Comparison | None:
@@ -180,9 +182,9 @@ class Edits:
 
     _scores: list[Array] = field(default_factory=list)
 
-    def add(self, said: Letters, truth: Letters) -> None:
+    def add(self, prediction: Letters, truth: Letters) -> None:
         """Compare two texts."""
-        self._scores.append(np.array([Levenshtein.distance(said, truth), len(truth)], dtype=np.float64))
+        self._scores.append(np.array([Levenshtein.distance(prediction, truth), len(truth)], dtype=np.float64))
 
     def pool(self) -> Pool:
         """1 - character error rate. Raises DataError where there is no character at all."""

@@ -6,7 +6,7 @@ The library that opens pictures clips and rounds silently; this module knows whi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,10 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fettle.api.text import percent
 from fettle.api.vocabulary import Color
 from fettle.errors import DataError
-from fettle.optimizer.data.columns import Array, Room, readable
+from fettle.preprocess.reading import readable
+from fettle.runtimes.base import Array
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-KIND = f"image ({', '.join(FORMATS)})"
 SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 EIGHT_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"})
 OPENED_BYTES = 12  # per pixel while a picture is opened, turned, converted and scaled
@@ -34,6 +34,28 @@ _ADVICE = (
 )
 
 
+class Room(Protocol):
+    """Where pictures are opened, which has an end."""
+
+    def require(self, size: int, where: str) -> None:
+        """Raises DataError where `size` bytes more do not fit."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Formats that are read, and what to do about a picture that cannot be: the last words of an error."""
+
+    formats: tuple[str, ...] = FORMATS
+    advice: str = _ADVICE
+
+    def __str__(self) -> str:
+        return f"image ({', '.join(self.formats)})"
+
+
+FILES = Kinds()
+
+
 @dataclass(frozen=True)
 class Picture:
     """The pixels, upright and in the requested colours. `white` is the value of a white pixel: 255 or 65535."""
@@ -42,11 +64,11 @@ class Picture:
     white: int
 
 
-def opened(stream: IO[bytes], color: Color, room: Room, where: str) -> Picture:
+def opened(stream: IO[bytes], color: Color, room: Room, where: str, kinds: Kinds = FILES) -> Picture:
     """Open a picture. Raises DataError, which says what is wrong and what to do."""
-    with readable(where, KIND), _identified(stream, where) as image:
+    with readable(where, str(kinds)), _identified(stream, room, where, kinds) as image:
         room.require(image.width * image.height * OPENED_BYTES, f"{where}, {image.width} x {image.height} pixels")
-        _refuse(image, where)
+        _refuse(image, where, kinds)
         deep = image.mode in SIXTEEN_BITS or image.mode == "I"
         upright = ImageOps.exif_transpose(image)
         if deep:
@@ -56,14 +78,18 @@ def opened(stream: IO[bytes], color: Color, room: Room, where: str) -> Picture:
         return Picture(_solid(upright, where).convert("L" if color is Color.GRAYSCALE else "RGB"), 255)
 
 
-def _identified(stream: IO[bytes], where: str) -> Image.Image:
+def _identified(stream: IO[bytes], room: Room, where: str, kinds: Kinds) -> Image.Image:
     try:
-        return Image.open(stream, formats=FORMATS)
+        return Image.open(stream, formats=kinds.formats)
+    except Image.DecompressionBombError:  # before anybody is told its size
+        least = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        room.require(least * OPENED_BYTES, f"{where}, more than {least} pixels")
+        raise
     except UnidentifiedImageError as error:  # whose words name an object in memory
-        raise DataError(f"{where} is not a readable {KIND}: its format was not recognised") from error
+        raise DataError(f"{where} is not a readable {kinds}: its format was not recognised") from error
 
 
-def _refuse(image: Image.Image, where: str) -> None:
+def _refuse(image: Image.Image, where: str, kinds: Kinds) -> None:
     """Raises DataError for a picture whose values the library would change."""
     why = _REFUSED.get(image.mode)
     if image.mode == "I" and image.format == "PPM":  # scaled to 16 bits by the library
@@ -79,7 +105,7 @@ def _refuse(image: Image.Image, where: str) -> None:
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a camera's MPO: the picture, then its previews
         raise DataError(f"{where} contains {getattr(image, 'n_frames', 1)} images: save each in its own file")
     if why is not None:
-        raise DataError(f"{where} {why}: {_ADVICE}")
+        raise DataError(f"{where} {why}: {kinds.advice}")
 
 
 def _is_reduced(image: Image.Image) -> bool:

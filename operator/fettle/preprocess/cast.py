@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fettle.errors import DataError
-from fettle.optimizer.data.columns import Array
-from fettle.runtimes.base import numpy_dtype, v2_dtype
+from fettle.runtimes.base import Array, numpy_dtype, v2_dtype
 
 _NO_INPUT = {
     "c": "complex numbers",

@@ -1,0 +1,1 @@
+"""From raw data to the model's inputs. The optimizer reads evaluation data with this code, and the server requests: what was measured is served."""

@@ -1,0 +1,222 @@
+"""Tokens that the Kubernetes API server knows, such as those of ServiceAccounts: each is asked for in a TokenReview, and the answer kept a while.
+
+Strangers who send tokens without end must not shut out those who have good ones. So good tokens are kept apart from others and asked for again by
+threads of their own, and only so many unknown tokens are asked for in a second. Whom nobody can ask for is not let in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import http.client
+import logging
+import re
+import ssl
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from fettle.api.text import clip
+from fettle.server.request import Code, RequestError
+from fettle.server.settings import ServerSettings
+
+log = logging.getLogger(__name__)
+
+PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
+_TOKEN = re.compile(r"[!-~]{1,16384}")  # those of Kubernetes have about a thousand characters
+MOST_KEPT = 4096  # good tokens, and others; beyond, the one that came longest ago is forgotten
+REFUSED_SECONDS = 10.0  # for which a token that is no good stays so
+MOST_WAITING = 64  # unknown tokens that are asked for at the same time, or wait for it; good ones: four times as many
+MOST_A_SECOND, BURST = 50.0, 500.0  # unknown tokens
+ANSWER_SECONDS, WAIT_SECONDS = 5.0, 10.0
+_MOST_ANSWER_BYTES = 1 << 20
+_AT_ONCE = 4
+_LOG_SECONDS = 10.0
+
+
+class ReviewError(Exception):
+    """The API server did not say whose token it is."""
+
+
+@dataclass(frozen=True)
+class User:
+    """Whose token it is."""
+
+    name: str
+    groups: frozenset[str] = frozenset()
+
+
+Ask = Callable[[str], User | None]
+
+
+class ApiServer:
+    """Asks the API server, with this pod's own token. `folder`: the files token and ca.crt, which the kubelet renews."""
+
+    def __init__(self, address: str, folder: Path, audiences: tuple[str, ...]) -> None:
+        self._address, self._folder, self._audiences = urlsplit(address), folder, audiences
+
+    def __call__(self, token: str) -> User | None:
+        """Whose token it is; None if it is not valid for one of the audiences. Raises OSError, HTTPException, ReviewError."""
+        spec = {"token": token, "audiences": list(self._audiences)}
+        body = orjson.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec})
+        own = (self._folder / "token").read_text().strip()
+        headers = {"Authorization": f"Bearer {own}", "Content-Type": "application/json", "Accept": "application/json"}
+        connection = self._connection()
+        try:
+            connection.request("POST", PATH, body, headers)
+            answer = connection.getresponse()
+            content = answer.read(_MOST_ANSWER_BYTES)
+        finally:
+            connection.close()
+        if answer.status not in (200, 201):
+            advice = "; its service account must be allowed to create tokenreviews" if answer.status == 403 else ""
+            raise ReviewError(f"the Kubernetes API server answered {answer.status} {answer.reason}{advice}")
+        return self._user(content)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._address.hostname or "", self._address.port
+        if self._address.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+        trusted = ssl.create_default_context(cafile=str(self._folder / "ca.crt"))
+        return http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=trusted)
+
+    def _user(self, content: bytes) -> User | None:
+        try:
+            status: dict[str, Any] = orjson.loads(content)["status"]
+            if status.get("authenticated") is not True:
+                return None
+            # An API server that does not look at audiences names none.
+            if not set(self._audiences) & set(status.get("audiences") or ()):
+                return None
+            return User(str(status["user"]["username"]), frozenset(status["user"].get("groups") or ()))
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ReviewError(f"the Kubernetes API server did not answer with a TokenReview: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Who may come in with a token, None = nobody, and until when that is known."""
+
+    name: str | None
+    until: float
+
+
+class Reviews:
+    """What is known of tokens. Used by one event loop only."""
+
+    def __init__(
+        self, settings: ServerSettings, ask: Ask | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        folder = settings.token_review_folder or Path()
+        self._ask = ask or ApiServer(settings.token_review_server, folder, settings.token_review_audiences)
+        self._users, self._groups = frozenset(settings.token_review_users), frozenset(settings.token_review_groups)
+        self._seconds, self._clock = settings.token_review_cache_seconds, clock
+        self._good: OrderedDict[bytes, Finding] = (
+            OrderedDict()
+        )  # as long as there is room: who was good is asked for first
+        self._others: OrderedDict[bytes, Finding] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[bool]] = {}
+        self._strangers = 0  # of them
+        self._allowed, self._at = BURST, clock()
+        self._threads, self._threads_of_strangers = (
+            ThreadPoolExecutor(_AT_ONCE, name) for name in ("tokens", "strangers")
+        )
+        self._next_log = clock()
+
+    def name(self, token: str) -> str | None:
+        """Whose token it is, as far as that is known; None where nobody is let in with it."""
+        found = self._found(_digest(token))
+        return found.name if found is not None else None
+
+    async def look(self, token: str) -> None:
+        """Have `name` know the token. Raises RequestError UNAVAILABLE where nobody can be asked, or for too many."""
+        if not _TOKEN.fullmatch(token):
+            return
+        digest = _digest(token)
+        if self._found(digest) is not None:
+            return
+        asking = self._asking.get(digest)
+        if asking is None:
+            known = digest in self._good
+            self._require_room(known)
+            self._strangers += not known
+            asking = self._asking[digest] = asyncio.create_task(self._review(digest, token, known))
+        answered = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                answered = await asyncio.shield(asking)  # who hangs up ends nothing that others wait for
+        if not answered:
+            message = "the token cannot be checked, because the Kubernetes API server does not answer as expected: try again later"
+            raise RequestError(Code.UNAVAILABLE, message, unread=True)
+
+    def close(self) -> None:
+        """End the threads, once they have heard what they asked for."""
+        for threads in (self._threads, self._threads_of_strangers):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _found(self, digest: bytes) -> Finding | None:
+        for kept in (self._good, self._others):
+            found = kept.get(digest)
+            if found is not None:
+                kept.move_to_end(digest)
+                return found if self._clock() < found.until else None
+        return None
+
+    def _require_room(self, known: bool) -> None:
+        """Raises RequestError UNAVAILABLE."""
+        waiting = len(self._asking) - self._strangers
+        room = waiting < 4 * MOST_WAITING if known else self._strangers < MOST_WAITING and self._turn()
+        if not room:
+            message = "too many tokens are being checked: try again later"
+            raise RequestError(Code.UNAVAILABLE, message, unread=True)
+
+    def _turn(self) -> bool:
+        """Whether one more unknown token may be asked for in this second, which is then taken."""
+        now = self._clock()
+        self._allowed = min(BURST, self._allowed + (now - self._at) * MOST_A_SECOND)
+        self._at = now
+        if self._allowed < 1:
+            return False
+        self._allowed -= 1
+        return True
+
+    async def _review(self, digest: bytes, token: str, known: bool) -> bool:
+        """Whether the API server said whose token it is, or that it is nobody's."""
+        threads = self._threads if known else self._threads_of_strangers
+        try:
+            user = await asyncio.get_running_loop().run_in_executor(threads, self._ask, token)
+        except (OSError, http.client.HTTPException, ReviewError, ValueError) as error:
+            if self._clock() >= self._next_log:
+                self._next_log = self._clock() + _LOG_SECONDS
+                log.warning("a token could not be reviewed: %s", clip(str(error) or type(error).__name__))
+            return False
+        finally:
+            self._strangers -= not known
+            del self._asking[digest]
+        self._keep(digest, user.name if user is not None and self._may(user) else None)
+        return True
+
+    def _may(self, user: User) -> bool:
+        everybody = not self._users and not self._groups
+        return everybody or user.name in self._users or bool(user.groups & self._groups)
+
+    def _keep(self, digest: bytes, name: str | None) -> None:
+        self._good.pop(digest, None)
+        self._others.pop(digest, None)
+        kept, seconds = (self._others, REFUSED_SECONDS) if name is None else (self._good, self._seconds)
+        kept[digest] = Finding(name, self._clock() + seconds)
+        if len(kept) > MOST_KEPT:
+            kept.popitem(last=False)
+
+
+def _digest(token: str) -> bytes:
+    # Digests are compared, and kept: how long that takes, and a memory dump, say nothing of tokens.
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
