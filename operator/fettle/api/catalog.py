@@ -261,9 +261,9 @@ FORMATS: tuple[FormatEntry, ...] = (
     FormatEntry(
         FormatName.TFLITE,
         ("ai-edge-litert", "onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
-        PORTABLE_RUNTIME,
+        RuntimeName.LITERT,
         (".tflite",),
-        converted=True,
+        revision=2,
     ),
     FormatEntry(
         FormatName.SCIKIT_LEARN,
@@ -331,6 +331,8 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         (Precision.FLOAT32,),
         process_bytes=480 << 20,
     ),
+    # It runs sources as they came, too.
+    RuntimeEntry(RuntimeName.LITERT, "ai-edge-litert", ("TFLite",), (Precision.FLOAT32,), process_bytes=128 << 20),
     # Of the host's memory: a process that has loaded CUDA's libraries. Not measured on a GPU; a bound that leaves room.
     RuntimeEntry(
         RuntimeName.ONNXRUNTIME_CUDA,

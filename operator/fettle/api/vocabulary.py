@@ -113,6 +113,7 @@ class RuntimeName(StrEnum):
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TORCHSCRIPT = "torchscript"
+    LITERT = "litert"
     ONNXRUNTIME_CUDA = "onnxruntime-cuda"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
@@ -129,7 +130,7 @@ class DeviceKind(StrEnum):
 Architecture = Annotated[str, Field(pattern=r"^sm[0-9]{2,3}$", max_length=8)]
 
 # What the files of a model in the store are. The last two are engines, one library's each.
-ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport", "TensorRT", "TensorRT-RTX"]
+ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport", "TFLite", "TensorRT", "TensorRT-RTX"]
 
 
 class Precision(StrEnum):

@@ -79,7 +79,8 @@ def _int8(
     return (RecipeStep(quantize=QuantizeStep(mode=mode, preset=preset, operators=operators)),)
 
 
-ORT, OPENVINO, TORCHSCRIPT = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO, RuntimeName.TORCHSCRIPT
+ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
+TORCHSCRIPT, LITERT = RuntimeName.TORCHSCRIPT, RuntimeName.LITERT
 ON_GPUS = tuple(entry.runtime for entry in catalog.RUNTIMES if entry.device is DeviceKind.NVIDIA)
 STATIC = _int8()
 TRANSFORMER = _int8(preset=QuantizePreset.TRANSFORMER)
@@ -128,8 +129,10 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
     # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
     PlanLine("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != FormatName.TORCH_EXPORT),
-    # 2b: any other runtime, until it has lines of its own
-    *(PlanLine("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT, *ON_GPUS)),
+    # 2b: LiteRT runs a file of its own only as it came
+    PlanLine("float32", LITERT, when=lambda facts: facts.prepare.original.format != "TFLite"),
+    # 2c: any other runtime, until it has lines of its own
+    *(PlanLine("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT, LITERT, *ON_GPUS)),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16, variant="static", static=True, when=_one_shape),
