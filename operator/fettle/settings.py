@@ -68,7 +68,9 @@ class Settings(BaseSettings):
     ] = "ghcr.io/fettle/optimizer-torch:0.1.0"
     optimizer_tensorflow_image: Annotated[
         str,
-        Field(description="Image of the Jobs that prepare sources of TensorFlow, Keras and TFLite, or measure litert."),
+        Field(
+            description="Image of the Jobs that prepare sources of TensorFlow, Keras and TFLite, or build or measure litert."
+        ),
     ] = "ghcr.io/fettle/optimizer-tensorflow:0.1.0"
     optimizer_transformers_image: Annotated[
         str, Field(description="Image of the Jobs that prepare directories of Hugging Face.")

@@ -9,6 +9,8 @@ import pytest
 from tests.toolchains.optimizing import answers, optimized, served
 from tests.toolchains.tensorflow import examples
 
+pytestmark = pytest.mark.timeout(900)  # whole runs, each with a server at its end
+
 
 @pytest.mark.parametrize("saver", [saver for saver in examples.SAVERS if saver != "TFLite"])
 def test_a_file_becomes_an_artifact(tmp_path: Path, saver: str) -> None:
@@ -30,3 +32,17 @@ def test_a_tflite_file_is_served_as_it_came(tmp_path: Path) -> None:
     assert [(row["runtime"], row["candidate"]) for row in status["artifacts"]] == [("litert", "original")]
     (found,) = served(tmp_path, status, items).values()
     np.testing.assert_allclose(found, model.predict(examples.pictures(), verbose=0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("saver", ["Keras", "SavedModel"])
+def test_a_model_of_tensorflow_is_converted_for_litert_and_served(tmp_path: Path, saver: str) -> None:
+    model = examples.convolutional()
+    items = {"image": examples.pictures()}
+    status = optimized(tmp_path, examples.SAVERS[saver](model, tmp_path), items, runtime="litert")
+    rows = {row["name"]: row for row in status["candidates"]}
+    assert rows["float32-litert"]["exact"], "the answers of the original"
+    (artifact,) = status["artifacts"]
+    assert artifact["runtime"] == "litert"
+    (found,) = served(tmp_path, status, items).values()
+    wanted = model.predict(items["image"], verbose=0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 if rows[artifact["candidate"]]["exact"] else 0.1)
