@@ -134,7 +134,7 @@ def mels(rate: int, frames: int, count: int, bands: int) -> np.ndarray:
     spoken = speech(rate, step * frames + width, count)
     windows = np.lib.stride_tricks.sliding_window_view(spoken, width, axis=1)[:, ::step][:, :frames]
     power = np.abs(np.fft.rfft(windows * np.hanning(width), axis=2)) ** 2
-    return (power @ mel_filters(rate, width, bands)).astype(np.float32)
+    return np.asarray(power @ mel_filters(rate, width, bands), np.float32)
 
 
 def mel_filters(rate: int, width: int, bands: int) -> np.ndarray:

@@ -47,3 +47,19 @@ def carried_weights() -> onnx.ModelProto:
     weights += [stored(name, random.standard_normal(shape) / 3) for name, shape in (("w0", (6, 8)), ("kernel", (6, 8)))]
     weights.append(stored("again", random.standard_normal((8, 8)) / 3))
     return model(nodes, [tensor("frames", ["T", "batch", 6])], [tensor("scores", ["batch", 8])], weights)
+
+
+def stacked() -> onnx.ModelProto:
+    """Two LSTM layers, one behind the other, and a linear layer; the batch is the second axis."""
+    random = np.random.default_rng(59)
+    nodes = [
+        helper.make_node("LSTM", ["frames", "w0", "r0"], ["all0"], hidden_size=8, name="first"),
+        helper.make_node("Squeeze", ["all0", "direction"], ["steps0"]),
+        helper.make_node("LSTM", ["steps0", "w1", "r1"], ["all1"], hidden_size=8, name="second"),
+        helper.make_node("Squeeze", ["all1", "direction"], ["steps1"]),
+        helper.make_node("MatMul", ["steps1", "w2"], ["scores"]),
+    ]
+    weights = [stored("direction", [1], "int64"), stored("w2", random.standard_normal((8, 4)))]
+    shapes = {"w0": (1, 32, 6), "r0": (1, 32, 8), "w1": (1, 32, 8), "r1": (1, 32, 8)}
+    weights += [stored(name, random.standard_normal(shape) / 3) for name, shape in shapes.items()]
+    return model(nodes, [tensor("frames", ["T", "batch", 6])], [tensor("scores", ["T", "batch", 4])], weights)
