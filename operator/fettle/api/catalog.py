@@ -213,7 +213,7 @@ STEPS += (
 )
 
 FORMATS: tuple[FormatEntry, ...] = (
-    FormatEntry(FormatName.ONNX, ("onnx", "onnxruntime"), PORTABLE_RUNTIME, (".onnx",), revision=4),
+    FormatEntry(FormatName.ONNX, ("onnx", "onnxruntime"), PORTABLE_RUNTIME, (".onnx",), revision=3),
     FormatEntry(
         FormatName.TORCH_SCRIPT,
         ("onnx", "onnxruntime", "torch"),

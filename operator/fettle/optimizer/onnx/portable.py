@@ -29,6 +29,7 @@ from fettle.optimizer.onnx.stft import convolve_stft
 WANTED_OPSETS = (21, 17, 13)
 RAISE_BELOW = 17
 GROWTH_LIMIT = (2.0, 16 << 20)  # folding may not make a file larger than this factor plus these bytes
+REVISION = 2  # of the steps and of what is found out about their result, for every format: raise it when they change
 
 
 @dataclass(frozen=True)
