@@ -29,6 +29,7 @@ class Traits(ApiModel):
     transformer: bool = False  # attention or LayerNorm was found
     convolutions: int = 0
     matmul_time_share: float = 0.0  # share of MatMul/Gemm in the profiled time of the portable form
+    lstm_time_share: float = 0.0  # likewise of LSTM; 0 where none of these layers has an input with bounds
     p50_milliseconds: float = 0.0  # of the portable form in onnxruntime, one thread, one item; a rough clock
 
 
@@ -57,7 +58,9 @@ class PrepareReport(ApiModel):
     portable: StoredModel
     # None where it was converted; else `portable` is the source as it came, which only its own runtime loads.
     conversion_fault: ConversionFault | None = None
-    portable_runtimes: tuple[RuntimeName, ...]  # which could load the portable form
+    # The source as TensorFlow's converter takes it, where it does and a build of the plan may need it.
+    saved_model: StoredModel | None = None
+    portable_runtimes: tuple[RuntimeName, ...]  # which could load the portable form, or what is made of `saved_model`
     signature: Signature
     traits: Traits
     calibration: StoredData | None = None
