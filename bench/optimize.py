@@ -106,8 +106,8 @@ def one_case(case: Case, tools: Sequence[Tool], work: Path, processes: int) -> l
         items = split(case.items(case.count, work))
         held_out = HeldOut(case, source, items, work / case.name / "held-out")
         row = replace(row, metric=held_out.reference.metric.value, items=len(held_out.items))
-        if held_out.reference.blind is not None:
-            print(f"{case.name}: {held_out.reference.blind}", file=sys.stderr)
+        if held_out.reference.no_evidence is not None:
+            print(f"{case.name}: {held_out.reference.no_evidence}", file=sys.stderr)
         rows, outcomes = [], []
         for tool in tools:
             print(f"{case.name}: {tool.name}", file=sys.stderr)

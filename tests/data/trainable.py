@@ -5,6 +5,7 @@ Import this only where PyTorch is needed: it takes seconds.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -109,3 +110,8 @@ def stranger() -> nn.Module:
 def nothing() -> int:
     """No net."""
     return 0
+
+
+def leaving() -> nn.Module:
+    """No net, and no process either."""
+    sys.exit(3)

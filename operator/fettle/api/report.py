@@ -29,6 +29,7 @@ class Traits(ApiModel):
     transformer: bool = False  # attention or LayerNorm was found
     convolutions: int = 0
     matmul_time_share: float = 0.0  # share of MatMul/Gemm in the profiled time of the portable form
+    lstm_time_share: float = 0.0  # likewise of LSTM; 0 where none of these layers has an input with bounds
     p50_milliseconds: float = 0.0  # of the portable form in onnxruntime, one thread, one item; a rough clock
 
 
@@ -57,7 +58,9 @@ class PrepareReport(ApiModel):
     portable: StoredModel
     # None where it was converted; else `portable` is the source as it came, which only its own runtime loads.
     conversion_fault: ConversionFault | None = None
-    portable_runtimes: tuple[RuntimeName, ...]  # which could load the portable form
+    # The source as TensorFlow's converter takes it, where it does and a build of the plan may need it.
+    saved_model: StoredModel | None = None
+    portable_runtimes: tuple[RuntimeName, ...]  # which could load the portable form, or what is made of `saved_model`
     signature: Signature
     traits: Traits
     calibration: StoredData | None = None
@@ -71,6 +74,7 @@ class PrepareReport(ApiModel):
     # How many of `items` at most have something to find by that metric, where it is a task's; None: all of them count.
     informative: int | None = None
     custom_code: str | None = None  # what spec.data.evaluation.custom.uri held
+    loss_code: dict[str, str] = {}  # what each train.custom.uri held, by address
     generated: bool = False
     # PortableForm: the source as it came cannot be timed (`notes` say why); `original` is then the portable form.
     basis: Basis = Basis.SOURCE_RUNTIME
@@ -84,7 +88,8 @@ class PrepareReport(ApiModel):
 class TrainingEpoch(ApiModel):
     """An epoch: the mean loss on the training items, and the loss and the score on the validation set.
 
-    The score is the share of right answers, or the share of the variance that the answers explain; 1 is best.
+    The score is the share of right answers, or the share of the variance that the answers explain, of which 1 is best; for a loss of the user's own
+    it is the loss, negated.
     """
 
     epoch: int  # 0: before any training
@@ -104,6 +109,7 @@ class TrainingFigures(ApiModel):
     score: float
     original_score: float
     judged: str  # what the score is, for a person
+    loss: str = ""  # on the labels; empty where training follows the original's answers only
     parameters_before: int
     parameters_after: int
     seconds: float

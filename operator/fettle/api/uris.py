@@ -4,6 +4,7 @@ how a pod is told where its claims and its Secrets lie."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -23,13 +24,15 @@ REMOTE_SCHEMES = (*OBJECT_STORES, *WEB, HUB, REGISTRY, MODELS)
 
 _CLAIM = "pvc://[a-z0-9][a-z0-9.-]*"
 _BUCKET = f"({'|'.join(OBJECT_STORES)})://[^/]+"
-_REPOSITORY = f"{HUB}://(datasets/)?[^/]+/[^/@]+(@[^/]+)?"
-_DIGEST = "@sha256:[0-9a-f]{64}"
-_PACK = f"{REGISTRY}://[^/]+/[a-z0-9._/-]+"
+DIGEST = "sha256:[0-9a-f]{64}"
+_PACK = f"{REGISTRY}://(?P<host>[^/]+)/(?P<name>[a-z0-9._/-]+)"
 _PART = "[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*"  # of a repository's name
-_TAG = "[:][A-Za-z0-9_][A-Za-z0-9_.-]*"
-_ARTIFACT = f"{_PACK}(({_TAG}({_DIGEST})?|{_DIGEST})(/.*)?)?"
-_MODEL = f"{MODELS}://[^/@]+(/[0-9]+|@[^/@]+)"
+_TAG = "[:](?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]*)"
+_PATH = "(/(?P<path>.*))?"
+# Addresses whose files a server lists. Their groups have names for the client that reads them; the rules of the API go without (`_unnamed`).
+HUB_ADDRESS = f"{HUB}://((?P<datasets>datasets/))?(?P<name>[^/]+/[^/@]+)(@(?P<revision>[^/]+))?{_PATH}"
+REGISTRY_ADDRESS = f"{_PACK}(({_TAG}(@(?P<tag_digest>{DIGEST}))?|@(?P<digest>{DIGEST})){_PATH})?"
+MODELS_ADDRESS = f"{MODELS}://(?P<model>[^/@]+)(/(?P<version>[0-9]+)|@(?P<alias>[^/@]+)){_PATH}"
 _REMOTE = f"({'|'.join(REMOTE_SCHEMES)})://"
 # A user in front of the host. What stands there in mlflow:// is a model.
 _USER = f"({'|'.join(scheme for scheme in REMOTE_SCHEMES if scheme != MODELS)})://[^/]*@"
@@ -61,7 +64,7 @@ def file_rules(field: str, what: str = "a file or folder", *, optional: bool = F
         "az://CONTAINER/PATH, https://HOST/PATH, hf://ORG/NAME@REVISION/PATH, oci://REGISTRY/REPOSITORY:TAG or mlflow://MODEL/VERSION; "
         "file:// works in `fettle optimize` only"
     )
-    served = f"https?://[^/]+/.+|{_REPOSITORY}(/.*)?|{_ARTIFACT}|{_MODEL}(/.*)?"
+    served = f"https?://[^/]+/.+|{HUB_ADDRESS}|{REGISTRY_ADDRESS}|{MODELS_ADDRESS}"
     return _rules(field, f"{_CLAIM}(/.*)?|{_BUCKET}(/.*)?|{served}", message, optional)
 
 
@@ -80,7 +83,7 @@ def artifact_rules(field: str) -> tuple[Rule, ...]:
         f"{field} must be pvc://CLAIM/PATH, an artifact in a claim of this namespace, or s3://BUCKET/PATH, gs://BUCKET/PATH, "
         "az://CONTAINER/PATH or oci://REGISTRY/REPOSITORY@sha256:DIGEST"
     )
-    return _rules(field, f"{_CLAIM}/.+|{_BUCKET}/.+|{_PACK}{_DIGEST}", message, True)
+    return _rules(field, f"{_CLAIM}/.+|{_BUCKET}/.+|{_PACK}@{DIGEST}", message, True)
 
 
 def repository_rules(field: str) -> tuple[Rule, ...]:
@@ -93,7 +96,7 @@ def _rules(field: str, pattern: str, message: str, optional: bool) -> tuple[Rule
     absent = "!has(self.uri) || " if optional else ""
     secret = field.removesuffix("uri") + "secretName"
     return (
-        Rule(f"{absent}self.uri.matches('^({pattern})$')", message),
+        Rule(f"{absent}self.uri.matches('^({_unnamed(pattern)})$')", message),
         Rule(
             f"{absent}!self.uri.matches('^({_USER}|{_REMOTE}[^?#]*[?#])')",
             f"{field} must not contain a user, a password or a query, because everybody who may read the object reads them: "
@@ -104,6 +107,11 @@ def _rules(field: str, pattern: str, message: str, optional: bool) -> tuple[Rule
             f"{secret} belongs to an address outside of the cluster: {', '.join(f'{scheme}://' for scheme in REMOTE_SCHEMES)}",
         ),
     )
+
+
+def _unnamed(pattern: str) -> str:
+    """`pattern` without the names of its groups: no two of an expression may have the same."""
+    return re.sub(r"\(\?P<\w+>([^()]*)\)", r"\1", pattern)
 
 
 def claim_of(uri: str) -> str | None:

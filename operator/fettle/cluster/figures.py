@@ -63,7 +63,7 @@ class PodFigures:
         try:
             return _SECONDS.validate_json(b"[%b]" % bytes(self.body[at:end]))
         except ValidationError as error:
-            raise UnreadableError(_said(error, count)) from error
+            raise UnreadableError(_first_error(error, count)) from error
 
 
 def parse(body: bytes | bytearray) -> PodFigures:
@@ -79,11 +79,11 @@ def parse(body: bytes | bytearray) -> PodFigures:
     try:
         head = _Beside.model_validate_json(beside)
     except ValidationError as error:
-        raise UnreadableError(_said(error)) from error
+        raise UnreadableError(_first_error(error)) from error
     return PodFigures(head, body, start, stop)
 
 
-def _said(error: ValidationError, seconds_before: int | None = None) -> str:
+def _first_error(error: ValidationError, seconds_before: int | None = None) -> str:
     """What was wrong first. `seconds_before`: so many seconds were read before this piece."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = [str(part) for part in first["loc"]]

@@ -114,13 +114,13 @@ def _container_fault(container: Object, *, limited: bool) -> PodFault | None:
     ended = state.get("terminated") or last.get("terminated") or {}
     if not ended or ended.get("reason") in NO_FAULT or (ended.get("exitCode") == 0 and not ended.get("signal")):
         return None
-    reason, message = said(ended, limited=limited)
+    reason, message = exit_reason(ended, limited=limited)
     own = reason is not Reason.OUT_OF_MEMORY or limited
     final = own and reason in HOPELESS and int(container.get("restartCount") or 0) >= ATTEMPTS - 1
     return PodFault(reason, message, final)
 
 
-def said(ended: Any, *, limited: bool) -> tuple[Reason, str]:
+def exit_reason(ended: Any, *, limited: bool) -> tuple[Reason, str]:
     """Reason and message of a failed container: the server writes `<Reason>: <message>` as its termination message.
 
     `limited`: whether the container has a memory limit.
@@ -152,7 +152,7 @@ def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
         for ended in _ends(pod):
             at = timestamps.read(ended.get("finishedAt"))
             if at is not None and _own_fault(ended, limited=limited):
-                text = clip(said(ended, limited=limited)[1], 256)
+                text = clip(exit_reason(ended, limited=limited)[1], 256)
                 crashed.append(Crash(pod["metadata"]["name"], at, text))
     return tuple(crashed)
 

@@ -134,7 +134,7 @@ def _require_same_answers(estimator: FittedEstimator, name: str, table: Array, p
     from fettle.optimizer.data.items import Items
     from fettle.optimizer.onnx import model as onnx_model
     from fettle.optimizer.onnx.session import session
-    from fettle.optimizer.prepare.conversion import held
+    from fettle.optimizer.prepare.conversion import difference
     from fettle.optimizer.sources.base import RunnableModel
     from fettle.optimizer.sources.framework import runner
     from fettle.preprocess.cast import cast
@@ -148,7 +148,7 @@ def _require_same_answers(estimator: FittedEstimator, name: str, table: Array, p
     run = runner(estimator, "scikit-learn", signature, {})
     opened = session(Path(path), signature)
     try:
-        told = held(RunnableModel(signature, {}, run), opened.infer, items, signature)
+        told = difference(RunnableModel(signature, {}, run), opened.infer, items, signature)
     except FettleError as error:
         message = f"skl2onnx does not convert this {name} faithfully: {error.message}; convert it yourself, and pass the ONNX model"
         raise UsageError(message) from error

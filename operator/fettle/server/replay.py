@@ -29,7 +29,7 @@ from fettle.api.window import Agreement, Problem
 from fettle.errors import DataError, RuntimeFailure
 from fettle.runtimes import cpu
 from fettle.server.model import ServedModel
-from fettle.server.samples import MOST_AT_ONCE, Sample, SamplesHead, as_batch, require, unpack
+from fettle.server.samples import MOST_AT_ONCE, Sample, SamplesHead, as_batch, received
 from fettle.server.settings import ServerSettings
 from fettle.server.tls import AUTHORITY
 from fettle.store.comparison import Outcome, compare
@@ -80,18 +80,10 @@ class Exchange:
             status, body = self._ask(address)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where}: {error or type(error).__name__}") from error
-        if status != 200:
-            said = body[:200].decode(errors="replace").strip()
-            raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} returned no samples ({status}): {said}")
         try:
-            head, samples = unpack(body)
-            for sample in samples:
-                require(head, sample)
-            return head, samples
+            return received(status, body)
         except ValueError as error:
-            raise Trouble(
-                Reason.ANALYSIS_UNREACHABLE, f"{where} returned something that is not a sample: {error}"
-            ) from error
+            raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} returned no samples: {error}") from error
 
     def _ask(self, address: tuple[str, int]) -> tuple[int, bytes]:
         """Status and body of the response. If only one of the two revisions uses TLS, this is detected once and remembered."""

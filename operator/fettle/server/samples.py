@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,16 @@ def require(head: SamplesHead, sample: Sample) -> None:
     missing = sorted(head.comparisons.keys() - sample.outputs.keys())
     if missing:
         raise ValueError(f"a sample has no output {missing}, which must be compared")
+
+
+def received(status: int, body: bytes) -> tuple[SamplesHead, list[Sample]]:
+    """What a pod answered that was asked for samples, each of them checked. Raises ValueError for anything else."""
+    if status != HTTPStatus.OK:
+        raise ValueError(f"{status} {body[:200].decode(errors='replace').strip()}")
+    head, samples = unpack(body)
+    for sample in samples:
+        require(head, sample)
+    return head, samples
 
 
 def _array(tensor: WireTensor, view: memoryview) -> tuple[Array, int]:

@@ -6,6 +6,7 @@ and in `<name>.npy` where each begins and how many bytes it has. bfloat16 is its
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Mapping
@@ -71,6 +72,19 @@ def write_npz(stream: IO[bytes], arrays: Arrays) -> int:
                 for text in texts:
                     target.write(_encoded(text))
     return size
+
+
+def item_digest(arrays: Arrays) -> str:
+    """sha256 (hexadecimal) of an item's content: of names, types, shapes and values. Texts are str."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        if array.dtype == object:
+            for text in map(str.encode, array.reshape(-1).tolist()):
+                digest.update(b"%d\0%b" % (len(text), text))
+        else:
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def npz_bytes(arrays: Arrays) -> bytes:

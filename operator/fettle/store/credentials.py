@@ -71,7 +71,7 @@ def _inside(value: str) -> Iterator[str]:
     """The texts of a JSON document, as a service account's key is one, and what `docker login` writes; and the lines of any other."""
     try:
         document = json.loads(value) if value.startswith("{") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict):
         yield from (text for key, text in document.items() if isinstance(text, str) and "private" in key)

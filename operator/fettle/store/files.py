@@ -25,6 +25,14 @@ def file_digest(path: Path) -> tuple[str, int]:
         return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size
 
 
+def holds(place: Path, sha256: str | None, size: int | None = None) -> bool:
+    """Whether `place` is a file with this content already, so that nothing need be copied to it."""
+    if not place.is_file() or sha256 is None:
+        return False
+    digest, found = file_digest(place)
+    return digest == sha256 and size in (None, found)
+
+
 def stream_digest(stream: IO[bytes]) -> str:
     """sha256 (hexadecimal) of what is left of `stream`."""
     digest = hashlib.sha256()

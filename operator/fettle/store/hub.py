@@ -7,8 +7,6 @@ files it has, and one for the files of that commit.
 from __future__ import annotations
 
 import io
-import json
-import os
 import re
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
@@ -17,17 +15,19 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from fettle.api.reasons import Reason
+from fettle.api.uris import HUB_ADDRESS
 from fettle.errors import FettleError
 from fettle.store.credentials import Credentials
 from fettle.store.failures import Failure
 from fettle.store.listed import ListedFiles
-from fettle.store.places import Missing, Place, holder, plain, require_keys, stays_inside, web_server
+from fettle.store.places import Missing, Place, given_by, require_keys, server_of, stays_inside, web_server
+from fettle.store.web import json_object
 
 PUBLIC = "https://huggingface.co"
 TOKEN, ENDPOINT = "HF_TOKEN", "HF_ENDPOINT"
-_ADDRESS = re.compile(
-    r"hf://(?P<datasets>datasets/)?(?P<name>(?!datasets/)[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.*))?"
-)
+MOST_LISTING = 32 << 20  # bytes: a hundred thousand files, and all else that is told of a repository
+_ADDRESS = re.compile(HUB_ADDRESS)
+_NAME = re.compile("(?!datasets/)[^/@]+/[^/@]+")
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,12 @@ def find(
     Raises what `missing` makes.
     """
     matched = _ADDRESS.fullmatch(uri)
-    if matched is None:
+    if matched is None or not _NAME.fullmatch(matched["name"]):
         raise missing(f"{uri}: expected hf://ORG/NAME@REVISION/PATH or hf://datasets/ORG/NAME@REVISION/PATH")
     require_keys(uri, credentials, missing)
     repository = Repository(matched["name"], unquote(matched["revision"] or "main"), matched["datasets"] is not None)
-    given = credentials.values if credentials is not None else os.environ
-    endpoint = (given.get(ENDPOINT) or PUBLIC).rstrip("/")
-    if not plain(endpoint):
-        message = f"{repository}: {holder(credentials)} has an {ENDPOINT} that is not https://HOST or https://HOST/PATH"
-        raise missing(message, reason=Reason.INVALID_SPEC)
-    token = given.get(TOKEN)
+    endpoint = server_of(ENDPOINT, PUBLIC, credentials, str(repository), missing)
+    token = given_by(credentials).get(TOKEN)
 
     def at(path: str) -> Place:
         return web_server(f"{endpoint}/{path}", credentials, {"token": token} if token else {}, missing)
@@ -98,16 +94,16 @@ class HubFiles(ListedFiles):
     def _names(self) -> frozenset[str]:
         text = io.BytesIO()
         try:
-            self._fetch_whole("", text)
+            self._fetch_whole("", text, MOST_LISTING)
         except FileNotFoundError:
             raise self._missing(f"{self._repository}: there is no such repository or revision") from None
         try:
-            told = json.loads(text.getvalue())
+            told = json_object(text.getvalue())
             commit, names = told["sha"], frozenset(each["rfilename"] for each in told["siblings"])
             strange = sorted(str(name) for name in names if not stays_inside(name))
             if not stays_inside(commit):
                 raise ValueError("no commit")
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             message = f"{self._place.root} does not answer as a Hugging Face Hub does: correct {ENDPOINT}"
             raise self._missing(message) from None
         if strange:

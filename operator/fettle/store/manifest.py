@@ -30,7 +30,7 @@ from fettle.errors import StoreError
 from fettle.store import profile as profiles
 from fettle.store.arrays import Arrays, npz_bytes, read_npz
 from fettle.store.comparison import Comparison
-from fettle.store.files import file_digest, whole_file
+from fettle.store.files import holds, whole_file
 from fettle.store.profile import Profile
 from fettle.store.store import FILE_MODE, Store, explained
 from fettle.store.uris import Location, Mounts, locate, relative_path
@@ -195,11 +195,11 @@ def copy_pack(home: Location, sha256: str, folder: Path) -> Manifest:
 def _copy_packed(files: Any, file: StoredFile, folder: Path) -> None:
     target = folder / relative_path(file.path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_file() and file_digest(target) == (file.sha256, file.bytes):
+    if holds(target, file.sha256, file.bytes):
         return
     with whole_file(target) as partial, explained(f"reading {file.path}", reading=True):
         files.get_file(file.path, str(partial))
-        if file_digest(partial) != (file.sha256, file.bytes):
+        if not holds(partial, file.sha256, file.bytes):
             raise StoreError(f"{file.path} does not match the manifest", reason=Reason.ARTIFACT_TAMPERED)
         partial.chmod(FILE_MODE)
 
@@ -234,7 +234,7 @@ def check_fetched(folder: Path, sha256: str) -> Manifest:
     manifest = read_fetched(folder, sha256)
     reference = {folder / REFERENCE: manifest.reference} if manifest.reference is not None else {}
     for path, file in ({folder / MODEL_FOLDER / each.path: each for each in manifest.model.files} | reference).items():
-        if not path.is_file() or file_digest(path) != (file.sha256, file.bytes):
+        if not holds(path, file.sha256, file.bytes):
             raise StoreError(f"{path} does not match the manifest", reason=Reason.ARTIFACT_TAMPERED)
     return manifest
 

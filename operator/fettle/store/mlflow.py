@@ -6,8 +6,6 @@ connection that breaks begins the file again. MLflow's own package would bring p
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -15,19 +13,19 @@ from functools import cached_property
 from typing import IO, Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
-from fettle.api.reasons import Reason
+from fettle.api.uris import MODELS_ADDRESS
 from fettle.errors import FettleError
 from fettle.store.credentials import Credentials
 from fettle.store.listed import WholeFiles
-from fettle.store.places import Missing, holder, plain, require_keys, stays_inside
+from fettle.store.places import Missing, given_by, require_keys, server_of, stays_inside
 from fettle.store.remote import absent
-from fettle.store.web import Asked, WebApi
+from fettle.store.web import Asked, WebApi, json_object
 
 SERVER, TOKEN = "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"
 LOGIN = {"username": "MLFLOW_TRACKING_USERNAME", "password": "MLFLOW_TRACKING_PASSWORD"}
 API, ARTIFACTS = "api/2.0/mlflow", "api/2.0/mlflow-artifacts/artifacts"
 MOST_ENTRIES = 10_000
-_ADDRESS = re.compile(r"mlflow://(?P<model>[^/@]+)(/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))(/(?P<path>.*))?")
+_ADDRESS = re.compile(MODELS_ADDRESS)
 
 
 @dataclass(frozen=True)
@@ -55,13 +53,8 @@ def find(
     require_keys(uri, credentials, missing)
     alias = unquote(matched["alias"]) if matched["alias"] else None
     model = ModelVersion(unquote(matched["model"]), matched["version"], alias)
-    given = credentials.values if credentials is not None else os.environ
-    server = given.get(SERVER, "").rstrip("/")
-    if not plain(server):
-        message = f"{model}: expected {SERVER} in {holder(credentials)}: https://HOST or https://HOST/PATH of the tracking server"
-        raise missing(message, reason=Reason.INVALID_SPEC)
-    api = WebApi(server, credentials, missing)
-    return ModelFiles(model, api, _proof(given), pinned, missing), unquote(matched["path"] or "")
+    api = WebApi(server_of(SERVER, "", credentials, str(model), missing), credentials, missing)
+    return ModelFiles(model, api, _proof(given_by(credentials)), pinned, missing), unquote(matched["path"] or "")
 
 
 def _proof(given: Mapping[str, str]) -> Mapping[str, str]:
@@ -160,12 +153,9 @@ class ModelFiles(WholeFiles):
         if not answer.good:
             raise self._api.error(url, answer)
         try:
-            told = json.loads(answer.body)
-        except (ValueError, RecursionError):
+            return json_object(answer.body)
+        except ValueError:
             raise self._no_server() from None
-        if not isinstance(told, Mapping):
-            raise self._no_server()
-        return told
 
     def _no_server(self) -> FettleError:
         return self._missing(f"{self._place.root} does not answer as an MLflow tracking server does: correct {SERVER}")

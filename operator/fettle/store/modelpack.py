@@ -77,11 +77,11 @@ def push(pack: Pack, registry: Registry, sent: Sent, missing: Missing, name: str
     layers = [_layer(path, *file_digest(file)) for path, file in sorted(pack.files.items())]
     for layer in layers:
         with pack.files[layer["annotations"][TITLE]].open("rb") as stream:
-            _put(registry, layer, stream, missing)
+            _put(registry, layer, stream)
         sent(layer["size"])
     config = _canonical(_config(pack, reference.name.rpartition("/")[2], [layer["digest"] for layer in layers]))
     described = {"mediaType": CONFIG, "digest": _digest(config), "size": len(config)}
-    _put(registry, described, io.BytesIO(config), missing)
+    _put(registry, described, io.BytesIO(config))
     manifest = _canonical(
         {
             "schemaVersion": 2,
@@ -117,7 +117,7 @@ def _config(pack: Pack, name: str, digests: list[str]) -> dict[str, Any]:
     }
 
 
-def _put(registry: Registry, blob: Mapping[str, Any], content: IO[bytes], missing: Missing) -> None:
+def _put(registry: Registry, blob: Mapping[str, Any], content: IO[bytes]) -> None:
     """See that the registry has a blob. An upload that breaks begins again: what had arrived counts for nothing."""
     if registry.has(blob["digest"]):
         return
@@ -125,7 +125,7 @@ def _put(registry: Registry, blob: Mapping[str, Any], content: IO[bytes], missin
     def upload() -> None:
         begun = registry.ask("blobs/uploads/", "POST").headers.get("Location")
         if begun is None:
-            raise missing(f"{registry.root} does not answer as an OCI registry does: correct the address")
+            raise registry.no_registry()
         place = urljoin(f"{registry.root}/blobs/uploads/", begun)
         whole = f"{place}{'&' if '?' in place else '?'}digest={quote(blob['digest'])}"
         registry.put(whole, content, blob["size"], "application/octet-stream")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -24,12 +24,14 @@ from fettle.store.credentials import Credentials
 from fettle.store.files import stream_digest
 from fettle.store.listed import WholeFiles
 from fettle.store.places import Missing, Place, require_keys, stays_inside, web_server
-from fettle.store.registry import Layer, Manifest, Registry, parse
+from fettle.store.registry import MOST_BYTES, Layer, Manifest, Registry, parse
 
 TITLE = "org.opencontainers.image.title"
 FILEPATH = "org.cncf.model.filepath"
 UNPACK = "io.deis.oras.content.unpack"  # oras: the layer is a folder
 MODEL_LAYER = "application/vnd.cncf.model."
+MOST_LAYERS = 10_000
+MOST_ARCHIVES = 500  # each is kept open
 _ARCHIVE = re.compile(r"[.+]tar([.+](gzip|zstd))?$")
 Found = TypeVar("Found")
 
@@ -87,9 +89,12 @@ class ArtifactFiles(WholeFiles):
 
     @cached_property
     def _files(self) -> Mapping[str, _Whole | layers.Member]:
+        self._require_bounded(self.manifest.layers)
         files: dict[str, _Whole | layers.Member] = {}
         for layer in self.manifest.layers:  # as in an image: what a later one holds counts
             files |= self._files_of(layer)
+            if len(files) > layers.MOST_FILES:
+                raise self._missing(f"{self._title} holds more than {layers.MOST_FILES} files")
         if not files:
             message = f"{self._title} holds no files: expected layers with the annotation {TITLE} or {FILEPATH}, or tar archives"
             raise self._missing(message)
@@ -97,6 +102,18 @@ class ArtifactFiles(WholeFiles):
         if both is not None:
             raise self._missing(f"{self._title} holds {both!r}, and also a file where its folder should be")
         return files
+
+    def _require_bounded(self, listed: Sequence[Layer]) -> None:
+        """Raises what `missing` makes for a manifest that lists more than any model has; nothing of it has been fetched yet."""
+        archives, size = sum(map(self._is_archive, listed)), sum(layer.size for layer in listed)
+        bounds = (
+            (len(listed), MOST_LAYERS, "layers"),
+            (archives, MOST_ARCHIVES, "archives"),
+            (size, MOST_BYTES, "bytes"),
+        )
+        for found, most, unit in bounds:
+            if found > most:
+                raise self._missing(f"{self._title}: the manifest lists {found} {unit}, expected at most {most}")
 
     def _files_of(self, layer: Layer) -> Mapping[str, _Whole | layers.Member]:
         title = layer.annotation(TITLE, FILEPATH)

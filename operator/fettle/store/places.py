@@ -136,6 +136,23 @@ def holder(credentials: Credentials | None) -> str:
     return f"Secret {credentials.name}" if credentials is not None else "the environment"
 
 
+def given_by(credentials: Credentials | None) -> Mapping[str, str]:
+    """Where keys and values come from: the Secret if there is one, else the environment."""
+    return credentials.values if credentials is not None else os.environ
+
+
+def server_of(variable: str, default: str, credentials: Credentials | None, title: str, missing: Missing) -> str:
+    """The web address of the server that `variable` names; `title` is what a person knows the place on it as.
+
+    Raises what `missing` makes (InvalidSpec) for anything else.
+    """
+    server = (given_by(credentials).get(variable) or default).rstrip("/")
+    if not plain(server):
+        message = f"{title}: expected {variable} in {holder(credentials)}: https://HOST or https://HOST/PATH"
+        raise missing(message, reason=Reason.INVALID_SPEC)
+    return server
+
+
 def authority_of(given: Mapping[str, str]) -> str | None:
     """The certificates of a private CA, in PEM."""
     return next((given[key] for key in CA_KEYS if key in given), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 from collections.abc import Mapping, MutableMapping
@@ -17,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from fettle.api.reasons import Reason
+from fettle.api.uris import DIGEST, REGISTRY_ADDRESS
 from fettle.errors import FettleError
 from fettle.store.credentials import DOCKER_CONFIG, Credentials
-from fettle.store.places import Missing, holder
+from fettle.store.places import Missing, given_by, holder
 from fettle.store.remote import absent
-from fettle.store.web import Answer, Asked, WebApi
+from fettle.store.web import Answer, Asked, WebApi, json_object
 
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 MANIFESTS = (
@@ -29,14 +29,12 @@ MANIFESTS = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
-DIGEST = "sha256:[0-9a-f]{64}"
-MOST_BYTES = 1 << 43  # of a blob: what a manifest announces beyond it is no size of a file
+MOST_BYTES = 1 << 43  # of a blob, and of all blobs of an artifact: what is announced beyond it is no size of files
 PLAIN_HTTP = "PLAIN_HTTP"
-_NAME = "[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*"
-_ADDRESS = re.compile(
-    rf"oci://(?P<host>[^/@]+)/(?P<name>{_NAME}(?:/{_NAME})*)"
-    rf"(?P<version>(:(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?(@(?P<digest>{DIGEST}))?)(/(?P<path>.*))?"
-)
+MOST_TAG = 128  # characters
+_ADDRESS = re.compile(REGISTRY_ADDRESS)
+_COMPONENT = "[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*"
+_NAME = re.compile(f"{_COMPONENT}(?:/{_COMPONENT})*")
 _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
 _DOCKER_HUB = {"docker.io": "registry-1.docker.io"}
 _DOCKER_HUBS_KEY = "index.docker.io"
@@ -64,11 +62,17 @@ class Reference:
 def parse(uri: str, missing: Missing) -> tuple[Reference, str]:
     """The artifact, and the path in it. Raises what `missing` makes."""
     matched = _ADDRESS.fullmatch(uri)
-    if matched is None or (matched["path"] is not None and not matched["version"]):
+    if matched is None or not _is_reference(matched["host"], matched["name"], matched["tag"]):
         message = f"{uri}: expected oci://REGISTRY/REPOSITORY:TAG or oci://REGISTRY/REPOSITORY@sha256:DIGEST, and /PATH behind it for a file in it"
         raise missing(message)
-    tag = matched["tag"] or (None if matched["digest"] else "latest")
-    return Reference(matched["host"], matched["name"], tag, matched["digest"]), matched["path"] or ""
+    digest = matched["digest"] or matched["tag_digest"]
+    tag = matched["tag"] or (None if digest else "latest")
+    return Reference(matched["host"], matched["name"], tag, digest), matched["path"] or ""
+
+
+def _is_reference(host: str, name: str, tag: str | None) -> bool:
+    """Whether a registry may know an artifact by these: the API's rule bounds neither the parts of a name nor the length of a tag."""
+    return "@" not in host and _NAME.fullmatch(name) is not None and len(tag or "") <= MOST_TAG
 
 
 class _Document(BaseModel):
@@ -101,7 +105,7 @@ class Registry:
 
     def __init__(self, reference: Reference, credentials: Credentials | None, missing: Missing) -> None:
         self.reference, self._credentials, self._missing = reference, credentials, missing
-        given = credentials.values if credentials is not None else os.environ
+        given = given_by(credentials)
         told = given.get(PLAIN_HTTP, "").lower()
         plain = told == "true" or (not told and _LOOPBACK.fullmatch(reference.host) is not None)
         host = _DOCKER_HUB.get(reference.host, reference.host)
@@ -160,6 +164,10 @@ class Registry:
                 f"{self.reference}: the registry has no such repository, and makes none: create it first"
             ) from None
 
+    def no_registry(self) -> FettleError:
+        """What is told of a server that answers as no registry does."""
+        return self._missing(f"{self.root} does not answer as an OCI registry does: correct the address")
+
     def _manifest(self, selector: str) -> tuple[Manifest, str]:
         try:
             answer = self.ask(f"manifests/{selector}", headers={"Accept": ", ".join(MANIFESTS)})
@@ -174,7 +182,7 @@ class Registry:
         try:
             return Manifest.model_validate_json(answer.body), digest
         except ValidationError:
-            raise self._missing(f"{self.root} does not answer as an OCI registry does: correct the address") from None
+            raise self.no_registry() from None
 
     # --------------------------------------------------------------------------------------------------------- who asks
 
@@ -209,11 +217,11 @@ class Registry:
         if not answer.good:
             raise self.api.error(url, answer)
         try:
-            document = json.loads(answer.body)
+            document = json_object(answer.body)
             token = document.get("token") or document["access_token"]
             if not re.fullmatch(r"[\x21-\x7e]+", token):
                 raise ValueError("no token")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise self._missing(f"{realm} does not answer as the token service of a registry does") from None
         return {"token": token}
 
@@ -226,7 +234,7 @@ class Registry:
         hosts = (host, _DOCKER_HUBS_KEY) if host in _DOCKER_HUB else (host,)
         try:
             logins = logins_of(document)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             message = f"{self.reference}: {holder(self._credentials)} has a value that cannot be used: {DOCKER_CONFIG}"
             raise self._missing(message, reason=Reason.INVALID_SPEC) from None
         known = [key for key in logins if any(f"{place}/{name}/".startswith(f"{key}/") for place in hosts)]
@@ -242,7 +250,7 @@ class Registry:
 def logins_of(document: str) -> dict[str, dict[str, str]]:
     """By registry, or by a path in one, what a document of `docker login` holds: `username` and `password`."""
     found = {}
-    for name, entry in json.loads(document).get("auths", {}).items():
+    for name, entry in json_object(document).get("auths", {}).items():
         if entry.get("auth"):
             username, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
         elif "password" in entry:

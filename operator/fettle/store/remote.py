@@ -9,8 +9,8 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -61,7 +61,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         key = path.strip("/")
         entries: list[dict[str, Any]] = []
         if self._place.lists:
-            with self._told(key):
+            with self._translated(key):
                 found = obstore.list_with_delimiter(self._place.client, prefix=key or None)
             entries += [{"name": name, "size": 0, "type": "directory"} for name in found["common_prefixes"]]
             entries += [_entry(meta) for meta in found["objects"] if meta["path"] != key]
@@ -79,7 +79,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         import obstore
 
         key = path.strip("/")
-        with self._told(key):
+        with self._translated(key):
             found = [_entry(meta) for batch in obstore.list(self._place.client, prefix=key or None) for meta in batch]
         return {entry["name"]: entry for entry in found} if detail else [entry["name"] for entry in found]
 
@@ -111,14 +111,14 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
     def _first(self, key: str) -> Any:
         import obstore
 
-        with self._told(key):
+        with self._translated(key):
             pages = obstore.list(self._place.client, prefix=key or None, chunk_size=1)
             return next((page[0] for page in pages if page), None)
 
     def _head(self, key: str) -> dict[str, Any]:
         import obstore
 
-        with self._told(key):
+        with self._translated(key):
             try:
                 return dict(obstore.head(self._place.client, key))
             except (FileNotFoundError, obstore.exceptions.BaseError) as error:
@@ -169,24 +169,21 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
                 data, at = data[written:], at + written
 
         try:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                list(pool.map(fetch, range(0, size, PART)))
+            at_once(fetch, range(0, size, PART))
         except obstore.exceptions.NotSupportedError:
             self._fetch_whole(key, target, size)
 
     def _fetch_whole(self, key: str, target: IO[bytes], most: int | None = None) -> None:
-        """For a server without ranges: nothing can be continued there, so that a broken connection begins again. `most`: bytes that it announced."""
+        """For a server without ranges: nothing can be continued there, so that a broken connection begins again. `most`: bytes that it may send."""
         import obstore
 
         target.seek(0)
         target.truncate()
-        with self._told(key):
+        with self._translated(key):
             for chunk in obstore.get(self._place.client, key).stream(min_chunk_size=1 << 20):
                 target.write(chunk)
                 if most is not None and target.tell() > most:
-                    raise self._missing(
-                        f"{self._place.root}/{key}: the server sends more than the {most} bytes that it announced"
-                    )
+                    raise self._missing(f"{self._place.root}/{key}: the server sends more than {most} bytes")
         target.flush()
 
     def read_range(self, key: str, meta: dict[str, Any], start: int, end: int) -> bytes:
@@ -197,7 +194,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         tag = meta.get("e_tag")
         if tag and not tag.startswith("W/"):
             options["if_match"] = tag
-        with self._told(key):
+        with self._translated(key):
             return bytes(obstore.get(self._place.client, key, options=options).bytes())
 
     # ------------------------------------------------------------------------------------------------------------- writing
@@ -209,7 +206,7 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         key, size = path.strip("/"), source.seek(0, os.SEEK_END)
         source.seek(0)
         options = {"use_multipart": size > WHOLE, "chunk_size": PART, "max_concurrency": AT_ONCE}
-        with self._told(key):
+        with self._translated(key):
             obstore.put(self._place.client, key, source, **options)
 
     def rm_file(self, path: str) -> None:
@@ -217,14 +214,14 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
         import obstore
 
         key = path.strip("/")
-        with self._told(key):
+        with self._translated(key):
             obstore.delete(self._place.client, key)
 
     # -------------------------------------------------------------------------------------------------------------- errors
 
     @contextmanager
-    def _told(self, key: str) -> Iterator[None]:
-        """What the client raises, in words of ours. Its own are left out: they may show what was sent."""
+    def _translated(self, key: str) -> Iterator[None]:
+        """The errors of the client, translated into ours. Its own messages are left out: they may show what was sent."""
         from obstore import exceptions
 
         try:
@@ -242,6 +239,23 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
 
     def _error(self, where: str, failure: Failure) -> FettleError:
         return error_of(self._place, where, failure, self._missing)
+
+
+def at_once(fetch: Callable[[int], None], starts: Iterable[int]) -> None:
+    """Call `fetch` with each of `starts`, AT_ONCE of them at a time: those of a file that announces terabytes are not held in memory.
+
+    Raises what a call raised, and makes no more calls then.
+    """
+    running: set[Future[None]] = set()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in starts:
+            if len(running) == AT_ONCE:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for part in done:
+                    part.result()
+            running.add(pool.submit(fetch, start))
+        for part in running:
+            part.result()
 
 
 def absent(where: str) -> FileNotFoundError:

@@ -31,7 +31,7 @@ from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat
 from fettle.errors import StoreError
 from fettle.store.arrays import Arrays, write_npz
-from fettle.store.files import CHUNK, copy_and_digest, file_digest, whole_file
+from fettle.store.files import CHUNK, copy_and_digest, file_digest, holds, whole_file
 from fettle.store.remote import RemoteFiles
 from fettle.store.uris import Location, Mounts, locate, relative_path
 
@@ -223,7 +223,7 @@ class Store:
         """
         target = folder / relative_path(file.path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.is_file() or file_digest(target) != (file.sha256, file.bytes):
+        if not holds(target, file.sha256, file.bytes):
             self.fetch_blob(file.sha256, target, file.path, file.bytes)
         return target
 

@@ -6,6 +6,7 @@ The client is that of the standard library. A request is tried again for as long
 from __future__ import annotations
 
 import errno
+import json
 import math
 import ssl
 import time
@@ -197,6 +198,17 @@ def patiently(attempt: Callable[[], Found]) -> Found:
         time.sleep(wait)
         wait = min(wait * backoff["base"], backoff["max_backoff"].total_seconds())
     return attempt()
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """The object that somebody else's JSON holds. Raises ValueError for everything else, however deeply it is nested."""
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(document, dict):
+        raise ValueError("expected an object")
+    return document
 
 
 def _shown(url: str) -> str:

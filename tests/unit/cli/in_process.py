@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
+from tests.data import models
 from tests.probed_once import probed_once
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
@@ -52,3 +58,22 @@ async def optimized(spec: OptimizedModelSpec, mounts: Mounts) -> OptimizedModelS
     """The status that the whole run ends with; its store is the claim `fettle-store`."""
     runner = InProcess(mounts)
     return await LocalRun(RunInput("default", "here", 1, spec, "pvc://fettle-store", 0.3), runner).run()
+
+
+async def quantized(
+    folder: Path, model: onnx.ModelProto, items: Mapping[str, Any], max_drop: float, **evaluation: Any
+) -> OptimizedModelStatus:
+    """The same of a model with one int8 candidate. `items`: its evaluation data by input, and `labels` if there are any."""
+    models.save(model, folder / "model.onnx")
+    np.savez(folder / "items.npz", **items)
+    (folder / "store").mkdir()
+    spec = OptimizedModelSpec.model_validate(
+        {
+            "source": {"uri": "pvc://models/model.onnx"},
+            "data": {"evaluation": {"uri": "pvc://models/items.npz", **evaluation}},
+            "targets": [{"name": "cpu", "runtimes": ["onnxruntime"]}],
+            "recipes": [{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}],
+            "constraints": {"accuracy": {"maxDrop": max_drop}, "speedup": {"min": 0.01}},
+        }
+    )
+    return await optimized(spec, Mounts({"models": folder, "fettle-store": folder / "store"}))

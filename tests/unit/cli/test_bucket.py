@@ -12,7 +12,7 @@ from tests.servers import s3
 from tests.unit.cli.api_server import api_server
 from tests.unit.cli.test_pull import artifact
 
-from fettle.cli.access.bucket import BucketFiles, found
+from fettle.cli.access.bucket import BucketFiles, location_of
 from fettle.cli.main import main
 from fettle.cli.pods import prune as program
 from fettle.errors import StoreError
@@ -43,7 +43,7 @@ def store(keys: Path, request: pytest.FixtureRequest) -> Store:
 
 
 def sweep(store: Store, keep: list[str], keys: Path, *, older: int = -60, dry: bool = False) -> dict[str, object]:
-    return program.sweep(BucketFiles(found(store.uri, keys)), {"keep": keep, "older": older, "dry": dry})
+    return program.sweep(BucketFiles(location_of(store.uri, keys)), {"keep": keep, "older": older, "dry": dry})
 
 
 def test_an_artifact_is_pulled_from_a_bucket(store: Store, keys: Path, tmp_path: Path) -> None:
@@ -88,10 +88,10 @@ def test_checkpoints_of_a_training_that_nobody_goes_on_with_go(store: Store, key
 def test_a_blob_that_was_used_lately_stays(store: Store, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "FRESH_SECONDS", -1.0)
     sha256 = store.put_bytes(b"used")
-    written = BucketFiles(found(store.uri, keys)).sizes("blobs")[f"blobs/{sha256}"][1]
+    written = BucketFiles(location_of(store.uri, keys)).sizes("blobs")[f"blobs/{sha256}"][1]
     time.sleep(1.1)  # the server counts in seconds
     assert store.has_blob(sha256)
-    files = BucketFiles(found(store.uri, keys))
+    files = BucketFiles(location_of(store.uri, keys))
     assert files.sizes("blobs")[f"blobs/{sha256}"][1] > written
     sweep(store, [], keys)
     assert store.names("used") == [], "its mark goes with it"

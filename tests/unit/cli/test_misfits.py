@@ -16,11 +16,9 @@ from tests.data import models
 from tests.unit.cli import in_process
 
 from fettle.api.conditions import find
-from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
-from fettle.store.uris import Mounts
 
 Array = np.ndarray[Any, Any]
 ITEMS, INPUTS, HIDDEN = 420, 12, 48
@@ -58,20 +56,8 @@ async def optimized(
 ) -> OptimizedModelStatus:
     """The whole run on items with these labels."""
     made, items, _ = ruined_by_int8(outputs, bias)
-    models.save(made, folder / "model.onnx")
     given = {"x": items} if labels is None else {"x": items, "labels": labels}
-    np.savez(folder / "items.npz", **given)
-    (folder / "store").mkdir()
-    spec = OptimizedModelSpec.model_validate(
-        {
-            "source": {"uri": "pvc://models/model.onnx"},
-            "data": {"evaluation": {"uri": "pvc://models/items.npz", **evaluation}},
-            "targets": [{"name": "cpu", "runtimes": ["onnxruntime"]}],
-            "recipes": [{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}],
-            "constraints": {"accuracy": {"maxDrop": 0.05}, "speedup": {"min": 0.01}},
-        }
-    )
-    return await in_process.optimized(spec, Mounts({"models": folder, "fettle-store": folder / "store"}))
+    return await in_process.quantized(folder, made, given, 0.05, **evaluation)
 
 
 def ends_as(status: OptimizedModelStatus) -> tuple[str | None, str]:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from tests.servers.registry import FILEPATH, RAW, TITLE, RegistryServer, archive, digest_of
+from tests.servers.retries import retry_soon
 from tests.servers.web import serving
 from tests.unit.cli.test_pull import artifact
 
 from fettle.cli.main import main
-from fettle.store import places
 from fettle.store.manifest import check_fetched
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
 pytest.importorskip("obstore")
 LOGIN, SECRET = ("me", "correct horse battery"), "t0ken-of-the-service"
-HASTE = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=5), "base": 2}
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(places, "RETRY", {"max_retries": 3, "retry_timeout": timedelta(seconds=20), "backoff": HASTE})
+    retry_soon(monkeypatch)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "nobody"))
     monkeypatch.chdir(tmp_path)
 

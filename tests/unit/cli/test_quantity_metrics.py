@@ -12,10 +12,8 @@ from tests.data import models
 from tests.unit.cli import in_process
 from tests.unit.cli.test_misfits import let_through
 
-from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.vocabulary import Evidence, Metric
-from fettle.store.uris import Mounts
 
 Array = np.ndarray[Any, Any]
 ITEMS, INPUTS, HIDDEN, OUTPUTS = 300, 12, 48, 3
@@ -49,24 +47,13 @@ def network(ruined: bool, sigmoid: bool) -> tuple[Any, Array, Array]:
 async def optimized(folder: Path, metric: Metric, ruined: bool, labelled: bool) -> OptimizedModelStatus:
     """The whole run, with one int8 candidate. Labels are what the original answers, and a little otherwise."""
     made, items, answers = network(ruined, sigmoid=metric == Metric.MULTI_LABEL)
-    models.save(made, folder / "model.onnx")
     random = np.random.default_rng(9)
     if metric == Metric.MULTI_LABEL:
         labels = (answers > 0.5) ^ (random.random(answers.shape) < 0.05)
     else:
         labels = answers + random.normal(0, 0.3, answers.shape)
-    np.savez(folder / "items.npz", x=items, **({"labels": labels} if labelled else {}))
-    (folder / "store").mkdir()
-    spec = OptimizedModelSpec.model_validate(
-        {
-            "source": {"uri": "pvc://models/model.onnx"},
-            "data": {"evaluation": {"uri": "pvc://models/items.npz", "metric": metric}},
-            "targets": [{"name": "cpu", "runtimes": ["onnxruntime"]}],
-            "recipes": [{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}],
-            "constraints": {"accuracy": {"maxDrop": 0.1}, "speedup": {"min": 0.01}},
-        }
-    )
-    return await in_process.optimized(spec, Mounts({"models": folder, "fettle-store": folder / "store"}))
+    given = {"x": items, **({"labels": labels} if labelled else {})}
+    return await in_process.quantized(folder, made, given, 0.1, metric=metric)
 
 
 @pytest.mark.parametrize("labelled", [False, True], ids=["no labels", "labels"])

@@ -17,7 +17,7 @@ from tests.unit.server.serving import SIGNATURE, Server
 from tests.unit.server.test_replay import TOKEN, ask, drain, serve
 
 from fettle.cli.access.live_items import LiveItems, PodPort, gather
-from fettle.cli.commands.sample import told
+from fettle.cli.commands.sample import summary
 from fettle.cluster.serving import samples_name
 from fettle.errors import ClusterError
 from fettle.optimizer.data.columns import Room
@@ -60,7 +60,9 @@ def test_items_are_those_that_were_asked_each_once(server: Server, tmp_path: Pat
     ask(server, [0, 1, 2, 3], 1)
     ask(server, [4, 5, 6, 7], 2)
     found = at_once([port(server)], 5)
-    assert told(found, 5) == "2 of 5 items, because there were not more requests in the time (1 repeated ones skipped)"
+    assert (
+        summary(found, 5) == "2 of 5 items, because there were not more requests in the time (1 repeated ones skipped)"
+    )
     np.savez(tmp_path / "live.npz", **found.arrays(5))  # type: ignore[arg-type]
     request = ItemsRequest("pvc://claim/live.npz")
     items = read(request, Mounts({"claim": tmp_path}), SIGNATURE, {"x": 0}, Room(1 << 20))
@@ -96,7 +98,7 @@ def test_what_cannot_be_kept_in_one_file_is_skipped_and_counted() -> None:
         found.add({"tokens": np.array(tokens)})
     found.add({"tokens": np.array([np.inf, 1.0])})
     assert found.arrays(9)["tokens"].tolist() == [[1, 2], [3, 4]]
-    assert told(found, 2) == "2 items (1 of other shapes skipped, 1 with infinity skipped)"
+    assert summary(found, 2) == "2 items (1 of other shapes skipped, 1 with infinity skipped)"
 
 
 def test_a_text_as_long_as_a_book_does_not_make_every_other_one_as_large() -> None:
@@ -104,7 +106,7 @@ def test_a_text_as_long_as_a_book_does_not_make_every_other_one_as_large() -> No
     for text in ("good", "x" * 100_000):
         found.add({"text": np.array([text], object)})
     assert found.arrays(9)["text"].nbytes < 100
-    assert told(found, 1) == "1 items (1 too large skipped)"
+    assert summary(found, 1) == "1 items (1 too large skipped)"
 
 
 def test_texts_are_saved_without_pickles(tmp_path: Path) -> None:

@@ -12,11 +12,9 @@ from tests.data import models
 from tests.unit.cli import in_process
 from tests.unit.cli.test_misfits import let_through
 
-from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import CandidateStatus, OptimizedModelStatus
 from fettle.api.vocabulary import Metric
 from fettle.store.manifest import Manifest
-from fettle.store.uris import Mounts
 
 Array = np.ndarray[Any, Any]
 ITEMS, SIDE = 240, 24
@@ -64,19 +62,8 @@ def segmenter(ruined: bool) -> tuple[Any, Array]:
 
 async def optimized(folder: Path, ruined: bool, labels: Array | None = None, **evaluation: Any) -> OptimizedModelStatus:
     made, items = segmenter(ruined)
-    models.save(made, folder / "model.onnx")
-    np.savez(folder / "items.npz", x=items, **({} if labels is None else {"labels": labels}))
-    (folder / "store").mkdir()
-    spec = OptimizedModelSpec.model_validate(
-        {
-            "source": {"uri": "pvc://models/model.onnx"},
-            "data": {"evaluation": {"uri": "pvc://models/items.npz", "metric": "Auto", **evaluation}},
-            "targets": [{"name": "cpu", "runtimes": ["onnxruntime"]}],
-            "recipes": [{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}],
-            "constraints": {"accuracy": {"maxDrop": 0.05}, "speedup": {"min": 0.01}},
-        }
-    )
-    return await in_process.optimized(spec, Mounts({"models": folder, "fettle-store": folder / "store"}))
+    given = {"x": items, **({} if labels is None else {"labels": labels})}
+    return await in_process.quantized(folder, made, given, 0.05, **{"metric": "Auto", **evaluation})
 
 
 def published(folder: Path, row: CandidateStatus) -> Manifest:

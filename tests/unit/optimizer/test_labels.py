@@ -17,7 +17,7 @@ from fettle.optimizer.labels.question import Answered
 from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
 from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.chance import Chance, refuse_chance
-from fettle.optimizer.measure.metrics import Judging, Scores
+from fettle.optimizer.measure.metrics import Scores, ScoringRule
 
 Array = np.ndarray[Any, Any]
 EYE = np.eye(4, dtype=np.float32)
@@ -284,8 +284,8 @@ def is_refused(labels: Array, answers: list[Array]) -> bool:
     """Whether these labels say nothing of these answers."""
     try:
         reading = understand(labels, answered(answers), spec())
-        judging = Judging.of(Metric.ACCURACY, reading, spec().average, -1, 0.0)
-        scores, chance = Scores(judging), Chance(judging)
+        scoring = ScoringRule.of(Metric.ACCURACY, reading, spec().average, -1, 0.0)
+        scores, chance = Scores(scoring), Chance(scoring)
         for answer, label in zip(answers, labels, strict=True):
             scores.add(answer, np.asarray(label))
             chance.add(answer, np.asarray(label))

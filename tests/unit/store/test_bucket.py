@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from fettle.errors import StoreError
 from fettle.optimizer.data import items
 from fettle.optimizer.data.columns import Room
 from fettle.optimizer.data.items import ItemsRequest
-from fettle.store import places, remote
+from fettle.store import remote
 from fettle.store import store as stores
 from fettle.store.cache import read_build, write_build
 from fettle.store.store import Store
@@ -38,12 +37,6 @@ pytest.importorskip("moto")
 def server() -> Iterator[s3.S3Server]:
     with s3.running("artifacts") as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    backoff = {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=20), "base": 2}
-    monkeypatch.setattr(places, "RETRY", {"max_retries": 3, "retry_timeout": timedelta(seconds=20), "backoff": backoff})
 
 
 @pytest.fixture

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from tests.servers.web import WebServer, serving
+from tests.unit.store.locations import read, secret
 
 from fettle.api.reasons import Reason
 from fettle.errors import SourceError
-from fettle.store import places
 from fettle.store.uris import Location, Mounts, locate
 
 pytest.importorskip("obstore")
@@ -23,12 +22,6 @@ FILES = {
     "onnx/model ü.onnx_data": b"weights",
     "data/0.npz": b"",
 }
-HASTE = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=5), "base": 2}
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "RETRY", {"max_retries": 2, "retry_timeout": timedelta(seconds=20), "backoff": HASTE})
 
 
 def publish(server: WebServer, name: str, revision: str, files: dict[str, bytes], kind: str = "models") -> None:
@@ -47,17 +40,8 @@ def hub() -> Iterator[WebServer]:
 
 
 def at(hub: WebServer, uri: str, folder: Path, token: str | None = None) -> Location:
-    keys = {"HF_ENDPOINT": hub.url} | ({"HF_TOKEN": token} if token else {})
-    folder.joinpath("hub").mkdir(exist_ok=True)
-    for key, value in keys.items():
-        (folder / "hub" / key).write_text(value)
-    return locate(uri, Mounts(secrets={uri: folder / "hub"}), missing=SourceError)
-
-
-def read(location: Location) -> bytes:
-    with location.filesystem.open(location.path, "rb") as stream:
-        content: bytes = stream.read()
-    return content
+    given = secret(folder / "hub", {"HF_ENDPOINT": hub.url, **({"HF_TOKEN": token} if token else {})})
+    return locate(uri, Mounts(secrets={uri: given}), missing=SourceError)
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -167,6 +151,12 @@ def test_an_answer_that_no_hub_gives_is_told_as_such(hub: WebServer, tmp_path: P
         read(at(hub, "hf://org/digits/README.md", tmp_path))
 
 
+def test_a_listing_without_end_is_not_read(hub: WebServer, tmp_path: Path) -> None:
+    hub.files["/api/models/org/digits/revision/main"] = b" " * (33 << 20)
+    with pytest.raises(SourceError, match="the server sends more than 33554432 bytes"):
+        read(at(hub, "hf://org/digits/README.md", tmp_path))
+
+
 @pytest.mark.parametrize(
     "name", ["model-/../../../away.safetensors", "/etc/passwd", "a//b", "..\\a", "a\0b", "./a", ""]
 )
@@ -187,7 +177,7 @@ def test_an_endpoint_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_an_endpoint_is_a_web_address_without_credentials(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    with pytest.raises(SourceError, match="HF_ENDPOINT that is not https://HOST") as caught:
+    with pytest.raises(SourceError, match="expected HF_ENDPOINT in the environment: https://HOST") as caught:
         locate("hf://org/digits", Mounts(), missing=SourceError)
     assert "secret" not in caught.value.message
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from tests.data import models
 from tests.servers.web import WebServer, serving
+from tests.unit.store.locations import read, refusal, secret
 
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
-from fettle.errors import FettleError, SourceError
+from fettle.errors import SourceError
 from fettle.optimizer.prepare.source import fetch
 from fettle.store import mlflow as tracking
-from fettle.store import places
 from fettle.store.uris import Location, Mounts, locate
 
 pytest.importorskip("obstore")
@@ -26,12 +25,6 @@ API, ARTIFACTS = "/api/2.0/mlflow", "/api/2.0/mlflow-artifacts/artifacts"
 TOKEN, PASSWORD = "s3cr3t-t0ken-of-mine", "correct horse battery"
 WEIGHTS = bytes(range(256)) * 1000
 FILES = {"MLmodel": b"flavors: {onnx: {data: model.onnx}}", "model.onnx": WEIGHTS, "data/an ü.npz": b"", "data/b": b"b"}
-HASTE = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=5), "base": 2}
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "RETRY", {"max_retries": 3, "retry_timeout": timedelta(seconds=20), "backoff": HASTE})
 
 
 def told(server: WebServer, path: str, document: object) -> None:
@@ -75,22 +68,8 @@ def server() -> Iterator[WebServer]:
 
 
 def at(server: WebServer, uri: str, folder: Path, **keys: str) -> Location:
-    (folder / "tracking").mkdir(exist_ok=True)
-    for key, value in {"MLFLOW_TRACKING_URI": server.url, **keys}.items():
-        (folder / "tracking" / key).write_text(value)
-    return locate(uri, Mounts(secrets={uri: folder / "tracking"}), missing=SourceError)
-
-
-def read(location: Location, path: str = "") -> bytes:
-    with location.filesystem.open(path or location.path, "rb") as stream:
-        content: bytes = stream.read()
-    return content
-
-
-def refusal(location: Location, path: str = "model.onnx") -> FettleError:
-    with pytest.raises(SourceError) as caught:
-        read(location, path)
-    return caught.value
+    given = secret(folder / "tracking", {"MLFLOW_TRACKING_URI": server.url}, **keys)
+    return locate(uri, Mounts(secrets={uri: given}), missing=SourceError)
 
 
 @pytest.mark.parametrize("uri", ["mlflow://digits/3", "mlflow://digits@champion"])

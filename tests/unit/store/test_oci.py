@@ -10,7 +10,6 @@ import ssl
 import tarfile
 from base64 import b64encode
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pyarrow
@@ -19,21 +18,22 @@ from tests.data import models
 from tests.servers.registry import FILE, FILEPATH, RAW, TITLE, Layer, RegistryServer, archive, digest_of
 from tests.servers.web import WebServer, serving
 from tests.unit.server.certificates import Authority
+from tests.unit.store.locations import read, refusal, secret
 
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
-from fettle.errors import DataError, FettleError, SourceError
+from fettle.errors import DataError, SourceError
 from fettle.optimizer.prepare.source import fetch
-from fettle.store import files, places, remote
+from fettle.store import files, layers, oci
 from fettle.store.credentials import CleanFormatter, hidden_values
 from fettle.store.uris import Location, Mounts, locate
 
 pytest.importorskip("obstore")
+pytestmark = pytest.mark.usefixtures("small_parts")
 LOGIN = ("me", "correct horse battery")
 KEYS = {"username": LOGIN[0], "password": LOGIN[1]}
 SECRET = "t0ken-of-the-service"
 WEIGHTS = bytes(range(256)) * 1000
-HASTE = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=5), "base": 2}
 PACK: list[Layer] = [
     (RAW, {FILEPATH: "model.onnx"}, WEIGHTS),
     (RAW, {TITLE: "data/0.npz", FILEPATH: "data/0.npz"}, b"items"),
@@ -41,9 +41,7 @@ PACK: list[Layer] = [
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(places, "RETRY", {"max_retries": 3, "retry_timeout": timedelta(seconds=20), "backoff": HASTE})
-    monkeypatch.setattr(remote, "PART", 64 << 10)
+def nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "nobody"))
 
 
@@ -52,13 +50,6 @@ def registry() -> Iterator[RegistryServer]:
     with serving(RegistryServer()) as server:
         server.publish("team/digits", "v1", PACK)
         yield server
-
-
-def keys(folder: Path, values: dict[str, str]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for key, value in values.items():
-        (folder / key).write_text(value)
-    return folder
 
 
 def docker_config(host: str, login: tuple[str, str] = LOGIN) -> dict[str, str]:
@@ -70,18 +61,6 @@ def docker_config(host: str, login: tuple[str, str] = LOGIN) -> dict[str, str]:
 def at(registry: RegistryServer, artifact: str, folder: Path | None = None) -> Location:
     uri = f"oci://{registry.host}/{artifact}"
     return locate(uri, Mounts(secrets={uri: folder}), missing=SourceError)
-
-
-def read(location: Location, path: str = "") -> bytes:
-    with location.filesystem.open(path or location.path, "rb") as stream:
-        content: bytes = stream.read()
-    return content
-
-
-def refusal(location: Location, path: str = "model.onnx") -> FettleError:
-    with pytest.raises(SourceError) as caught:
-        read(location, path)
-    return caught.value
 
 
 # ------------------------------------------------------------------------------------------------------------------- files
@@ -207,7 +186,7 @@ def test_a_password_is_shown_to_the_token_service_alone(registry: RegistryServer
     registry.login, registry.secret = LOGIN, SECRET
     with serving(WebServer({"/blob": WEIGHTS})) as elsewhere:
         registry.redirects[f"/v2/team/digits/blobs/{digest_of(WEIGHTS)}"] = f"{elsewhere.url}/blob"
-        assert read(at(registry, "team/digits:v1", keys(tmp_path / "door", KEYS)), "model.onnx") == WEIGHTS
+        assert read(at(registry, "team/digits:v1", secret(tmp_path / "door", KEYS)), "model.onnx") == WEIGHTS
         assert {request.authorization for request in elsewhere.requests} == {None}
     shown = {request.authorization for request in registry.requests if not request.path.startswith("/token")}
     assert shown == {None, f"Bearer {SECRET}-pull"}
@@ -220,7 +199,7 @@ def test_a_registry_may_want_the_password_itself(
 ) -> None:
     registry.login = LOGIN
     values = docker_config(given.replace("HOST", registry.host)) if isinstance(given, str) else given
-    location = at(registry, "team/digits:v1", keys(tmp_path / "door", values))
+    location = at(registry, "team/digits:v1", secret(tmp_path / "door", values))
     assert read(location, "model.onnx") == WEIGHTS
     assert registry.requests[0].authorization is None, "nothing is shown before it is asked for"
 
@@ -238,7 +217,7 @@ def test_the_login_of_this_machine_counts_where_there_is_no_secret(
 
 def test_a_token_that_is_too_old_is_renewed(registry: RegistryServer, tmp_path: Path) -> None:
     registry.login, registry.secret = LOGIN, SECRET
-    location = at(registry, "team/digits:v1", keys(tmp_path / "door", KEYS))
+    location = at(registry, "team/digits:v1", secret(tmp_path / "door", KEYS))
     assert location.filesystem.exists("model.onnx")
     registry.secret = "another-t0ken"
     assert read(location, "model.onnx") == WEIGHTS
@@ -256,13 +235,13 @@ CLOSED = [
 
 
 @pytest.mark.parametrize(("given", "words"), CLOSED)
-@pytest.mark.parametrize("secret", [SECRET, None], ids=["token", "password"])
+@pytest.mark.parametrize("token", [SECRET, None], ids=["token", "password"])
 def test_a_closed_door_says_what_to_do(
-    registry: RegistryServer, tmp_path: Path, secret: str | None, given: dict[str, str] | None, words: str
+    registry: RegistryServer, tmp_path: Path, token: str | None, given: dict[str, str] | None, words: str
 ) -> None:
-    registry.login, registry.secret = LOGIN, secret
+    registry.login, registry.secret = LOGIN, token
     with pytest.raises(SourceError) as caught:
-        read(at(registry, "team/digits:v1", None if given is None else keys(tmp_path / "door", given)), "model.onnx")
+        read(at(registry, "team/digits:v1", None if given is None else secret(tmp_path / "door", given)), "model.onnx")
     assert words in caught.value.message
     assert "wrong-pass" not in caught.value.message
     assert caught.value.reason in (Reason.FORBIDDEN, Reason.INVALID_SPEC)
@@ -271,7 +250,7 @@ def test_a_closed_door_says_what_to_do(
 @pytest.mark.parametrize("realm", ["file:///etc/passwd", "ftp://127.0.0.1/token", ""])
 def test_a_token_is_asked_of_a_web_server_alone(registry: RegistryServer, tmp_path: Path, realm: str) -> None:
     registry.login, registry.secret, registry.realm = LOGIN, SECRET, realm or " "
-    error = refusal(at(registry, "team/digits:v1", keys(tmp_path / "door", KEYS)))
+    error = refusal(at(registry, "team/digits:v1", secret(tmp_path / "door", KEYS)))
     assert "expected an address with https://" in error.message
 
 
@@ -289,7 +268,7 @@ def test_a_manifest_that_lies_elsewhere_is_fetched_without_the_secret(registry: 
     manifest = registry.files["/v2/team/digits/manifests/v1"]
     with serving(WebServer({"/m": manifest})) as elsewhere:
         registry.redirects["/v2/team/digits/manifests/v1"] = f"{elsewhere.url}/m"
-        assert at(registry, "team/digits:v1", keys(tmp_path / "door", KEYS)).filesystem.exists("model.onnx")
+        assert at(registry, "team/digits:v1", secret(tmp_path / "door", KEYS)).filesystem.exists("model.onnx")
         assert {request.authorization for request in elsewhere.requests} == {None}
 
 
@@ -300,7 +279,7 @@ def test_another_host_cannot_ask_for_the_password(
     registry.login = login
     with serving(RegistryServer(login=("other", "login"), secret="other")) as elsewhere:
         registry.redirects["/v2/team/digits/manifests/v1"] = f"{elsewhere.url}/v2/team/digits/manifests/v1"
-        error = refusal(at(registry, "team/digits:v1", keys(tmp_path / "door", KEYS)))
+        error = refusal(at(registry, "team/digits:v1", secret(tmp_path / "door", KEYS)))
         assert {request.authorization for request in elsewhere.requests} == {None}
         assert elsewhere.token_requests == []
     assert error.reason == Reason.FORBIDDEN
@@ -325,9 +304,9 @@ def test_a_ca_of_ones_own_is_trusted_where_the_secret_has_it(tmp_path: Path) -> 
         assert locate(uri, Mounts()).filesystem._place.root.startswith("https://"), "TLS is the rule"
         # 127.0.0.1 is asked without TLS by default, as by other clients; a Secret may say otherwise.
         given = {**KEYS, "ca.crt": certificate, "PLAIN_HTTP": "false"}
-        assert read(at(registry, "digits:v1", keys(tmp_path / "door", given)), "model.onnx") == WEIGHTS
-        error = refusal(at(registry, "digits:v1", keys(tmp_path / "closed", {**KEYS, "PLAIN_HTTP": "false"})))
-        broken = keys(tmp_path / "broken", {"ca.crt": "no certificate", "PLAIN_HTTP": "false"})
+        assert read(at(registry, "digits:v1", secret(tmp_path / "door", given)), "model.onnx") == WEIGHTS
+        error = refusal(at(registry, "digits:v1", secret(tmp_path / "closed", {**KEYS, "PLAIN_HTTP": "false"})))
+        broken = secret(tmp_path / "broken", {"ca.crt": "no certificate", "PLAIN_HTTP": "false"})
         with pytest.raises(SourceError, match=r"a value that cannot be used: ca\.crt"):
             at(registry, "digits:v1", broken)
     assert "its certificate is not trusted; put the CA's certificate under the key ca.crt" in error.message
@@ -337,14 +316,14 @@ def test_a_proxy_counts_as_the_secret_says(registry: RegistryServer, tmp_path: P
     uri = "oci://registry.invalid/team/digits:v1"
     reached = {f"http://registry.invalid{path}": content for path, content in registry.files.items()}
     with serving(WebServer(reached)) as proxy:
-        given = keys(tmp_path / "proxied", {"PLAIN_HTTP": "true", "HTTPS_PROXY": proxy.url})
+        given = secret(tmp_path / "proxied", {"PLAIN_HTTP": "true", "HTTPS_PROXY": proxy.url})
         assert read(locate(uri, Mounts(secrets={uri: given}), missing=SourceError), "model.onnx") == WEIGHTS
-    direct = keys(tmp_path / "direct", {"HTTPS_PROXY": "http://127.0.0.1:1", "NO_PROXY": "127.0.0.1"})
+    direct = secret(tmp_path / "direct", {"HTTPS_PROXY": "http://127.0.0.1:1", "NO_PROXY": "127.0.0.1"})
     assert read(at(registry, "team/digits:v1", direct), "model.onnx") == WEIGHTS
 
 
 def test_no_secret_is_left_in_a_log_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = keys(tmp_path / "door", docker_config("registry.example"))
+    folder = secret(tmp_path / "door", docker_config("registry.example"))
     for name, value in Mounts(secrets={"oci://registry.example/m": folder}).to_environment().items():
         monkeypatch.setenv(name, value)
     assert LOGIN[1] in hidden_values(os.environ)
@@ -380,7 +359,7 @@ def test_a_registry_that_is_not_there_says_why(host: str, words: str) -> None:
 
 
 def test_a_server_without_tls_is_named(registry: RegistryServer, tmp_path: Path) -> None:
-    error = refusal(at(registry, "team/digits:v1", keys(tmp_path / "door", {"PLAIN_HTTP": "false"})))
+    error = refusal(at(registry, "team/digits:v1", secret(tmp_path / "door", {"PLAIN_HTTP": "false"})))
     assert "it does not speak TLS" in error.message
 
 
@@ -418,7 +397,7 @@ LONGER = WEIGHTS + b"more"
         (WEIGHTS[::-1], True, "it was changed or damaged on the way"),
         (WEIGHTS[::-1], False, "it was changed or damaged on the way"),
         (WEIGHTS[1:], False, "it was changed or damaged on the way"),
-        (LONGER, False, "the server sends more than the 256000 bytes that it announced"),
+        (LONGER, False, "the server sends more than 256000 bytes"),
     ],
     ids=["other", "other, whole", "shorter", "longer"],
 )
@@ -491,6 +470,40 @@ def test_an_artifact_without_files_and_one_that_contradicts_itself_are_refused(r
     registry.publish("both", "v1", [(RAW, {TITLE: "a"}, b"1"), (RAW, {TITLE: "a/b"}, b"2")])
     assert "holds no files" in refusal(at(registry, "empty:v1")).message
     assert "'a/b', and also a file where its folder should be" in refusal(at(registry, "both:v1")).message
+
+
+ARCHIVE = "application/vnd.cncf.model.weight.v1.tar"
+TOO_MUCH: list[tuple[str, int, list[Layer], str]] = [
+    ("MOST_LAYERS", 1, PACK, "the manifest lists 2 layers, expected at most 1"),
+    ("MOST_BYTES", 256_000, PACK, "the manifest lists 256005 bytes, expected at most 256000"),
+    (
+        "MOST_ARCHIVES",
+        1,
+        [(ARCHIVE, {}, archive({name: b""})) for name in "ab"],
+        "the manifest lists 2 archives, expected",
+    ),
+]
+
+
+@pytest.mark.parametrize(("bound", "most", "listed", "words"), TOO_MUCH, ids=[case[0] for case in TOO_MUCH])
+def test_what_a_manifest_lists_is_bounded_before_anything_is_fetched(
+    registry: RegistryServer, monkeypatch: pytest.MonkeyPatch, bound: str, most: int, listed: list[Layer], words: str
+) -> None:
+    monkeypatch.setattr(oci, bound, most)
+    registry.publish("large", "v1", listed)
+    error = refusal(at(registry, "large:v1"))
+    assert words in error.message
+    assert error.reason == Reason.SOURCE_NOT_FOUND
+    assert not [request for request in registry.requests if "/blobs/" in request.path]
+
+
+def test_the_files_of_all_archives_are_bounded_together(
+    registry: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "MOST_FILES", 3)
+    both: list[Layer] = [(ARCHIVE, {}, archive({f"{name}{number}": b"" for number in range(2)})) for name in "ab"]
+    registry.publish("many", "v1", both)
+    assert "holds more than 3 files" in refusal(at(registry, "many:v1")).message
 
 
 def test_a_manifest_without_end_is_not_read(registry: RegistryServer) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import ssl
 import sys
 import traceback
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,37 +17,24 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.servers.web import WebServer, serving
 from tests.unit.server.certificates import Authority
+from tests.unit.store.locations import secret
 
 from fettle.api.reasons import Reason
-from fettle.errors import FettleError, SourceError
-from fettle.store import places, remote
+from fettle.errors import FettleError, SourceError, StoreError
+from fettle.store import remote
 from fettle.store.credentials import CleanFormatter, Credentials, hidden_values
 from fettle.store.uris import Location, Mounts, locate
 
 pytest.importorskip("obstore")
+pytestmark = pytest.mark.usefixtures("small_parts")
 TOKEN, PASSWORD = "s3cr3t-t0ken-of-mine", "correct horse battery"
 CONTENT = bytes(range(256)) * 1000
-HASTE = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=5), "base": 2}
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few attempts, close to each other; several requests for a file of a quarter of a megabyte."""
-    monkeypatch.setattr(places, "RETRY", {"max_retries": 3, "retry_timeout": timedelta(seconds=20), "backoff": HASTE})
-    monkeypatch.setattr(remote, "PART", 64 << 10)
 
 
 @pytest.fixture
 def web() -> Iterator[WebServer]:
     with serving(WebServer({"/m/model.onnx": CONTENT, "/m/an ü 100%.bin": b"odd", "/empty": b""})) as server:
         yield server
-
-
-def secret(folder: Path, **values: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    for key, value in values.items():
-        (folder / key).write_text(value)
-    return folder
 
 
 def at(web: WebServer, path: str, folder: Path | None = None) -> Location:
@@ -69,6 +56,32 @@ def test_a_file_arrives_in_parallel_ranges(web: WebServer, tmp_path: Path) -> No
     assert fetched(at(web, "m/model.onnx"), tmp_path) == CONTENT
     ranges = {request.range for request in web.requests if request.method == "GET"}
     assert ranges == {"bytes=0-65535", "bytes=65536-131071", "bytes=131072-196607", "bytes=196608-255999"}
+
+
+def test_no_more_parts_are_begun_than_are_fetched_at_once() -> None:
+    done: list[int] = []
+    ahead: list[int] = []
+
+    def starts() -> Iterator[int]:
+        for number in range(100):
+            ahead.append(number - len(done))
+            yield number
+
+    remote.at_once(done.append, starts())
+    assert sorted(done) == list(range(100))
+    assert max(ahead) <= remote.AT_ONCE
+
+
+def test_after_a_part_that_fails_no_other_is_begun() -> None:
+    begun: list[int] = []
+
+    def fail(start: int) -> None:
+        begun.append(start)
+        raise StoreError("the connection was lost")
+
+    with pytest.raises(StoreError, match="the connection was lost"):
+        remote.at_once(fail, itertools.count())
+    assert len(begun) <= remote.AT_ONCE
 
 
 @pytest.mark.parametrize(("path", "content"), [("m/an%20%C3%BC%20100%25.bin", b"odd"), ("empty", b"")])
@@ -286,6 +299,11 @@ def test_no_secret_is_in_a_log_line_or_a_traceback(
     assert PASSWORD not in "".join(mounts.to_environment().values())
     assert PASSWORD not in repr(Credentials.read(folder))
     assert PASSWORD in hidden_values(mounts.to_environment())
+
+
+def test_a_value_that_is_nested_without_end_is_hidden_as_it_is(tmp_path: Path) -> None:
+    nested = '{"a":' * 100_000
+    assert nested in set(Credentials(tmp_path, {"key": nested}).hidden())
 
 
 def test_what_is_raised_shows_no_secret(web: WebServer, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def credentials_of(secret: Path | None) -> Credentials | None:
     return Credentials.read(secret)
 
 
-def found(uri: str, secret: Path | None) -> Location:
+def location_of(uri: str, secret: Path | None) -> Location:
     """The location of `uri`. Raises UsageError if the folder `secret` does not exist, and StoreError."""
     credentials_of(secret)
     return locate(uri, Mounts(secrets={uri: secret}))

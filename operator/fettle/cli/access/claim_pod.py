@@ -20,7 +20,7 @@ from websocket import WebSocketException
 
 from fettle.api.reasons import Reason
 from fettle.api.uris import claim_of
-from fettle.cli.access.cluster import Cluster, Object, told
+from fettle.cli.access.cluster import Cluster, Object, api_errors
 from fettle.cluster.security import container_security, pod_security
 from fettle.errors import ClusterError, MissingError, UsageError
 from fettle.store.uris import path_of
@@ -148,7 +148,7 @@ def pod(claim: str, image: str, pull_secrets: tuple[str, ...] = (), *, purpose: 
 def running_pod(cluster: Cluster, manifest: Object, timeout: int) -> Iterator[str]:
     """Create the pod and yield its name when it runs. It is always deleted afterwards. Raises ClusterError if it does not start."""
     name = manifest["metadata"]["name"]
-    with told(f"pod {name}"):
+    with api_errors(f"pod {name}"):
         cluster.core.create_namespaced_pod(cluster.namespace, manifest)
     try:
         _wait(cluster, name, timeout)
@@ -161,7 +161,7 @@ def running_pod(cluster: Cluster, manifest: Object, timeout: int) -> Iterator[st
 def _wait(cluster: Cluster, name: str, timeout: int) -> None:
     ends = time.monotonic() + timeout
     while True:
-        with told(f"pod {name}"):
+        with api_errors(f"pod {name}"):
             status = cluster.core.read_namespaced_pod(name, cluster.namespace).status
         if status.phase == "Running":
             return
@@ -198,7 +198,7 @@ def _unbroken() -> Iterator[None]:
 def require_claim(cluster: Cluster, claim: str) -> None:
     """Check that the claim exists. Raises UsageError if it does not, and ClusterError."""
     try:
-        with told(f"claim {claim}"):
+        with api_errors(f"claim {claim}"):
             cluster.core.read_namespaced_persistent_volume_claim(claim, cluster.namespace)
     except MissingError as error:
         raise UsageError(f"claim {claim!r} not found in namespace {cluster.namespace!r}") from error
@@ -210,7 +210,7 @@ class Exec:
     def __init__(self, cluster: Cluster, name: str, program: str) -> None:
         """Start `program`, the path of a module that needs only the standard library. Raises ClusterError."""
         source = Path(program).read_text(encoding="utf-8")
-        with told(f"pod {name}"):
+        with api_errors(f"pod {name}"):
             self._socket = stream(
                 cluster.core.connect_get_namespaced_pod_exec,
                 name,

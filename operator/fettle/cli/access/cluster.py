@@ -54,7 +54,7 @@ class Cluster:
     def get(self, plural: str, name: str) -> Object:
         """A Fettle object. MissingError names the objects that exist."""
         try:
-            with told(f"{plural}/{name} in namespace {self.namespace}"):
+            with api_errors(f"{plural}/{name} in namespace {self.namespace}"):
                 resource: Object = self._custom.get_namespaced_custom_object(
                     GROUP, VERSION, self.namespace, plural, name
                 )
@@ -64,7 +64,7 @@ class Cluster:
 
     def objects(self, plural: str, timeout: float | None = None) -> list[Object]:
         """All Fettle objects of one kind."""
-        with told(f"{plural} in namespace {self.namespace}"):
+        with api_errors(f"{plural} in namespace {self.namespace}"):
             resources: list[Object] = self._custom.list_namespaced_custom_object(
                 GROUP, VERSION, self.namespace, plural, _request_timeout=timeout
             )["items"]
@@ -78,18 +78,18 @@ class Cluster:
         """Jobs and ledger lines that the operator created for Fettle objects."""
         jobs = client.BatchV1Api(self.api).list_namespaced_job
         ledgers = client.AppsV1Api(self.api).list_namespaced_controller_revision
-        with told(f"jobs and controllerrevisions in namespace {self.namespace}"):
+        with api_errors(f"jobs and controllerrevisions in namespace {self.namespace}"):
             listed = [call(self.namespace, label_selector=MANAGED_LABEL).items for call in (jobs, ledgers)]
             return [child for items in listed for child in self._plain(items)]
 
     def namespaces(self, timeout: float) -> list[str]:
         """Names of all namespaces."""
-        with told("namespaces"):
+        with api_errors("namespaces"):
             return [namespace.metadata.name for namespace in self.core.list_namespace(_request_timeout=timeout).items]
 
     def ledger(self, name: str) -> list[Object]:
         """The ControllerRevisions of a ModelDeployment: its ledger."""
-        with told(f"controllerrevisions in namespace {self.namespace}"):
+        with api_errors(f"controllerrevisions in namespace {self.namespace}"):
             revisions = client.AppsV1Api(self.api).list_namespaced_controller_revision(
                 self.namespace, label_selector=f"{DEPLOYMENT_LABEL}={name}"
             )
@@ -98,7 +98,7 @@ class Cluster:
     def pods(self, name: str) -> list[Object]:
         """The pods of a ModelDeployment."""
         listing = self.pod_listing(name)
-        with told(listing.what):
+        with api_errors(listing.what):
             pods: list[Object] = listing()["items"]
             return pods
 
@@ -122,13 +122,13 @@ class Cluster:
 
     def events(self, uid: str) -> list[Object]:
         """Events about the object with that UID."""
-        with told(f"events in namespace {self.namespace}"):
+        with api_errors(f"events in namespace {self.namespace}"):
             selector = f"involvedObject.uid={uid}"
             return self._plain(self.core.list_namespaced_event(self.namespace, field_selector=selector).items)
 
     def annotate(self, plural: str, name: str, annotations: Mapping[str, str | None]) -> None:
         """Set annotations of a Fettle object; None removes one."""
-        with told(f"{plural}/{name} in namespace {self.namespace}"):
+        with api_errors(f"{plural}/{name} in namespace {self.namespace}"):
             self._custom.patch_namespaced_custom_object(
                 GROUP,
                 VERSION,
@@ -169,7 +169,7 @@ class Cluster:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def api_errors(what: str) -> Iterator[None]:
     """Convert the client's exceptions to an error of one line that names `what`."""
     try:
         yield

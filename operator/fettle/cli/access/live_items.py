@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import http.client
 import socket
 import ssl
@@ -18,12 +17,13 @@ from kubernetes.stream import portforward
 
 from fettle.api.reasons import Reason
 from fettle.api.text import joined
-from fettle.cli.access.cluster import Cluster, Object, told
+from fettle.cli.access.cluster import Cluster, Object, api_errors
 from fettle.cluster.serving import MANAGEMENT_PORT, management_scheme, samples_name
 from fettle.errors import ClusterError
 from fettle.runtimes.base import Array
 from fettle.server.replay import MOST_BYTES, PATH
-from fettle.server.samples import Sample, require, unpack
+from fettle.server.samples import Sample, received
+from fettle.store.arrays import item_digest
 
 PAUSE_SECONDS = 1.0  # between two times that a pod is asked
 TIMEOUT_SECONDS = 10.0
@@ -44,7 +44,7 @@ class PodPort(http.client.HTTPConnection):
         name, secure = pod["metadata"]["name"], management_scheme(pod) == "https"
 
         def opened() -> socket.socket:
-            with told(f"pod {name}"):
+            with api_errors(f"pod {name}"):
                 call = cluster.core.connect_get_namespaced_pod_portforward
                 forwarded = portforward(call, name, cluster.namespace, ports=str(MANAGEMENT_PORT))
             plain = forwarded.socket(MANAGEMENT_PORT)
@@ -65,13 +65,7 @@ class PodPort(http.client.HTTPConnection):
         try:
             self.request("POST", PATH, headers={"Authorization": f"Bearer {self._token}"})
             response = self.getresponse()
-            body = response.read(MOST_BYTES)
-            if response.status != http.HTTPStatus.OK:
-                raise ValueError(f"{response.status} {body[:200].decode(errors='replace').strip()}")
-            head, samples = unpack(body)
-            for sample in samples:
-                require(head, sample)
-            return samples
+            return received(response.status, response.read(MOST_BYTES))[1]
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
             message = f"pod {self.name} returned no samples: {error or type(error).__name__}"
@@ -89,7 +83,7 @@ class LiveItems:
     infinite: int = 0
     large: int = 0
     _bytes: int = 0
-    _seen: set[bytes] = field(default_factory=set)
+    _seen: set[str] = field(default_factory=set)
     _by_shape: defaultdict[tuple[Any, ...], list[dict[str, Array]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, inputs: dict[str, Array]) -> None:
@@ -102,16 +96,11 @@ class LiveItems:
         if max(map(len, texts), default=0) > LONGEST_TEXT or self._bytes + size > MOST_BYTES_KEPT:
             self.large += 1
             return
-        digest = hashlib.sha256()
-        for name, array in sorted(inputs.items()):
-            values = (
-                "\0".join(map(repr, array.reshape(-1).tolist())).encode() if array.dtype == object else array.tobytes()
-            )
-            digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode() + values)
-        if digest.digest() in self._seen:
+        digest = item_digest(inputs)
+        if digest in self._seen:
             self.repeated += 1
             return
-        self._seen.add(digest.digest())
+        self._seen.add(digest)
         self._bytes += size
         self._by_shape[tuple((name, array.shape) for name, array in sorted(inputs.items()))].append(inputs)
 
@@ -139,7 +128,7 @@ def _savable(array: Array) -> Array:
 def token_of(cluster: Cluster, manifest: Object) -> str:
     """What the pods of a ModelDeployment show each other. Raises ClusterError."""
     name = samples_name(manifest)
-    with told(f"secret {name}"):
+    with api_errors(f"secret {name}"):
         secret = cluster.core.read_namespaced_secret(name, cluster.namespace)
     return base64.b64decode((secret.data or {}).get("token", "")).decode().strip()
 

@@ -47,9 +47,9 @@ def _read(kind: type[ResourceT], manifest: Object) -> ResourceT:
         raise ClusterError(f"{what} cannot be read: {_first(error)}") from error
 
 
-def output_option(told: str = "Output format for programs.") -> Callable[[Decorated], Decorated]:
-    """The option `-o json|yaml`; `told` is its help text."""
-    return click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help=told)
+def output_option(text: str = "Output format for programs.") -> Callable[[Decorated], Decorated]:
+    """The option `-o json|yaml`; `text` is its help text."""
+    return click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help=text)
 
 
 def echo(value: Any, output: str) -> None:

@@ -11,9 +11,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from fettle.api.reasons import Reason
 from fettle.cli.access.bucket import credentials_of
-from fettle.cli.access.pull_files import artifact_of, require_room
+from fettle.cli.access.pull_files import artifact_of, require_room, written
 from fettle.errors import StoreError, UsageError
-from fettle.store.files import file_digest, whole_file
+from fettle.store.files import file_digest, holds
 from fettle.store.manifest import MANIFEST, Manifest, check_fetched, copy_artifact, copy_pack
 from fettle.store.modelpack import ARTIFACT, Pack, Sent, files_in, push
 from fettle.store.oci import ArtifactFiles
@@ -77,14 +77,9 @@ def pull_pack(location: Location, to: Path | None) -> tuple[Path, tuple[str, Man
 
 
 def _fetch(files: ArtifactFiles, name: str, place: Path) -> None:
-    if place.is_file() and file_digest(place)[0] == files.digest(name):
-        return
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(place) as partial:
+    if not holds(place, files.digest(name)):
+        with written(place) as partial:
             files.get_file(name, str(partial))
-    except OSError as error:
-        raise UsageError(f"cannot write {place}: {error.strerror or error}") from error
 
 
 def _artifact_in(folder: Path) -> tuple[str, Manifest] | None:

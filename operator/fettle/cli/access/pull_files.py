@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from fettle.api.reasons import Reason
 from fettle.cli.access.claim_files import ClaimFiles
 from fettle.errors import StoreError, UsageError
-from fettle.store.files import copy_and_digest, file_digest, whole_file
+from fettle.store.files import copy_and_digest, holds, whole_file
 from fettle.store.manifest import (
     FIGURES,
     MANIFEST,
@@ -51,7 +52,7 @@ def require_room(folder: Path, sha256: str) -> None:
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file, but an artifact is a folder: choose another path")
     here = folder / MANIFEST
-    other = here.is_file() and file_digest(here)[0] != sha256
+    other = here.is_file() and not holds(here, sha256)
     foreign = {path.name for path in folder.iterdir()} - {MANIFEST, MODEL_FOLDER, REFERENCE, FIGURES, PROFILE}
     if other or foreign:
         raise UsageError(
@@ -91,15 +92,22 @@ def _missing(files: ClaimFiles, name: str, place: Path) -> str | None:
     if place.is_dir():
         raise UsageError(f"{place} is a folder, but a file must be written there")
     digest = files.checksum(name)
-    return None if place.is_file() and file_digest(place)[0] == digest else digest
+    return None if holds(place, digest) else digest
 
 
 def _copy(files: ClaimFiles, name: str, place: Path, digest: str) -> None:
+    with written(place) as partial, files.open(name) as source:
+        if copy_and_digest(source, partial)[0] != digest:
+            message = f"{name} was damaged in transit, or changed in the meantime: pull again"
+            raise StoreError(message, reason=Reason.DIGEST_MISMATCH)
+
+
+@contextmanager
+def written(place: Path) -> Iterator[Path]:
+    """A temporary name for the file at `place`, whose folder is made; see `whole_file`. Raises UsageError where it cannot be written."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(place) as partial, files.open(name) as source:
-            if copy_and_digest(source, partial)[0] != digest:
-                message = f"{name} was damaged in transit, or changed in the meantime: pull again"
-                raise StoreError(message, reason=Reason.DIGEST_MISMATCH)
+        with whole_file(place) as partial:
+            yield partial
     except OSError as error:
         raise UsageError(f"cannot write {place}: {error.strerror or error}") from error

@@ -12,7 +12,7 @@ from typing import Any
 from kubernetes import watch
 from kubernetes.client.rest import ApiException
 
-from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Listing, Object, told
+from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Listing, Object, api_errors
 from fettle.errors import ClusterError, MissingError
 
 # The API server ends a watch after WATCH_SECONDS; a connection that says nothing for READ_SECONDS is one that somebody forgot.
@@ -43,7 +43,7 @@ class Reflector:
 
     def list(self) -> None:
         """Read everything once. Raises ClusterError."""
-        with told(self._listing.what):
+        with api_errors(self._listing.what):
             listing = self._listing(_request_timeout=(CONNECT_SECONDS, READ_SECONDS))
         self.objects = {item["metadata"]["name"]: item for item in listing["items"]}
         self._version = listing["metadata"]["resourceVersion"]
@@ -77,7 +77,7 @@ class Reflector:
                     self._changed()
 
     def _watch(self) -> None:
-        with told(self._listing.what):
+        with api_errors(self._listing.what):
             try:
                 for event in watch.Watch(return_type="object").stream(  # plain dicts
                     self._open,

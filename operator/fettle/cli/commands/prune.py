@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from fettle.api.uris import is_remote
-from fettle.cli.access.bucket import SECRET_HELP, BucketFiles, found
+from fettle.cli.access.bucket import SECRET_HELP, BucketFiles, location_of
 from fettle.cli.access.claim_pod import Wire, inside_claim, parse_target, pod_options
 from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Object, connect
 from fettle.cli.access.connection import cluster_options
@@ -82,7 +82,7 @@ def prune(
     target = None if is_remote(store) else parse_target(store)
     cluster, older = connect(**connection), sweep.older_than * HOUR
     if target is None:
-        files = BucketFiles(found(store, secret))
+        files = BucketFiles(location_of(store, secret))
         kept = sorted({*sweep.keep, *mentioned(objects_of(cluster))})
         answer = program.sweep(files, {"keep": kept, "older": older, "dry": sweep.dry_run})
     else:

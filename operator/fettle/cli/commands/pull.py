@@ -12,7 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 from rich.progress import Progress
 
 from fettle.api.uris import is_remote
-from fettle.cli.access.bucket import REGISTRY_SECRET_HELP, SECRET_HELP, found
+from fettle.cli.access.bucket import REGISTRY_SECRET_HELP, SECRET_HELP, location_of
 from fettle.cli.access.claim_files import ClaimFiles
 from fettle.cli.access.claim_pod import ClaimPath, inside_claim, parse_target, pod_options, progress_bar
 from fettle.cli.access.cluster import MODELS, Cluster, connect
@@ -132,7 +132,7 @@ def _described(sha256: str, manifest: Manifest, to: Path) -> str:
 
 
 def _pull_remote(source: str, to: Path | None, secret: Path | None) -> str:
-    location = found(source, secret)
+    location = location_of(source, secret)
     if isinstance(location.filesystem, ArtifactFiles):
         return _pull_pack(location, to)
     artifact = artifact_of(location)

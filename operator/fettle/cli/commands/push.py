@@ -26,7 +26,7 @@ from fettle.cli.access.claim_pod import (
     progress_bar,
     running_pod,
 )
-from fettle.cli.access.cluster import Cluster, Object, connect, told
+from fettle.cli.access.cluster import Cluster, Object, api_errors, connect
 from fettle.cli.access.connection import cluster_options
 from fettle.cli.access.packs import files_at, pack_of, push_pack
 from fettle.cli.access.push_files import Entry, entries, transfer
@@ -149,7 +149,7 @@ def transferred(files: tuple[Entry, ...], connected: Callable[[], Wire], progres
 def ensure_claim(cluster: Cluster, target: ClaimPath, new_claim: NewClaim | None) -> None:
     """See that the claim is there, or create it as `new_claim` says. Raises UsageError when it is missing and may not be made."""
     try:
-        with told(f"claim {target.claim}"):
+        with api_errors(f"claim {target.claim}"):
             cluster.core.read_namespaced_persistent_volume_claim(target.claim, cluster.namespace)
         return
     except MissingError as error:
@@ -158,6 +158,6 @@ def ensure_claim(cluster: Cluster, target: ClaimPath, new_claim: NewClaim | None
                 f"claim {target.claim!r} not found in namespace {cluster.namespace!r}: create it, or pass --create"
             )
             raise UsageError(message) from error
-    with told(f"claim {target.claim}"):
+    with api_errors(f"claim {target.claim}"):
         cluster.core.create_namespaced_persistent_volume_claim(cluster.namespace, new_claim.manifest(target))
     click.echo(f"claim {target.claim} created in namespace {cluster.namespace}", err=True)

@@ -60,7 +60,7 @@ def sample(cluster: Cluster, deployment: str, to: Path | None, items: int, secon
         bar = progress.add_task(f"items from {len(ports)} pods", total=items)
         found = gather(ports, items, seconds, lambda done: progress.update(bar, completed=done))
     _write(path, found, items)
-    click.echo(f"{path}: {told(found, items)}")
+    click.echo(f"{path}: {summary(found, items)}")
 
 
 def _ports(cluster: Cluster, name: str) -> list[PodPort]:
@@ -96,7 +96,7 @@ def _write(path: Path, found: LiveItems, most: int) -> None:
             np.savez_compressed(stream, **found.arrays(most))  # type: ignore[arg-type]
 
 
-def told(found: LiveItems, wanted: int) -> str:
+def summary(found: LiveItems, wanted: int) -> str:
     """'120 of 512 items (3 repeated ones skipped)'."""
     skipped = [
         f"{count} {what} skipped"
@@ -109,9 +109,9 @@ def told(found: LiveItems, wanted: int) -> str:
         if count
     ]
     kept = min(len(found), wanted)
-    told = (
+    text = (
         f"{kept} items"
         if kept == wanted
         else f"{kept} of {wanted} items, because there were not more requests in the time"
     )
-    return told + (f" ({', '.join(skipped)})" if skipped else "")
+    return text + (f" ({', '.join(skipped)})" if skipped else "")

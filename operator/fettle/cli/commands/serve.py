@@ -119,7 +119,7 @@ def serve(source: str, target: str | None, store: Path, name: str | None, thread
 def _serve(settings: ServerSettings, folder: Path) -> int:
     """Until a signal; the exit status. `folder` is for a request that is too long to be shown."""
     try:
-        uvloop.run(run(settings, lambda model: click.echo(told(settings, model, folder))))
+        uvloop.run(run(settings, lambda model: click.echo(startup_text(settings, model, folder))))
     except FettleError as error:
         Failure(error).show()
         return EXIT_FAILURE
@@ -140,7 +140,7 @@ def _settings(served: ServedFolder, name: str | None, threads: int | None, ports
     return ServerSettings(**vars(ports), **given)
 
 
-def told(settings: ServerSettings, model: ServedModel, folder: Path) -> str:
+def startup_text(settings: ServerSettings, model: ServedModel, folder: Path) -> str:
     """What is printed when requests are answered: what is served where, and on the last line a command that asks it."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     manifest, port = model.manifest, settings.port

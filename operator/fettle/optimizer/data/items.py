@@ -6,7 +6,6 @@ package items are whole: an array `[items, *shape of the input]`, with size 1 al
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +18,7 @@ from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError
 from fettle.optimizer.data.columns import LABELS, Array, Columns, Encoder, ReadRequest, Room, listed
 from fettle.optimizer.data.files import column_names, read_columns
+from fettle.store.arrays import item_digest
 from fettle.store.comparison import is_float
 from fettle.store.store import explained
 from fettle.store.uris import Location, Mounts, locate
@@ -55,7 +55,7 @@ class Items:
     def hashes(self) -> list[str]:
         """Content hash of each item: of its inputs, or of the raw columns they were made from."""
         told = self.read or self.arrays
-        return [_item_hash([(name, told[name][index, ...]) for name in sorted(told)]) for index in range(len(self))]
+        return [item_digest({name: array[index, ...] for name, array in told.items()}) for index in range(len(self))]
 
     def stored(self, signature: Signature) -> dict[str, Array]:
         """The arrays as the store keeps them: without the batch axis if one was proved, and with labels under a fixed name."""
@@ -64,18 +64,6 @@ class Items:
             array = self.arrays[tensor.name]
             arrays[tensor.name] = array if tensor.batch_axis is None else np.squeeze(array, axis=tensor.batch_axis + 1)
         return arrays if self.labels is None else arrays | {LABELS: self.labels}
-
-
-def _item_hash(values: list[tuple[str, Array]]) -> str:
-    digest = hashlib.sha256()
-    for name, value in values:
-        digest.update(f"{name}\0{value.dtype.str}\0{value.shape}\0".encode())
-        if value.dtype == object:
-            for text in map(str.encode, value.reshape(-1).tolist()):
-                digest.update(b"%d\0%b" % (len(text), text))
-        else:
-            digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from fettle.optimizer.labels.reader import NOT_COUNTED
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array
-from fettle.optimizer.measure.metrics import Changes, Judging, OtherDecisions, Scores, drop, flips
+from fettle.optimizer.measure.metrics import Changes, OtherDecisions, Scores, ScoringRule, drop, flips
 from fettle.optimizer.measure.remains import Remains
 from fettle.optimizer.measure.sureness import Sureness
 from fettle.optimizer.measure.tally import Tally, fits, valid
@@ -53,7 +53,7 @@ class Judgement:
     changed: Interval | None  # None without labels: the drop is that share then
     max_absolute_difference: float
     margins: dict[str, float] = field(default_factory=dict)  # by output: the margin above which a decision is confident
-    blind: str | None = None  # why these items prove nothing about a candidate whose answers may differ, as text
+    no_evidence: str | None = None  # why these items prove nothing about a candidate whose answers may differ, as text
     gone: str | None = None
     informative: int | None = None  # number of samples that count for a task metric; None if all do
     details: str | None = None
@@ -110,7 +110,7 @@ class Reference:
         self.task: TaskReference | None = None
         self.scores: Scores | None = None
         self.chance: Chance | None = None  # what knowing nothing is worth; with `scores`
-        self.blind: str | None = None  # why its answers prove nothing of a lossy candidate
+        self.no_evidence: str | None = None  # why its answers prove nothing of a lossy candidate
         self.comparisons: dict[str, Comparison] = {}
 
     def __len__(self) -> int:
@@ -153,7 +153,7 @@ class Reference:
         self.comparisons = comparisons(self.profiles, self._spec, self._classified())
         self._score()
         if self.scores is None or self.chance is None:
-            self.blind = self._blind() if self.task is None else None
+            self.no_evidence = self._constant_answers() if self.task is None else None
             return
         if not math.isfinite(self.scores.value()):
             message = f"the original's {self.metric} is {self.scores.value()}: its outputs contain NaN or infinity"
@@ -182,12 +182,12 @@ class Reference:
         if self._labels is None or self.metric == Metric.AGREEMENT:
             return
         self.scores = self.new_scores()
-        self.chance = Chance(self.scores.judging)
+        self.chance = Chance(self.scores.scoring)
         for answer, label in zip(self.answers(), self._labels, strict=True):
             self.scores.add(answer[self.output], np.asarray(label))
             self.chance.add(answer[self.output], np.asarray(label))
 
-    def _blind(self) -> str | None:
+    def _constant_answers(self) -> str | None:
         """Why agreement with the original proves nothing: it gives the same answer to every item. None if it does not."""
         if self._count < FEWEST:
             return None
@@ -208,7 +208,7 @@ class Reference:
         average = self._evaluation.average if self._evaluation is not None else EvaluationSpec(uri="-").average
         profile = self.profiles[self.output]
         assert self._reading is not None
-        return Scores(Judging.of(self.metric, self._reading, average, profile.axis, profile.threshold))
+        return Scores(ScoringRule.of(self.metric, self._reading, average, profile.axis, profile.threshold))
 
     def value(self) -> MetricValue:
         """The metric of the original; 1 without labels and task metric, because the original agrees with itself."""
@@ -222,7 +222,7 @@ class Reference:
         )
         return None if value is None else MetricValue(metric=self.metric, value=value)
 
-    def told(self) -> str | None:
+    def labels_read_as(self) -> str | None:
         """How the labels were interpreted, as text; None if none are used."""
         judged = self.scores is not None or self.task is not None
         return self._reading.told if self._reading is not None and judged else None
@@ -233,7 +233,7 @@ class Reference:
 
     def summary(self) -> str:
         """How good the original is, for the first line of a log."""
-        return f"the original: {worth(self.value(), self.constant(), self._count, self.told(), self.taken_for())}"
+        return f"the original: {worth(self.value(), self.constant(), self._count, self.labels_read_as(), self.taken_for())}"
 
     def judge(self, answers: Iterable[Answer], lossy: bool, alpha: float) -> Judgement:
         """Compare a candidate's answers, in the order of the items, with the original's.
@@ -245,7 +245,7 @@ class Reference:
         tally = Tally(self.comparisons, judged, judged if one_scale else frozenset())
         remains = self._remains()
         scores = self.new_scores() if self.scores is not None else None
-        changes = Changes(scores.judging) if scores is not None else None
+        changes = Changes(scores.scoring) if scores is not None else None
         others = OtherDecisions({name: rule for name, rule in self.comparisons.items() if name not in self._judged()})
         trial = self.task.trial() if self.task is not None else None
         sureness = Sureness(self.comparisons)
@@ -320,9 +320,9 @@ class Reference:
             if rule.mode == AgreementMode.TOP_ONE
         }
         if self.scores is not None and self._classified() in decided:
-            judging = self.scores.judging
+            scoring = self.scores.scoring
             classes = decided[self.output]
-            decided[self.output] = _right(judging, classes, judging.wanted(original[self.output], self._label(number)))
+            decided[self.output] = _right(scoring, classes, scoring.wanted(original[self.output], self._label(number)))
         return decided
 
     def _lost(self, verdict: TaskVerdict | None, tally: Tally, alpha: float) -> Interval | None:
@@ -375,7 +375,7 @@ class Reference:
             agreement=AgreementStatus(**agreement.model_dump(), mode=compared.mode),
             flips=sides,
             changed=None,
-            blind=None if exact else self.blind,
+            no_evidence=None if exact else self.no_evidence,
             max_absolute_difference=tally.worst,
             informative=verdict.items if verdict is not None else None,
             details=verdict.details if verdict is not None else None,
@@ -393,11 +393,11 @@ def _gist(answer: Array, rule: Comparison) -> bytes:
     return repr(said.tolist()).encode() if said.dtype.kind == "O" else np.ascontiguousarray(said).tobytes()
 
 
-def _right(judging: Judging, decided: Array, wanted: Array) -> Array:
+def _right(scoring: ScoringRule, decided: Array, wanted: Array) -> Array:
     """The right decisions by the labels; the model's own decision if a label does not count, or if it is one of several right classes."""
-    if judging.form is LabelForm.ANY_OF:
+    if scoring.form is LabelForm.ANY_OF:
         stands = wanted[np.arange(len(decided)), decided] | ~wanted.any(axis=-1)
         return np.where(stands, decided, np.argmax(wanted, axis=-1))
-    if judging.form is LabelForm.CLASSES:
+    if scoring.form is LabelForm.CLASSES:
         return np.where(wanted == NOT_COUNTED, decided, wanted)
     return wanted

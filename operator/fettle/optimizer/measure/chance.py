@@ -14,8 +14,8 @@ from fettle.api import metrics
 from fettle.api.labels import LabelForm
 from fettle.api.vocabulary import Average, Metric
 from fettle.errors import DataError
-from fettle.optimizer.measure.metrics import Judging, Scores
-from fettle.optimizer.measure.misplaced import misplaced, told
+from fettle.optimizer.measure.metrics import Scores, ScoringRule
+from fettle.optimizer.measure.misplaced import described, misplaced
 
 Array = np.ndarray[Any, Any]
 
@@ -30,7 +30,7 @@ SURE = 1.645  # standard deviations: as good a match of answers and labels comes
 class Chance:
     """Counts over the items that give the metric of the best constant answer, and how well answers match labels in random order."""
 
-    judging: Judging
+    scoring: ScoringRule
     items: int = 0
     decisions: int = 0
     matches: int = 0
@@ -45,24 +45,24 @@ class Chance:
 
     def add(self, answer: Array, label: Array) -> None:
         """Take one item into account, as `Scores.add` does."""
-        truth = self.judging.wanted(answer, label)
-        if not self.judging.decides:
+        truth = self.scoring.wanted(answer, label)
+        if not self.scoring.decides:
             self._add_numbers(truth)
             return
-        decided = self.judging.decided(answer)
-        if self.judging.form is LabelForm.ALL_OF:
+        decided = self.scoring.decided(answer)
+        if self.scoring.form is LabelForm.ALL_OF:
             self._count(np.array([decided.tobytes().hex()]), np.array([truth.tobytes().hex()]))
-        elif self.judging.form is LabelForm.ANY_OF:
-            counts = self.judging.counts(truth)
+        elif self.scoring.form is LabelForm.ANY_OF:
+            counts = self.scoring.counts(truth)
             self._count_any(decided[counts], truth[counts])
         else:
-            counts = self.judging.counts(truth)
+            counts = self.scoring.counts(truth)
             self._count(decided[counts], truth[counts])
             self.pairs.update(_paired(truth[counts], decided[counts]))
 
     def constant(self) -> float | None:
         """The metric of the best constant answer on these items; None if it is not defined."""
-        metric = self.judging.metric
+        metric = self.scoring.metric
         if not self.items:
             return None
         if metric == Metric.MEAN_SQUARED_ERROR:
@@ -81,12 +81,12 @@ class Chance:
         None for metrics without decisions. All decisions of an item count as one, which makes the number smaller rather than larger.
         """
         count = self.decisions
-        if not self.judging.decides or count < 2:
+        if not self.scoring.decides or count < 2:
             return None
         both = [(self.answers[key], times) for key, times in self.labels.items()]
         products = np.array([answered * labelled for answered, labelled in both], dtype=np.float64)
         expected = float(products.sum()) / count
-        if self.judging.form is LabelForm.ANY_OF:
+        if self.scoring.form is LabelForm.ANY_OF:
             share = min(expected / count, 1.0)
             variance = count * share * (1 - share)
         else:
@@ -125,18 +125,18 @@ class Chance:
 
     def _add_numbers(self, truth: Array) -> None:
         self.items += 1
-        if self.judging.metric == Metric.COSINE_SIMILARITY:
+        if self.scoring.metric == Metric.COSINE_SIMILARITY:
             norm = np.linalg.norm(truth, axis=-1, keepdims=True) if truth.ndim else np.abs(truth)
             truth = truth / np.where(norm > 0, norm, 1)
         self.sums = truth if self.sums is None else self.sums + truth
         self.squares = truth**2 if self.squares is None else self.squares + truth**2
 
     def _constant_f1(self) -> float:
-        if self.judging.form is LabelForm.ALL_OF:
+        if self.scoring.form is LabelForm.ALL_OF:
             return 0.0  # nothing found is the usual constant; always everything is told by the accuracy of the sets
         present = len(self.labels)
         each = {key: 2 * times / (self.decisions + times) for key, times in self.labels.items()}
-        average = self.judging.average
+        average = self.scoring.average
         if average == Average.MICRO:
             return max(self.labels.values()) / self.decisions
         if average == Average.BINARY:
@@ -171,11 +171,11 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
     moved = misplaced(chance.pairs)
     if moved:
         advice = "put them right: the order of data.evaluation.classes, labelOffset, or names of folders in that order"
-        raise _refusal(scores, told(moved), advice)
-    value, constant, decides = scores.value(), chance.constant(), scores.judging.decides
+        raise _refusal(scores, described(moved), advice)
+    value, constant, decides = scores.value(), chance.constant(), scores.scoring.decides
     if constant is None:
         return
-    metric = scores.judging.metric
+    metric = scores.scoring.metric
     better = value < constant if metrics.entry(metric).lower_is_better else value > constant
     shuffled = chance.shuffled()
     by_chance = shuffled is not None and chance.items >= FEWEST_SHUFFLED and shuffled < SURE
@@ -195,9 +195,9 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
 
 def _refusal(scores: Scores, verdict: str, advice: str) -> DataError:
     """An error with the original's score, what is wrong with it, and how the labels were read."""
-    metric, value = scores.judging.metric, scores.value()
+    metric, value = scores.scoring.metric, scores.value()
     worth = f"the original's {metric} is {value:.4g}"
-    if scores.judging.decides:
+    if scores.scoring.decides:
         right = sum(score == 1 for score in scores.values)
         worth = f"the original is right on {right} of {len(scores.values)} items ({metric} {value:.4g})"
-    return DataError(f"{worth}, {verdict}. Labels were interpreted as {scores.judging.reader.reading.told}; {advice}")
+    return DataError(f"{worth}, {verdict}. Labels were interpreted as {scores.scoring.reader.reading.told}; {advice}")

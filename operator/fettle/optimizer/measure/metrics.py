@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Judging:
+class ScoringRule:
     """How answers are compared with labels: the metric, the interpretation of labels, and how an answer becomes a decision."""
 
     metric: Metric
@@ -33,7 +33,7 @@ class Judging:
     threshold: float = 0.0
 
     @classmethod
-    def of(cls, metric: Metric, reading: LabelReading, average: Average, axis: int, threshold: float) -> Judging:
+    def of(cls, metric: Metric, reading: LabelReading, average: Average, axis: int, threshold: float) -> ScoringRule:
         """With labels that are interpreted by `reading`."""
         return cls(metric, LabelReader(reading, axis), average, axis, threshold)
 
@@ -83,35 +83,35 @@ class Judging:
 class Scores:
     """The results of one model: a number for each item that counts. Only F1 needs `decided` and `wanted`."""
 
-    judging: Judging
+    scoring: ScoringRule
     values: list[float] = field(default_factory=list)
     decided: list[Array] = field(default_factory=list)
     wanted: list[Array] = field(default_factory=list)
 
     def add(self, answer: Array, label: Array) -> None:
         """Score one item. Raises DataError (DataInvalid) if the label does not fit the answer."""
-        judging = self.judging
-        truth = judging.wanted(answer, label)
-        if not judging.decides:
-            self.values.append(judging.of_numbers(answer.astype(np.float64), truth))
+        scoring = self.scoring
+        truth = scoring.wanted(answer, label)
+        if not scoring.decides:
+            self.values.append(scoring.of_numbers(answer.astype(np.float64), truth))
             return
-        decided = judging.decided(answer)
-        if judging.form is LabelForm.ALL_OF:
+        decided = scoring.decided(answer)
+        if scoring.form is LabelForm.ALL_OF:
             right = np.array([bool(np.array_equal(decided, truth))])
-        elif judging.form is LabelForm.ANY_OF:
-            right = truth[np.arange(len(decided)), decided][judging.counts(truth)]
+        elif scoring.form is LabelForm.ANY_OF:
+            right = truth[np.arange(len(decided)), decided][scoring.counts(truth)]
         else:
             if decided.shape != truth.shape:
                 raise DataError(
                     f"{truth.size} labels for {decided.size} decisions: check data.evaluation.labelKey and agreement.axis"
                 )
-            counts = judging.counts(truth)
+            counts = scoring.counts(truth)
             decided, truth = decided[counts], truth[counts]
             right = decided == truth
         if not right.size:
             return  # nothing of this item counts
         self.values.append(float(np.mean(right)))
-        if judging.metric == Metric.F1:
+        if scoring.metric == Metric.F1:
             self.decided.append(decided)
             self.wanted.append(truth)
 
@@ -119,14 +119,14 @@ class Scores:
         """The metric over all items. Raises DataError if no item counts."""
         if not self.values:
             raise DataError("every label is the value that is ignored")
-        if self.judging.metric == Metric.F1:
-            return float(Confusion.of([self]).f1(0, self.judging.average))
+        if self.scoring.metric == Metric.F1:
+            return float(Confusion.of([self]).f1(0, self.scoring.average))
         return float(np.mean(self.values))
 
 
 def drop(original: Scores, candidate: Scores, alpha: float) -> Interval | None:
     """The interval of the candidate's drop compared with the original; positive means worse. None if there are too few items."""
-    metric = original.judging.metric
+    metric = original.scoring.metric
     original_values, candidate_values = np.asarray(original.values), np.asarray(candidate.values)
     if metric == Metric.F1:
         return _f1_drop(original, candidate, alpha)
@@ -156,7 +156,7 @@ class Confusion:
     @classmethod
     def of(cls, models: Sequence[Scores]) -> Confusion:
         """Counts of several models on the same items."""
-        if models[0].judging.form is LabelForm.ALL_OF:
+        if models[0].scoring.form is LabelForm.ALL_OF:
             return cls(_hot_counts(models))
         group = groups_of(len(models[0].decided))
         sizes = [len(wanted) for wanted in models[0].wanted]
@@ -201,7 +201,7 @@ def _f1_drop(original: Scores, candidate: Scores, alpha: float) -> Interval | No
         # Nothing flipped, so a bootstrap would say [0, 0] on any number of items: as for Accuracy, the score interval does not.
         return tango(0, 0, len(original.decided), alpha) if original.decided else None
     confusion = Confusion.of([original, candidate])
-    average = original.judging.average
+    average = original.scoring.average
     return bca(
         confusion.counts.shape[1],
         lambda drawn: confusion.f1(0, average, drawn) - confusion.f1(1, average, drawn),
@@ -221,22 +221,22 @@ class Changes:
     original's variance over the items.
     """
 
-    judging: Judging
+    scoring: ScoringRule
     values: list[float] = field(default_factory=list)
     sums: Array | None = None
     squares: Array | None = None
 
     def add(self, original: Array, candidate: Array, label: Array) -> None:
         """Compare the answers to one item."""
-        judging = self.judging
-        if not judging.decides:
+        scoring = self.scoring
+        if not scoring.decides:
             self._add_distance(original, candidate)
             return
-        original_decisions, candidate_decisions = judging.decided(original), judging.decided(candidate)
-        if judging.form is LabelForm.ALL_OF:
+        original_decisions, candidate_decisions = scoring.decided(original), scoring.decided(candidate)
+        if scoring.form is LabelForm.ALL_OF:
             self.values.append(float(not np.array_equal(original_decisions, candidate_decisions)))
             return
-        counts = judging.counts(judging.wanted(original, label))
+        counts = scoring.counts(scoring.wanted(original, label))
         if original_decisions[counts].size:
             self.values.append(float(np.mean(original_decisions[counts] != candidate_decisions[counts])))
 
@@ -245,9 +245,9 @@ class Changes:
         values = np.asarray(self.values)
         if not len(values):
             return None
-        if self.judging.decides:
+        if self.scoring.decides:
             return share_interval(values, alpha)
-        if self.judging.metric == Metric.MEAN_SQUARED_ERROR:
+        if self.scoring.metric == Metric.MEAN_SQUARED_ERROR:
             assert self.sums is not None and self.squares is not None
             variance = float(np.mean(self.squares - self.sums**2 / len(values)))
             if variance > 0:
@@ -259,8 +259,8 @@ class Changes:
 
     def _add_distance(self, original: Array, candidate: Array) -> None:
         left, right = original.astype(np.float64), candidate.astype(np.float64)
-        value = self.judging.of_numbers(left, right)
-        if self.judging.metric == Metric.COSINE_SIMILARITY:
+        value = self.scoring.of_numbers(left, right)
+        if self.scoring.metric == Metric.COSINE_SIMILARITY:
             self.values.append(1 - value)
             return
         self.values.append(value)

@@ -54,7 +54,7 @@ def misplaced(pairs: Mapping[tuple[Hashable, Hashable], int]) -> tuple[Moved, ..
     return tuple(sorted(moved, key=lambda shift: (-shift.times, str(shift.label))))
 
 
-def told(moved: tuple[Moved, ...]) -> str:
+def described(moved: tuple[Moved, ...]) -> str:
     """The labels in the wrong place, for a person."""
     shown = [
         f"{shift.label!r} is answered with {shift.answer!r} ({shift.times} of {shift.count})" for shift in moved[:SHOWN]

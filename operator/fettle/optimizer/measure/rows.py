@@ -79,7 +79,7 @@ def baseline_row(task: MeasureTask, reference: Reference, baseline: TimedCandida
         accuracy=reference.value(),
         constant=reference.constant(),
         samples=len(reference),
-        labels=reference.told(),
+        labels=reference.labels_read_as(),
         answers=reference.taken_for(),
         measurements=baseline.measurements(),
     )
@@ -100,8 +100,8 @@ def rejection(task: MeasureTask, candidate: MeasuredCandidate, timed: TimedCandi
             f"(worst difference {judgement.max_absolute_difference:.3g}); set data.evaluation to measure what that costs"
         )
         return Reason.NUMERICAL_MISMATCH, text
-    if judgement.blind is not None and candidate.must_be_proved:
-        return Reason.DATA_INVALID, f"{judgement.blind}: provide items with different answers"
+    if judgement.no_evidence is not None and candidate.must_be_proved:
+        return Reason.DATA_INVALID, f"{judgement.no_evidence}: provide items with different answers"
     if judgement.gone is not None:
         return Reason.OUTPUTS_INVALID, judgement.gone
     if judgement.too_few is not None:

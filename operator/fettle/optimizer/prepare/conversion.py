@@ -29,7 +29,7 @@ MOST_SHARE = 0.01  # of items that float32 may decide otherwise
 log = logging.getLogger(__name__)
 
 
-def held(original: RunnableModel, portable: RunModel, items: Items, signature: Signature) -> str | None:
+def difference(original: RunnableModel, portable: RunModel, items: Items, signature: Signature) -> str | None:
     """A sentence on how many items the portable form answers differently from `original`; None if there are none.
 
     Raises ConversionError (NumericalMismatch) for more than MOST_SHARE of them; RuntimeFailure.

@@ -14,8 +14,10 @@ from fettle.optimizer.data.split import screening
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.inputs import Hint
+from fettle.optimizer.onnx.portable import REVISION
 from fettle.optimizer.prepare import batch, data
 from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
+from fettle.optimizer.prepare.saved_model import asking
 from fettle.store.cache import Learned, version, versions
 
 
@@ -26,12 +28,17 @@ def preparation(format: FormatName) -> str:
     libraries = versions(entry.libraries if entry is not None else ())
     asked = (row for row in catalog.RUNTIMES if catalog.PORTABLE in row.loads and row.device is DeviceKind.CPU)
     runtimes = {row.runtime: version(row.library) for row in asked}
-    document: dict[str, Any] = {"revision": revision, "libraries": libraries, "runtimes": runtimes}
+    document: dict[str, Any] = {
+        "revision": revision,
+        "portable": REVISION,
+        "libraries": libraries,
+        "runtimes": runtimes,
+    }
     return canonical_digest(document)
 
 
 def kept_as(task: PrepareTask) -> str:
-    """The hash under which the report is kept. It ignores the requested builds, which change with maxDrop and do not affect the report."""
+    """The hash under which the report is kept. It ignores the requested builds, which change with maxDrop and decide nothing else in the report."""
     return task_hash(task.model_copy(update={"builds": ()}))
 
 
@@ -42,15 +49,18 @@ def earlier(job: Job) -> PrepareReport | None:
         return None
     if report.custom_code != job.custom_code:
         return None
+    if report.saved_model is None and asking(job):
+        return None  # nobody asked for it then
     if report.source.sha256 != job.source.sha256 or not _is_stored(job, report) or not _same_items(job, report):
         return None
     learned = Learned(teacher(report.original), report.training)
-    made = builds(job.task.builds, report.portable, report.calibration, job.store, learned)
-    return report.model_copy(update={"builds": made})
+    made = builds(job.builds, report.portable, report.calibration, job.store, learned)
+    return report.model_copy(update={"builds": made, "loss_code": dict(job.loss_code)})
 
 
 def _is_stored(job: Job, report: PrepareReport) -> bool:
-    files = (*report.original.files, *report.portable.files)
+    models = (report.original, report.portable, report.saved_model)
+    files = (file for model in models if model is not None for file in model.files)
     whole = all(job.store.has_blob(file.sha256, file.bytes) for file in files)
     # Given items are stored again when they are looked at; those that were made up are not.
     made_up = (report.calibration, report.screening) if report.generated else ()

@@ -23,7 +23,7 @@ from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.chance import Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, size_of
 from fettle.optimizer.measure.items import answers as answers_of
-from fettle.optimizer.measure.metrics import Judging, Scores
+from fettle.optimizer.measure.metrics import Scores, ScoringRule
 from fettle.optimizer.measure.tasks import METRICS, likely, recognized
 from fettle.optimizer.measure.tasks.base import TaskMetric, examples_of
 from fettle.optimizer.measure.tasks.judging import refuse_unlike_itself
@@ -113,8 +113,8 @@ def _labelled(
     reading = understand(_all_labels(split, items.labels), answered, spec)
     log.info("labels: %s", reading.told)
     if len(answers) >= min(LEAST_ASKED, len(items)):
-        judging = Judging.of(spec.metric, reading, spec.average, profile.axis, profile.threshold)
-        _refuse_chance(judging, answers, items.labels)
+        scoring = ScoringRule.of(spec.metric, reading, spec.average, profile.axis, profile.threshold)
+        _refuse_chance(scoring, answers, items.labels)
     return Reading(spec.metric, reading)
 
 
@@ -204,8 +204,8 @@ def _all_labels(split: Split, evaluation: Array) -> Array:
     return np.concatenate([evaluation, calibration])
 
 
-def _refuse_chance(judging: Judging, answers: list[Array], given: Array) -> None:
-    scores, chance = Scores(judging), Chance(judging)
+def _refuse_chance(scoring: ScoringRule, answers: list[Array], given: Array) -> None:
+    scores, chance = Scores(scoring), Chance(scoring)
     for answer, label in zip(answers, given, strict=False):
         scores.add(answer, np.asarray(label))
         chance.add(answer, np.asarray(label))

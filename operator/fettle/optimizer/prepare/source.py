@@ -91,8 +91,8 @@ def digest(folder: Path, files: tuple[str, ...]) -> str:
 def _named_in(home: Location, entry: str) -> tuple[Location, str]:
     """The folder and the file of the model that an MLflow directory names. Raises SourceError."""
     described = home.child(entry)
-    with explained(f"reading {described.uri}", reading=True):
-        named = home.child(mlflow.inner(home.filesystem.cat_file(described.path), described.uri))
+    with explained(f"reading {described.uri}", reading=True), home.filesystem.open(described.path, "rb") as stream:
+        named = home.child(mlflow.inner(stream.read(mlflow.MOST_BYTES), described.uri))
     if home.filesystem.isdir(named.path):
         return named, _entry_of(named)
     inside = named.path.removeprefix(home.path.rstrip("/") + "/")

@@ -24,12 +24,13 @@ from fettle.optimizer.data.split import Split, screening
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.session import session
 from fettle.optimizer.prepare import batch, data, labels, probe
-from fettle.optimizer.prepare.conversion import held
+from fettle.optimizer.prepare.conversion import difference
 from fettle.optimizer.prepare.data import Data
 from fettle.optimizer.prepare.earlier import earlier, kept_as, preparation
 from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
 from fettle.optimizer.prepare.portable import portable
 from fettle.optimizer.prepare.profile import traits
+from fettle.optimizer.prepare.saved_model import asking, saved_model
 from fettle.optimizer.prepare.states import refuse_states
 from fettle.optimizer.reference import OriginalAnswers, reference
 from fettle.optimizer.sources.base import Original, RunModel, RunnableModel
@@ -72,6 +73,7 @@ class Form:
     basis: Basis
     notes: tuple[str, ...]
     fault: ConversionFault | None = None
+    saved_model: StoredModel | None = None
 
 
 def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
@@ -108,22 +110,24 @@ def _converted(job: Job) -> PrepareReport:
     log.info("portable form: %s", ", ".join(form.kept) or "as it came")
     opened = session(form.path, original.signature)
     judged = _judged(job, original.subject, reference_data, opened.infer)
-    told = held(original.subject, opened.infer, judged.items, judged.signature) if original.foreign else None
+    told = difference(original.subject, opened.infer, judged.items, judged.signature) if original.foreign else None
     opened.close()
     runtimes, refusals = _runtimes(
         job, form.path, judged.signature, job.source.format.name if original.untouched else None
     )
     stored = job.store.put_model(form.path.parent, form.path.name)
+    savable, why_not = saved_model(job)
     return _report(
         job,
         judged,
         Form(
             original=_stored_source(job) if original.untouched else stored,
             portable=stored,
-            runtimes=runtimes,
+            runtimes=(*runtimes, *(asking(job) if savable is not None else ())),
             traits=traits(form, judged.signature, reference_data.data.probes),
             basis=Basis.SOURCE_RUNTIME if original.untouched else Basis.PORTABLE_FORM,
-            notes=(*form.notes, *judged.notes, *((told,) if told else ()), *refusals),
+            notes=(*form.notes, *judged.notes, *((told,) if told else ()), *refusals, *why_not),
+            saved_model=savable,
         ),
     )
 
@@ -182,6 +186,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         original=form.original,
         portable=form.portable,
         conversion_fault=form.fault,
+        saved_model=form.saved_model,
         portable_runtimes=form.runtimes,
         signature=judged.signature,
         traits=form.traits,
@@ -193,10 +198,11 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         metric=judged.reading.metric,
         informative=judged.reading.informative,
         custom_code=job.custom_code,
+        loss_code=dict(job.loss_code),
         generated=judged.generated,
         basis=form.basis,
         preparation=preparation(job.source.format.name),
-        builds=builds(job.task.builds, form.portable, calibration, store, Learned(teacher(form.original), training)),
+        builds=builds(job.builds, form.portable, calibration, store, Learned(teacher(form.original), training)),
         notes=tuple(dict.fromkeys(form.notes)),
     )
 

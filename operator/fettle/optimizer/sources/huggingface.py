@@ -6,7 +6,6 @@ config.json names the class and the weights fill it. Code of the directory's own
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from fettle.errors import SourceError
 from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.sources import sentence, tokenizer
 from fettle.optimizer.sources.base import Beside, Inputs
+from fettle.optimizer.sources.configuration import read_json
 from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
 from fettle.optimizer.sources.tokenizer import Tokenizer
 from fettle.runtimes.base import numpy_dtype
@@ -164,11 +164,7 @@ FORMATS = (HuggingFace(),)
 
 def _config(path: Path) -> dict[str, Any]:
     """What config.json holds. Raises SourceError."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        message = f"{path.name} is damaged: it is no JSON: {error}"
-        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
+    found = read_json(path)
     return found if isinstance(found, dict) else {}
 
 

@@ -29,11 +29,11 @@ _FLAVOURS = {
     "transformers": "model_binary",
 }
 _CODE = "python_function"
-_MOST = 1 << 20  # a signature of thousands of columns takes less
+MOST_BYTES = 1 << 20  # a signature of thousands of columns takes less
 
 
 def inner(text: bytes, uri: str) -> str:
-    """Where the model lies, relative to the file MLmodel, which holds `text`: a file or a folder.
+    """Where the model lies, relative to the file MLmodel, which begins with `text`: a file or a folder.
 
     Raises SourceError: SourceCorrupted; UnsupportedModel for a flavour that is not read, such as Python code of one's own.
     """
@@ -56,7 +56,7 @@ def inner(text: bytes, uri: str) -> str:
 
 def _flavours(text: bytes, uri: str) -> Mapping[str, Any]:
     try:
-        document = yaml.safe_load(text[:_MOST])
+        document = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         message = f"{uri} is damaged: it is not YAML: {quoted(error, 200)}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error

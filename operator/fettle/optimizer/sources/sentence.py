@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ from typing import Any
 from fettle.api.reasons import Reason
 from fettle.api.text import joined
 from fettle.errors import SourceError
+from fettle.optimizer.sources.configuration import read_json
 
 ENTRY = "modules.json"
 CONFIG = "config.json"
@@ -94,9 +94,7 @@ def _pooling(path: Path) -> str:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return read_json(path)
     except FileNotFoundError as error:
         message = f"{ENTRY} names {path.parent.name}, which has no {path.name}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path.name} is no JSON: {error}", reason=Reason.SOURCE_CORRUPTED) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from fettle.api.reasons import Reason
 from fettle.api.text import joined, quoted
 from fettle.errors import DataError, SourceError
 from fettle.optimizer.data.columns import Array
+from fettle.optimizer.sources.configuration import read_json
 from fettle.optimizer.sources.sentence import Texts
 
 TEXTS = ("text", "text_pair")  # columns of items, called as the tokenizer calls them
@@ -85,7 +85,7 @@ def available(folder: Path) -> bool:
 
 def _positions(folder: Path) -> int:
     """How many tokens the model has positions for, as far as its configuration says."""
-    config = json.loads((folder / "config.json").read_bytes())
+    config = read_json(folder / "config.json")
     read = config.get("text_config")  # of models of pictures and texts
     positions = (read if isinstance(read, dict) else config).get("max_position_embeddings")
     return positions - RESERVED if isinstance(positions, int) and positions > RESERVED else UNBOUNDED

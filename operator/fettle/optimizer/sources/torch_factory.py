@@ -16,6 +16,7 @@ from fettle.api.optimizedmodel import FactorySpec
 from fettle.api.reasons import Reason
 from fettle.api.text import joined, quoted
 from fettle.errors import SourceError
+from fettle.optimizer.guard import guarded
 from fettle.optimizer.own_code import called
 
 FIELD = "source.factory.callable"
@@ -29,14 +30,9 @@ def module_of(factory: FactorySpec, folder: Path) -> Any:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
-    try:
+    with guarded(lambda error: _failure(factory.callable, error, folder)):
         _require_no_arguments(factory.callable)
         made = called(factory.callable)
-    except SourceError:
-        raise
-    except (Exception, SystemExit) as error:  # a person's own code raises what it likes
-        message = f"{FIELD} {factory.callable} could not make a module: {_told(error, folder)}"
-        raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL) from error
     if isinstance(made, torch.nn.DataParallel):
         made = made.module
     if not isinstance(made, torch.nn.Module) or isinstance(made, torch.jit.ScriptModule):
@@ -97,6 +93,11 @@ def _require_no_arguments(name: str) -> None:
             f"such as `def create(): return {function}({needed[0]}=…)`"
         )
         raise SourceError(message, reason=Reason.INVALID_SPEC)
+
+
+def _failure(name: str, error: BaseException, folder: Path) -> SourceError:
+    message = f"{FIELD} {name} could not make a module: {_told(error, folder)}"
+    return SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
 
 
 def _told(error: BaseException, folder: Path) -> str:

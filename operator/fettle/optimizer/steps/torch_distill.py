@@ -12,6 +12,7 @@ from torch import nn
 from fettle.api.text import quoted
 from fettle.api.training import DistillStep, StudentSpec
 from fettle.errors import RecipeError, RuntimeFailure
+from fettle.optimizer.guard import guarded
 from fettle.optimizer.own_code import called
 from fettle.optimizer.steps import Work
 from fettle.optimizer.training.blocks import without_blocks
@@ -49,18 +50,19 @@ def _student(spec: StudentSpec, training: Training, work: Work[DistillStep]) -> 
 
 def _own(name: str) -> Module:
     """The student that `module:callable` makes. Raises RecipeError."""
-    try:
+    with guarded(lambda error: _failure(name, error)):
         made = called(name)
-    except Exception as error:  # a person's own code raises what it likes
-        where = ", ".join(path for path in sys.path if path)[:200]
-        message = (
-            f"distill.student.callable {name} could not make a student: {type(error).__name__}: "
-            f"{quoted(error)}; modules are looked for in {where}"
-        )
-        raise RecipeError(message) from error
     if not isinstance(made, nn.Module):
         raise RecipeError(f"distill.student.callable {name} made a {type(made).__name__}, expected a torch.nn.Module")
     return _Flat(made)
+
+
+def _failure(name: str, error: BaseException) -> RecipeError:
+    where = ", ".join(path for path in sys.path if path)[:200]
+    return RecipeError(
+        f"distill.student.callable {name} could not make a student: {type(error).__name__}: "
+        f"{quoted(error)}; modules are looked for in {where}"
+    )
 
 
 class _Flat(nn.Module):

@@ -78,7 +78,7 @@ def judged(original: Reference, candidate: Iterable[dict[str, Array]]) -> Judgem
 
 def passes(found: Judgement, max_drop: float = 0.02, max_changed: float = 0.12) -> bool:
     """By the default bounds of a user who allows a drop of 2 %."""
-    kept = found.drop is not None and found.drop.high <= max_drop and found.gone is None and found.blind is None
+    kept = found.drop is not None and found.drop.high <= max_drop and found.gone is None and found.no_evidence is None
     return kept and (found.changed is None or found.changed.high <= max_changed)
 
 

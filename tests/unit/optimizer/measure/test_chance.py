@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.optimizer.measure.test_metrics import judging
+from tests.unit.optimizer.measure.test_metrics import scoring
 
 from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
@@ -23,7 +23,7 @@ NOISE = RNG.random(200)
 
 def judged(metric: Metric, answers: Any, labels: Any, **how: Any) -> tuple[Scores, Chance]:
     """The original's scores, and what chance would give."""
-    ways = judging(metric, answers, labels, **how)
+    ways = scoring(metric, answers, labels, **how)
     scores, chance = Scores(ways), Chance(ways)
     for answer, label in zip(answers, np.asarray(labels), strict=True):
         scores.add(np.asarray(answer), np.asarray(label))

@@ -14,25 +14,25 @@ from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
 from fettle.optimizer.labels.question import Answered
 from fettle.optimizer.labels.readings import understand
-from fettle.optimizer.measure.metrics import Changes, Judging, Scores, drop, flips
+from fettle.optimizer.measure.metrics import Changes, Scores, ScoringRule, drop, flips
 
 Array = np.ndarray[Any, Any]
 EYE = np.eye(3, dtype=np.float32)
 
 
-def judging(metric: Metric, answers: Any, labels: Any, **how: Any) -> Judging:
+def scoring(metric: Metric, answers: Any, labels: Any, **how: Any) -> ScoringRule:
     """How these labels are read beside these answers."""
     average, several = how.pop("average", Average.MACRO), how.pop("several_labels", None)
     examples = [np.asarray(answer) for answer in answers]
     answered = Answered("y", examples, how.get("axis", -1), how.get("threshold", 0.0))
     spec = EvaluationSpec(uri="pvc://claim/items.npz", metric=metric, several_labels=several)
     reading = understand(np.asarray(labels), answered, spec)
-    return Judging.of(metric, reading, average, answered.axis, answered.threshold)
+    return ScoringRule.of(metric, reading, average, answered.axis, answered.threshold)
 
 
 def scores(metric: Metric, answers: Any, labels: Any, **how: Any) -> Scores:
     """One model's scores."""
-    found = Scores(judging(metric, answers, labels, **how))
+    found = Scores(scoring(metric, answers, labels, **how))
     for answer, label in zip(answers, np.asarray(labels), strict=True):
         found.add(np.asarray(answer), np.asarray(label))
     return found
@@ -162,7 +162,7 @@ def test_f1_of_several_labels_an_item_is_that_of_scikit_learn() -> None:
 
 def changes(metric: Metric, before: Any, after: Any, labels: Any, **how: Any) -> Changes:
     """What a second model changed."""
-    found = Changes(judging(metric, before, labels, **how))
+    found = Changes(scoring(metric, before, labels, **how))
     for one, other, label in zip(before, after, np.asarray(labels), strict=True):
         found.add(np.asarray(one), np.asarray(other), np.asarray(label))
     return found

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -178,6 +179,30 @@ def test_an_onnx_model_in_an_mlflow_directory_is_prepared_as_it_is(bench: Workbe
     (folder / "MLmodel").write_bytes(described(onnx={"data": "model.onnx"}))
     report = bench.prepare(bench.task(source=SourceSpec(uri="pvc://claim/registered", format=FormatName.MLFLOW)))
     assert (report.source.format, report.original.entry) == (FormatName.ONNX, "model.onnx")
+
+
+def test_a_description_without_end_is_not_read_to_its_end(bench: Workbench) -> None:
+    (bench.folder / "registered").mkdir()
+    with (bench.folder / "registered/MLmodel").open("wb") as stream:
+        stream.truncate(64 << 20)
+    tracemalloc.start()
+    try:
+        error = bench.refused(source=SourceSpec(uri="pvc://claim/registered"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert error.reason == Reason.SOURCE_CORRUPTED
+    assert peak < 32 << 20
+
+
+def test_a_configuration_without_end_is_not_read(bench: Workbench) -> None:
+    (bench.folder / "net").mkdir()
+    (bench.folder / "net/model.safetensors").write_bytes(b"")
+    with (bench.folder / "net/config.json").open("wb") as stream:
+        stream.truncate(17 << 20)
+    error = bench.refused(source=SourceSpec(uri="pvc://claim/net"))
+    assert error.reason == Reason.SOURCE_CORRUPTED
+    assert "config.json is damaged: expected a configuration of at most 16 MiB" in error.message
 
 
 # -------------------------------------------------------------------------------------------------------------- missing values

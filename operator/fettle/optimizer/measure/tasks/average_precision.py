@@ -29,12 +29,12 @@ class AveragePrecision:
     _rows: list[Array] = field(default_factory=list)  # item, class, score, right
     _objects: list[Array] = field(default_factory=list)  # item, class
 
-    def add(self, said: Boxes, truth: Boxes) -> None:
+    def add(self, prediction: Boxes, truth: Boxes) -> None:
         """Match the boxes of an item."""
-        said = said.some(_counted(said.classes, truth.classes))
-        right = assign(overlaps(said, truth)) >= 0
-        item = np.full(len(said.scores), self._items)
-        self._rows.append(np.stack([item, said.classes, said.scores, right], axis=1))
+        prediction = prediction.some(_counted(prediction.classes, truth.classes))
+        right = assign(overlaps(prediction, truth)) >= 0
+        item = np.full(len(prediction.scores), self._items)
+        self._rows.append(np.stack([item, prediction.classes, prediction.scores, right], axis=1))
         self._objects.append(np.stack([np.full(len(truth.classes), self._items), truth.classes], axis=1))
         self._informative += len(truth.classes) > 0
         self._items += 1
@@ -57,12 +57,13 @@ class AveragePrecision:
         return Pool(self._informative, groups, rows, curve.value)
 
 
-def _counted(said: Array, truth: Array) -> Array:
+def _counted(prediction: Array, truth: Array) -> Array:
     """Places of the surest boxes of each class, in the order in which they come."""
-    if len(said) <= MOST_OF_CLASS:
-        return np.arange(len(said))
+    if len(prediction) <= MOST_OF_CLASS:
+        return np.arange(len(prediction))
     kept = [
-        np.nonzero(said == number)[0][: max(MOST_OF_CLASS, int((truth == number).sum()))] for number in np.unique(said)
+        np.nonzero(prediction == number)[0][: max(MOST_OF_CLASS, int((truth == number).sum()))]
+        for number in np.unique(prediction)
     ]
     return np.sort(np.concatenate(kept))
 

@@ -61,8 +61,8 @@ class TaskMetric(ABC):
         """What an answer says: boxes, a mask, a text, a vector."""
 
     @abstractmethod
-    def read(self, label: Array, said: Any) -> Any:
-        """What a label says of an item, in the form of `decode`. Raises DataError where it does not fit what was `said`."""
+    def read(self, label: Array, prediction: Any) -> Any:
+        """What a label says of an item, in the form of `decode`. Raises DataError where it does not fit the `prediction`."""
 
     @abstractmethod
     def scorer(self, labelled: bool) -> Scorer:
@@ -72,21 +72,21 @@ class TaskMetric(ABC):
         """To score answers by what the original says where labels say what was lost: `maxChanged` allows more than `maxDrop`."""
         return self.scorer(labelled=False)
 
-    def kept(self, said: Any, truth: Any) -> Mapping[Hashable, bool]:
+    def kept(self, prediction: Any, truth: Any) -> Mapping[Hashable, bool]:
         """Of each class or character that the truth has, whether at least half of it is found; nothing where there are no such."""
         return {}
 
-    def pairs(self, said: Any, truth: Any) -> Iterable[tuple[Hashable, Hashable]]:
-        """Classes or characters of a label, each with what is said in its place."""
+    def pairs(self, prediction: Any, truth: Any) -> Iterable[tuple[Hashable, Hashable]]:
+        """Classes or characters of a label, each with what is predicted in its place."""
         return ()
 
     def misreadings(self, truth: Any) -> Mapping[str, Any]:
         """Other ways to read a label, by name: they must not fit better."""
         return {}
 
-    def sketch(self, said: Any) -> Any:
-        """What was said or labelled in a small form, which still shows whether the two belong together."""
-        return said
+    def sketch(self, prediction: Any) -> Any:
+        """A prediction or a label in a small form, which still shows whether the two belong together."""
+        return prediction
 
     def live(self, rule: Comparison) -> Comparison | None:
         """How a server compares answers on live inputs, where the numbers of the judged outputs would be compared by `rule`.
@@ -99,8 +99,8 @@ class TaskMetric(ABC):
 class Scorer(Protocol):
     """Scores of one model's answers, item by item."""
 
-    def add(self, said: Any, truth: Any) -> None:
-        """Score what was said of the next item."""
+    def add(self, prediction: Any, truth: Any) -> None:
+        """Score the prediction for the next item."""
         ...
 
     def pool(self) -> Pool:
@@ -110,7 +110,7 @@ class Scorer(Protocol):
 
 @dataclass
 class Collected:
-    """A scorer that keeps all there is and has it judged at the end: `judge` takes what was said of each item, and the truth of each.
+    """A scorer that keeps all there is and has it judged at the end: `judge` takes the prediction for each item, and the truth of each.
 
     `same_shape`: the two are arrays that are compared number by number.
     """
@@ -120,11 +120,11 @@ class Collected:
     _said: list[Any] = field(default_factory=list)
     _truth: list[Any] = field(default_factory=list)
 
-    def add(self, said: Any, truth: Any) -> None:
-        """Keep what was said of the next item. Raises ValueError where it has another shape than it must have."""
-        if self.same_shape and said.shape != truth.shape:
-            raise ValueError(f"{list(said.shape)} numbers beside {list(truth.shape)}")
-        self._said.append(said)
+    def add(self, prediction: Any, truth: Any) -> None:
+        """Keep the prediction for the next item. Raises ValueError where it has another shape than it must have."""
+        if self.same_shape and prediction.shape != truth.shape:
+            raise ValueError(f"{list(prediction.shape)} numbers beside {list(truth.shape)}")
+        self._said.append(prediction)
         self._truth.append(truth)
 
     def pool(self) -> Pool:

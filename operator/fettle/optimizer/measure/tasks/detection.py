@@ -90,7 +90,7 @@ class Detection(TaskMetric):
         """The boxes of an answer, after NMS."""
         return self._head.decode(answer)
 
-    def read(self, label: Array, said: Boxes) -> Boxes:
+    def read(self, label: Array, prediction: Boxes) -> Boxes:
         """`label` is [n, 5]: left, top, right, bottom, class; a row with a negative class, or the one that is ignored, does not count."""
         numbers = (
             whole_numbers(label[:, 4])
@@ -127,11 +127,11 @@ class Detection(TaskMetric):
         """F1 of boxes whose scores hardly moved."""
         return F1(MOVED_BESIDE_LABELS)
 
-    def kept(self, said: Boxes, truth: Boxes) -> Mapping[Hashable, bool]:
+    def kept(self, prediction: Boxes, truth: Boxes) -> Mapping[Hashable, bool]:
         """Classes of which at least half of the objects are found, and whether small objects are."""
         there = truth.above(SURE)
         found = np.zeros(len(there.scores), dtype=bool)
-        taken = assign(overlaps(said.above(STILL_THERE), there))
+        taken = assign(overlaps(prediction.above(STILL_THERE), there))
         found[taken[taken >= 0]] = True
         flags: dict[Hashable, list[bool]] = defaultdict(list)
         areas = np.prod(there.corners[:, 2:] - there.corners[:, :2], axis=1)
@@ -141,9 +141,9 @@ class Detection(TaskMetric):
                 flags[SMALL_OBJECTS].append(flag)
         return {key: 2 * sum(each) >= len(each) for key, each in flags.items()}
 
-    def pairs(self, said: Boxes, truth: Boxes) -> Iterable[tuple[Hashable, Hashable]]:
+    def pairs(self, prediction: Boxes, truth: Boxes) -> Iterable[tuple[Hashable, Hashable]]:
         """The class of each object with that of the box that is found at its place."""
-        found = said.above(SURE)
+        found = prediction.above(SURE)
         taken = assign(intersection_over_union(found.corners, truth.corners))
         right = taken >= 0
         return list(zip(truth.classes[taken[right]].tolist(), found.classes[right].tolist(), strict=True))
@@ -177,14 +177,14 @@ class F1:
     moved: float = MOVED
     _counts: list[Array] = field(default_factory=list)
 
-    def add(self, said: Boxes, truth: Boxes) -> None:
+    def add(self, prediction: Boxes, truth: Boxes) -> None:
         """Match the boxes of an item."""
-        said, truth = said.above(SURE), truth.above(SURE)
-        overlap = overlaps(said, truth)
-        overlap[np.abs(said.scores[:, None] - truth.scores[None, :]) > self.moved] = 0
+        prediction, truth = prediction.above(SURE), truth.above(SURE)
+        overlap = overlaps(prediction, truth)
+        overlap[np.abs(prediction.scores[:, None] - truth.scores[None, :]) > self.moved] = 0
         counts = np.zeros(3)
         for score in SCORES:
-            found, there = int((said.scores >= score).sum()), int((truth.scores >= score).sum())
+            found, there = int((prediction.scores >= score).sum()), int((truth.scores >= score).sum())
             for least in OVERLAPS:
                 right = int((assign(overlap[:found, :there], least) >= 0).sum())
                 counts += [right, found - right, there - right]

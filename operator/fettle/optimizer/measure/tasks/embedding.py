@@ -78,7 +78,7 @@ class Embedding(TaskMetric):
         """The vector."""
         return answer[self._name].reshape(-1).astype(np.float32)
 
-    def read(self, label: Array, said: Array) -> str:
+    def read(self, label: Array, prediction: Array) -> str:
         """What items that belong together have in common: a number or a text."""
         if label.size != 1:
             raise DataError(f"metric Embedding needs one number or text for an item, found {list(label.shape)}")
@@ -93,24 +93,24 @@ class Embedding(TaskMetric):
         return Comparison(mode=AgreementMode.COSINE, axis=self._axis, min_cosine=LIVE_COSINE)
 
 
-def same_label(said: Sequence[Array], truth: Sequence[str]) -> Pool:
+def same_label(prediction: Sequence[Array], truth: Sequence[str]) -> Pool:
     """Share of items whose nearest neighbour has the same label. One whose label no other has does not count. Raises DataError where that is
     so of all."""
     _, places, times = np.unique(np.array(truth), return_inverse=True, return_counts=True)
     counts = times[places] > 1
     if not counts.any():
         raise DataError("every item has a label of its own: metric Embedding needs items that belong together")
-    vectors = _unit(np.stack(said))
+    vectors = _unit(np.stack(prediction))
     nearest, _ = neighbours(vectors, vectors, itself=False)
     return share((places[nearest] == places)[counts])
 
 
-def same_place(said: Sequence[Array], truth: Sequence[Array]) -> Pool:
+def same_place(prediction: Sequence[Array], truth: Sequence[Array]) -> Pool:
     """Share of items whose vector lies where the original's does: for its neighbours, and for an index that holds the original's.
 
     Only items count that the original gives a direction. Raises DataError where there is no other one to be near to.
     """
-    candidate, original = np.stack(said), np.stack(truth)
+    candidate, original = np.stack(prediction), np.stack(truth)
     known = np.linalg.norm(original, axis=1) > 0  # NaN and zero have no direction
     if known.sum() < 3:
         raise DataError(

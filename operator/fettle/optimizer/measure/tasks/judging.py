@@ -75,19 +75,19 @@ class TaskReference:
         every = max(1, -(-len(labels) // ITEMS)) if labels is not None else 1
         sample = LabelSample(self.name, metric, whole=every == 1)
         for number, answer in enumerate(answers):
-            said = metric.decode(answer)
-            room -= size_of(said)
+            prediction = metric.decode(answer)
+            room -= size_of(prediction)
             if room >= 0:
-                self._held.append(said)
-            itself.add(said, said)
+                self._held.append(prediction)
+            itself.add(prediction, prediction)
             if before is not None:
-                tried(beside, said, before)
-            before = said
+                tried(beside, prediction, before)
+            before = prediction
             if labels is not None:
-                truth = metric.read(np.asarray(labels[number]), said)
-                labelled.add(said, truth)
+                truth = metric.read(np.asarray(labels[number]), prediction)
+                labelled.add(prediction, truth)
                 if number % every == 0:  # items may lie class by class
-                    sample.add(said, truth)
+                    sample.add(prediction, truth)
         self._itself = itself.pool()
         self._refuse_blind(beside)
         self._labelled = labelled.pool() if labels is not None else None
@@ -100,8 +100,8 @@ class TaskReference:
         """The metric by the labels; against itself 1."""
         return (self._labelled or self._itself).whole()
 
-    def said(self, number: int, answer: Answer) -> Any:
-        """What the original says of an item, decoded once where there is room."""
+    def decoded(self, number: int, answer: Answer) -> Any:
+        """What the original predicts for an item, decoded once where there is room."""
         return self._held[number] if number < len(self._held) else self.metric.decode(answer)
 
     @property
@@ -195,14 +195,14 @@ class Trial:
         """Score the answer to the next item. Raises DataError."""
         metric = self.reference.metric
         try:
-            said, before = metric.decode(candidate), self.reference.said(self._items, original)
+            prediction, before = metric.decode(candidate), self.reference.decoded(self._items, original)
             self._items += 1
-            self._agreement.add(said, before)
+            self._agreement.add(prediction, before)
             truth = before
             if self._labelled is not None:
                 truth = metric.read(label, before)
-                self._labelled.add(said, truth)
-            kept = metric.kept(said, truth)
+                self._labelled.add(prediction, truth)
+            kept = metric.kept(prediction, truth)
             known = metric.kept(before, truth) if self._labelled is not None else dict.fromkeys(kept, True)
         except (ValueError, IndexError, TypeError) as error:
             message = f"{self.reference.name} cannot compare its answer with the original's ({error})"

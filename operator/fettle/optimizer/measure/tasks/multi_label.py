@@ -25,7 +25,7 @@ from fettle.optimizer.statistics import ratio
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
-Said = tuple[Array, ...]  # by output, [places, tags]: how many of the thresholds a score is above
+Prediction = tuple[Array, ...]  # by output, [places, tags]: how many of the thresholds a score is above
 
 PROBABILITIES = (0.3, 0.5, 0.7)
 LOGITS = (-0.8473, 0.0, 0.8473)  # of the same probabilities
@@ -95,13 +95,13 @@ class MultiLabel(TaskMetric):
         """Scores of tags look like those of a mask, or like any numbers."""
         return Likeness.NONE
 
-    def decode(self, answer: Answer) -> Said:
+    def decode(self, answer: Answer) -> Prediction:
         """How sure each yes is."""
         return tuple(output.levels(answer) for output in self._outputs)
 
-    def read(self, label: Array, said: Said) -> Said:
+    def read(self, label: Array, prediction: Prediction) -> Prediction:
         """0 and 1 for each decision: of all outputs that are read, or of the first; `NOT_COUNTED` where it does not count."""
-        read = list(said)
+        read = list(prediction)
         for some in (read, read[:1]):
             if label.size == sum(table.size for table in some):
                 break
@@ -151,10 +151,10 @@ def _first_other(label: Array, ignored: int) -> str:
     return str(label.reshape(-1)[~np.isin(label.reshape(-1), (0, 1, ignored))][:1].tolist())
 
 
-def _counts(said: Array, truth: Array) -> tuple[int, int, int]:
+def _counts(prediction: Array, truth: Array) -> tuple[int, int, int]:
     """Right yeses, too many, missing."""
-    both = int(np.sum(said & truth))
-    return both, int(np.sum(said)) - both, int(np.sum(truth)) - both
+    both = int(np.sum(prediction & truth))
+    return both, int(np.sum(prediction)) - both, int(np.sum(truth)) - both
 
 
 # --------------------------------------------------------------------------------------------------------------------- labels
@@ -168,10 +168,10 @@ class Found:
     _yes: Array | None = None  # by place and tag, where all items are of one size
     _sized: bool = True
 
-    def add(self, said: Said, truth: Said) -> None:
+    def add(self, prediction: Prediction, truth: Prediction) -> None:
         """Count the decisions about an item; labels may speak of the first output only."""
         flat = np.concatenate([part.reshape(-1) for part in truth])
-        given = np.concatenate([part.reshape(-1) for part in said[: len(truth)]])
+        given = np.concatenate([part.reshape(-1) for part in prediction[: len(truth)]])
         if flat.shape != given.shape:
             raise DataError(f"{flat.size} labels for {given.size} decisions: check data.evaluation.labelKey")
         counts, yes = flat != NOT_COUNTED, flat == 1
@@ -216,17 +216,17 @@ class SameTags:
     _tags: Array | None = None  # [4, tags]: decisions, the original's yeses, the candidate's, different ones
     _items: Array | None = None  # [2, tags]: items with a yes of the original's, with a no
 
-    def add(self, said: Said, truth: Said) -> None:
+    def add(self, prediction: Prediction, truth: Prediction) -> None:
         """Count the decisions about an item. Raises ValueError where the two are of different sizes."""
-        if [part.shape for part in said] != [part.shape for part in truth]:
+        if [part.shape for part in prediction] != [part.shape for part in truth]:
             raise ValueError(
-                f"scores of the shapes {[part.shape for part in said]} and {[part.shape for part in truth]}"
+                f"scores of the shapes {[part.shape for part in prediction]} and {[part.shape for part in truth]}"
             )
-        flat = [np.concatenate([part.reshape(-1) for part in parts]) for parts in (said, truth)]
+        flat = [np.concatenate([part.reshape(-1) for part in parts]) for parts in (prediction, truth)]
         self._scores.append(
             np.array([_counts(*(one > place for one in flat)) for place in range(len(PROBABILITIES))], np.float64)
         )
-        given, wanted = ([part > USUAL for part in parts] for parts in (said, truth))
+        given, wanted = ([part > USUAL for part in parts] for parts in (prediction, truth))
         tags = np.stack(
             [
                 np.concatenate([np.full(part.shape[1], len(part)) for part in wanted]),
@@ -266,13 +266,13 @@ class SameTags:
 
     def _gone(self, tags: Array, items: Array) -> str | None:
         """A tag that is decided no better than by one answer to all items, or all of them together, for a person."""
-        total, yes, said, wrong = tags
+        total, yes, prediction, wrong = tags
         rarer = np.minimum(yes, total - yes)
         lost = np.flatnonzero((wrong >= rarer) & (items.min(axis=0) >= LEAST_ITEMS) & (rarer > 0))
         if len(lost):
             worst = int(lost[np.argmax(rarer[lost])])
             where = f"{self.names[worst]!r}, which the original finds in {items[0, worst]} of {len(self._scores)} items"
-            if not said[worst]:
+            if not prediction[worst]:
                 return f"it never finds {where}: the loss of rare tags does not show in MultiLabel; quantize fewer operators"
             return (
                 f"it is wrong {wrong[worst]} times about {where}, and one answer to all items would be wrong {rarer[worst]} times: it hardly "

@@ -59,7 +59,7 @@ class Ranking(TaskMetric):
         scores = answer[self._name].reshape(-1).astype(np.float64)
         return np.float64(scores[1] - scores[0]) if self._two else np.float64(scores[0])
 
-    def read(self, label: Array, said: float) -> float:
+    def read(self, label: Array, prediction: float) -> float:
         """1 for yes, 0 or -1 for no."""
         if label.size != 1 or label.dtype.kind not in "biuf" or label.reshape(-1)[0] not in (-1, 0, 1):
             raise DataError(
@@ -73,9 +73,9 @@ class Ranking(TaskMetric):
         return Collected(area_under_curve if labelled else same_order)
 
 
-def area_under_curve(said: Sequence[float], truth: Sequence[float]) -> Pool:
+def area_under_curve(prediction: Sequence[float], truth: Sequence[float]) -> Pool:
     """Area under the ROC curve of scores beside labels of 0 and 1. Raises DataError where labels are all the same, or scores are no numbers."""
-    scores, labels = np.array(said), np.array(truth)
+    scores, labels = np.array(prediction), np.array(truth)
     if not np.isfinite(scores).all():
         raise DataError(f"the scores of {int((~np.isfinite(scores)).sum())} of {len(scores)} items are NaN or infinite")
     if len(set(truth)) < 2:
@@ -97,13 +97,13 @@ def area_under_curve(said: Sequence[float], truth: Sequence[float]) -> Pool:
     return Pool(len(scores), groups, scores, value, constant=0.5)
 
 
-def same_order(said: Sequence[float], truth: Sequence[float]) -> Pool:
+def same_order(prediction: Sequence[float], truth: Sequence[float]) -> Pool:
     """The worst share of pairs that are in the original's order: of all, across the top and across the bottom. Raises DataError where the
     original orders none.
 
     Where few items are a yes, hardly any pair has one in it: all of them could be at the wrong end, and nine of ten pairs be in order.
     """
-    scores, original = np.array(said), np.array(truth)
+    scores, original = np.array(prediction), np.array(truth)
     if not np.nanmax(original) > np.nanmin(original):
         raise DataError(
             f"the original gives the same score to all {len(scores)} items, so a candidate that ignores its input would pass"

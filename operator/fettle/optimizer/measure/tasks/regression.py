@@ -74,7 +74,7 @@ class Regression(TaskMetric):
             raise ValueError(f"{len(numbers)} numbers, {len(self._noise)} expected")
         return numbers
 
-    def read(self, label: Array, said: Array) -> Array:
+    def read(self, label: Array, prediction: Array) -> Array:
         """The right numbers: of all outputs that are read, or of the first of them."""
         first = next(iter(self._sizes.values()))
         if label.size not in (first, len(self._noise)) or label.dtype.kind not in "iuf":
@@ -102,11 +102,11 @@ def _is_few_numbers(name: str, examples: Sequence[Answer]) -> bool:
 # --------------------------------------------------------------------------------------------------------------------- labels
 
 
-def explained(said: Sequence[Array], truth: Sequence[Array]) -> Pool:
+def explained(prediction: Sequence[Array], truth: Sequence[Array]) -> Pool:
     """R2, mean over the channels in which labels vary; labels may speak of the first channels only. Raises DataError where they vary in none,
     or answers are not numbers."""
     labels = np.stack(truth)
-    numbers = np.stack(said)[:, : labels.shape[1]]
+    numbers = np.stack(prediction)[:, : labels.shape[1]]
     if not np.isfinite(numbers).all():
         broken = int((~np.isfinite(numbers)).any(axis=1).sum())
         raise DataError(f"answers to {broken} of {len(numbers)} items hold NaN or infinity, R2 needs numbers")
@@ -149,11 +149,11 @@ class Near:
         The systematic part of a channel's errors counts twice, so that it is held to half the tolerance: noise averages out over the
         items of whoever compares means, a shift of all answers does not.
         """
-        said, truth = np.stack(answers), np.stack(original)
+        prediction, truth = np.stack(answers), np.stack(original)
         limits = self._tolerances(truth)
         with np.errstate(invalid="ignore"):  # infinity less infinity
-            same = (said == truth) | (np.isnan(said) & np.isnan(truth))
-            errors = np.where(same, 0.0, np.nan_to_num(said - truth, nan=np.inf, posinf=np.inf, neginf=-np.inf))
+            same = (prediction == truth) | (np.isnan(prediction) & np.isnan(truth))
+            errors = np.where(same, 0.0, np.nan_to_num(prediction - truth, nan=np.inf, posinf=np.inf, neginf=-np.inf))
         bias = np.clip(errors, -limits, limits).mean(axis=0)
         near = np.abs(errors) + np.abs(bias) <= limits * (1 + 1e-9)
         constant = _far_from_one_number(truth, limits)

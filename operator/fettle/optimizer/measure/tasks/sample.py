@@ -15,12 +15,12 @@ import numpy as np
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.chance import FEWEST
-from fettle.optimizer.measure.misplaced import misplaced, told
+from fettle.optimizer.measure.misplaced import described, misplaced
 from fettle.optimizer.measure.tasks.base import Scorer, TaskMetric
 from fettle.optimizer.statistics import SEED
 
 ITEMS = 256
-BYTES = 16 << 20  # of what is said of all of them
+BYTES = 16 << 20  # of the predictions for all of them
 SHUFFLES = 20  # labels that have nothing to do with the items are above all of them once in twenty-one times
 LEAST_SEEN = 50  # items that say anything: fewer, of more, do not end a run
 
@@ -37,20 +37,20 @@ class LabelSample:
     _pairs: list[Pair] = field(default_factory=list)
     _held: int = 0
 
-    def add(self, said: Any, truth: Any) -> None:
+    def add(self, prediction: Any, truth: Any) -> None:
         """Keep an item's, while there is room."""
         if len(self._pairs) < FEWEST or (len(self._pairs) < ITEMS and self._held < BYTES):
-            said, truth = self.metric.sketch(said), self.metric.sketch(truth)
-            self._pairs.append((said, truth))
-            self._held += size_of(said)
+            prediction, truth = self.metric.sketch(prediction), self.metric.sketch(truth)
+            self._pairs.append((prediction, truth))
+            self._held += size_of(prediction)
         else:
             self.whole = False
 
     def refuse(self) -> None:
         """Raises DataError where labels are misread, name classes otherwise than the model, or fit other items as well."""
         scorer = self.metric.scorer(True)
-        for said, truth in self._pairs:
-            scorer.add(said, truth)
+        for prediction, truth in self._pairs:
+            scorer.add(prediction, truth)
         try:
             pool = scorer.pool()
         except DataError:
@@ -73,7 +73,9 @@ class LabelSample:
 
     def _refuse_misread(self, value: float, chance: float) -> None:
         for way in self.metric.misreadings(self._pairs[0][1]):
-            read = self._value([(said, self.metric.misreadings(truth).get(way)) for said, truth in self._pairs])
+            read = self._value(
+                [(prediction, self.metric.misreadings(truth).get(way)) for prediction, truth in self._pairs]
+            )
             if read is not None and read > max(value, chance):
                 raise DataError(
                     f"the original's {self.name} is {value:.4g} with the labels as they are, and {read:.4g} if they are read as {way}: "
@@ -82,11 +84,11 @@ class LabelSample:
 
     def _refuse_misnamed(self) -> None:
         pairs: Counter[tuple[Hashable, Hashable]] = Counter()
-        for said, truth in self._pairs:
-            pairs.update(self.metric.pairs(said, truth))
+        for prediction, truth in self._pairs:
+            pairs.update(self.metric.pairs(prediction, truth))
         moved = misplaced(pairs)
         if moved:
-            raise DataError(f"{told(moved)}; correct the order of data.evaluation.classes, or labelOffset")
+            raise DataError(f"{described(moved)}; correct the order of data.evaluation.classes, or labelOffset")
 
     def _shuffles(self) -> Sequence[Sequence[Pair]]:
         """Each item beside another one's label, in random circles."""
@@ -105,8 +107,8 @@ class LabelSample:
     def _value(self, pairs: Sequence[Pair]) -> float | None:
         """The metric of these; None where most do not fit each other, as masks of different sizes."""
         scorer, fit = self.metric.scorer(True), 0
-        for said, truth in pairs:
-            fit += truth is not None and tried(scorer, said, truth)
+        for prediction, truth in pairs:
+            fit += truth is not None and tried(scorer, prediction, truth)
         if 2 * fit <= len(pairs):
             return None
         try:
@@ -115,18 +117,20 @@ class LabelSample:
             return None
 
 
-def tried(scorer: Scorer, said: Any, truth: Any) -> bool:
+def tried(scorer: Scorer, prediction: Any, truth: Any) -> bool:
     """Score an item beside what another one says; False where the two have different sizes."""
     try:
-        scorer.add(said, truth)
+        scorer.add(prediction, truth)
     except (DataError, ValueError):
         return False
     return True
 
 
-def size_of(said: Any) -> int:
-    """About how many bytes what was said takes."""
-    if isinstance(said, tuple):
-        return sum(size_of(part) for part in said)
-    size = getattr(said, "nbytes", None)  # of an array or of boxes; a text has letters, a number or a yes has no parts
-    return int(size) if size is not None else 8 * (len(said) if isinstance(said, Sized) else 1)
+def size_of(prediction: Any) -> int:
+    """About how many bytes a prediction takes."""
+    if isinstance(prediction, tuple):
+        return sum(size_of(part) for part in prediction)
+    size = getattr(
+        prediction, "nbytes", None
+    )  # of an array or of boxes; a text has letters, a number or a yes has no parts
+    return int(size) if size is not None else 8 * (len(prediction) if isinstance(prediction, Sized) else 1)

@@ -127,22 +127,22 @@ class Segmentation(TaskMetric):
             classes, small = np.argmax(array, axis=self._axis), np.min_scalar_type(array.shape[self._axis])
         return np.asarray(classes.astype(small).squeeze())
 
-    def read(self, label: Array, said: Array) -> Array:
+    def read(self, label: Array, prediction: Array) -> Array:
         """Numbers of classes, one for each place; `NOT_COUNTED` where none counts."""
         numbers = whole_numbers(label)
-        if numbers is None or numbers.size != said.size:
+        if numbers is None or numbers.size != prediction.size:
             raise DataError(
-                f"metric Segmentation needs a whole number for each of {said.size} places, found {label.dtype} {list(label.shape)}: "
+                f"metric Segmentation needs a whole number for each of {prediction.size} places, found {label.dtype} {list(label.shape)}: "
                 "check data.evaluation.labelKey and agreement.axis"
             )
         plane = numbers.squeeze()
-        if plane.shape != said.shape and plane.ndim > 1:
-            turned = "transposed" if plane.shape == said.shape[::-1] else "of another shape"
+        if plane.shape != prediction.shape and plane.ndim > 1:
+            turned = "transposed" if plane.shape == prediction.shape[::-1] else "of another shape"
             raise DataError(
-                f"labels are {turned}: a label has the shape {list(label.shape)}, but the model's mask has {list(said.shape)}; "
+                f"labels are {turned}: a label has the shape {list(label.shape)}, but the model's mask has {list(prediction.shape)}; "
                 "write labels with the axes in the order of the model's mask"
             )
-        plane = plane.reshape(said.shape)
+        plane = plane.reshape(prediction.shape)
         found = np.where(np.isin(plane, self._ignored), NOT_COUNTED, plane - self._offset)
         strange = ((found < 0) & ~np.isin(plane, self._ignored)) | (found >= (self._classes or MOST_CLASSES))
         if strange.any():
@@ -157,9 +157,9 @@ class Segmentation(TaskMetric):
         """Intersection over union."""
         return Overlap(self._foreground)
 
-    def kept(self, said: Array, truth: Array) -> Mapping[Hashable, bool]:
+    def kept(self, prediction: Array, truth: Array) -> Mapping[Hashable, bool]:
         """Classes of which at least half of the places are found; the background of a model that has no class for it does not count."""
-        table = confusion(said, truth)
+        table = confusion(prediction, truth)
         areas = table.sum(axis=1)
         least = max(LEAST_AREA * truth.size, 1)
         return {
@@ -168,9 +168,9 @@ class Segmentation(TaskMetric):
             if areas[number] >= least
         }
 
-    def pairs(self, said: Array, truth: Array) -> Iterable[tuple[Hashable, Hashable]]:
+    def pairs(self, prediction: Array, truth: Array) -> Iterable[tuple[Hashable, Hashable]]:
         """Each class of a label with the class that most of its places are given."""
-        table = confusion(said, truth)
+        table = confusion(prediction, truth)
         least = max(LEAST_AREA * truth.size, 1)
         return [(number, int(np.argmax(row))) for number, row in enumerate(table) if row.sum() >= least]
 
@@ -178,10 +178,10 @@ class Segmentation(TaskMetric):
         """A square mask may lie on its side without its shape telling."""
         return {"transposed (width before height)": truth.T} if truth.ndim == 2 and len(set(truth.shape)) == 1 else {}
 
-    def sketch(self, said: Array) -> Array:
+    def sketch(self, prediction: Array) -> Array:
         """Every n-th place along each axis."""
-        step = math.ceil((said.size / SKETCHED) ** (1 / max(said.ndim, 1)))
-        return said[(slice(None, None, max(step, 1)),) * said.ndim]
+        step = math.ceil((prediction.size / SKETCHED) ** (1 / max(prediction.ndim, 1)))
+        return prediction[(slice(None, None, max(step, 1)),) * prediction.ndim]
 
 
 def _threshold(examples: Sequence[Answer], name: str) -> float:
@@ -241,15 +241,15 @@ def _bins(scores: Sequence[Array]) -> bool:
 # -------------------------------------------------------------------------------------------------------------------- scores
 
 
-def confusion(said: Array, truth: Array) -> Array:
+def confusion(prediction: Array, truth: Array) -> Array:
     """How many places of each class of the truth (rows) are given each class (columns), square; those that do not count left out.
 
     Raises ValueError where the two have different shapes, or numbers are no classes.
     """
-    if said.shape != truth.shape:
-        raise ValueError(f"masks of the shapes {list(said.shape)} and {list(truth.shape)}")
+    if prediction.shape != truth.shape:
+        raise ValueError(f"masks of the shapes {list(prediction.shape)} and {list(truth.shape)}")
     counts = truth >= 0
-    given, wanted = said[counts].astype(np.int64), truth[counts].astype(np.int64)
+    given, wanted = prediction[counts].astype(np.int64), truth[counts].astype(np.int64)
     size = max(int(given.max(initial=-1)), int(wanted.max(initial=-1))) + 1
     if given.min(initial=0) < 0 or size > MOST_CLASSES:
         raise ValueError(f"a mask holds {int(given.min(initial=0))} to {size - 1}, classes are 0 to {MOST_CLASSES - 1}")
@@ -263,9 +263,9 @@ class Overlap:
     foreground: bool
     _scores: list[Array] = field(default_factory=list)  # [2, classes] of each item, as many as it has
 
-    def add(self, said: Array, truth: Array) -> None:
+    def add(self, prediction: Array, truth: Array) -> None:
         """Count the places of an item."""
-        table = confusion(said, truth)
+        table = confusion(prediction, truth)
         both = np.diag(table)
         self._scores.append(np.stack([both, table.sum(axis=0) + table.sum(axis=1) - both]).astype(np.float64))
 

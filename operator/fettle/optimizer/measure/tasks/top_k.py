@@ -74,7 +74,7 @@ class TopK(TaskMetric):
         scores = item_of(answer[self._name], 1).astype(np.float64)
         return np.argsort(-scores, kind="stable")[: self._spec.top_k]
 
-    def read(self, label: Array, said: Array) -> int:
+    def read(self, label: Array, prediction: Array) -> int:
         """The number of the right class, or its name; `NOT_COUNTED` where it does not count."""
         spec = self._spec
         value = label.reshape(-1)[0] if label.size == 1 else None
@@ -113,12 +113,12 @@ class Hits:
     _labels: Counter[int] = field(default_factory=Counter)
     _k: int = 1
 
-    def add(self, said: Array, truth: int) -> None:
+    def add(self, prediction: Array, truth: int) -> None:
         """See whether the right class is among the best."""
         if truth != NOT_COUNTED:
-            self._right.append(bool(np.any(said == truth)))
+            self._right.append(bool(np.any(prediction == truth)))
             self._labels[truth] += 1
-            self._k = len(said)
+            self._k = len(prediction)
 
     def pool(self) -> Pool:
         """Top-k accuracy. Raises DataError where no label counts."""
@@ -135,9 +135,9 @@ class SameBest:
     _same: list[bool] = field(default_factory=list)
     _truth: list[Array] = field(default_factory=list)
 
-    def add(self, said: Array, truth: Array) -> None:
+    def add(self, prediction: Array, truth: Array) -> None:
         """Compare the two lists of an item."""
-        self._same.append(_alike(said, truth))
+        self._same.append(_alike(prediction, truth))
         self._truth.append(truth)
 
     def pool(self) -> Pool:
