@@ -153,6 +153,11 @@ def test_a_factorization_depends_on_the_items_that_it_looks_at() -> None:
     assert thin("c", "e") == thin("d", "e") != thin("c", "f")
 
 
+def test_a_choice_that_is_not_made_is_not_in_the_key() -> None:
+    assert "loss" not in TrainSpec().to_json()
+    assert TrainSpec.model_validate({"loss": "CTC"}).to_json()["loss"] == "CTC"
+
+
 def test_a_build_is_found_only_while_its_files_are_whole(tmp_path: Path) -> None:
     store = Store.open("pvc://claim", Mounts({"claim": tmp_path}))
     (tmp_path / "in").mkdir()
