@@ -341,8 +341,9 @@ def test_argo_cds_own_engine_agrees_with_the_files_for_upstream(argo: ArgoCD, ki
     tests = yaml.safe_load((folder / "actions" / "action_test.yaml").read_text())
     for case in tests["discoveryTests"]:
         told = argo.run(*command, "list-actions", str(folder / "actions" / case["inputPath"]), *given)
-        rows = {line.split()[0]: line.split()[1] for line in told.splitlines() if line.split()[0] != "NAME"}
-        assert rows == {each["name"]: str(not each["disabled"]).lower() for each in case["result"]}
+        rows = dict(line.split()[:2] for line in told.splitlines())
+        assert rows.pop("NAME") == "DISABLED"
+        assert rows == {each["name"]: str(each["disabled"]).lower() for each in case["result"]}
     for case in tests["actionTests"]:
         parameters = [f"--param={name}={value}" for name, value in case.get("parameters", {}).items()]
         run = ("run-action", str(folder / "actions" / case["inputPath"]), case["action"], *parameters)
