@@ -59,9 +59,8 @@ class TrainSpec(ApiModel):
             description="Loss on the labels of data.training. Auto follows from the metric and the labels: CrossEntropy for classes, "
             "BinaryCrossEntropy for yes-or-no decisions, MeanSquaredError for numbers, none for other metrics. MeanAbsoluteError is for numbers with "
             "outliers, CTC for texts from a score for each step and character, Custom for a function of your own.",
-            exclude_if=lambda loss: (
-                loss == TrainingLoss.AUTO
-            ),  # keys of builds that were trained before there was a choice
+            # Keys of builds that were trained before there was a choice stay as they were.
+            exclude_if=lambda loss: loss == TrainingLoss.AUTO,
         ),
     ] = TrainingLoss.AUTO
     custom: Annotated[CustomLossSpec | None, Field(description="The function of loss Custom.")] = None

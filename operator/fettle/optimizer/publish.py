@@ -17,8 +17,7 @@ from fettle.errors import StoreError
 from fettle.optimizer.report import Material, render, tensorboard
 from fettle.store.manifest import Manifest, artifact_uri, copy_artifact, missing_file, read_stored
 from fettle.store.modelpack import Pack, files_in, push
-from fettle.store.places import require_keys
-from fettle.store.registry import Registry, parse
+from fettle.store.registry import registry_at
 from fettle.store.store import Store
 from fettle.store.uris import Mounts, store_missing
 
@@ -61,13 +60,11 @@ def run(task: PublishTask, store: Store, mounts: Mounts) -> PublishReport:
 
 def _push(to: PublishSpec, target: str, artifact: tuple[str, Manifest], store: Store, mounts: Mounts) -> str:
     """The address, by digest, of an artifact of the store in the registry. Raises StoreError."""
-    reference, _ = parse(to.uri, store_missing)
-    credentials = mounts.credentials(to.uri)
-    require_keys(to.uri, credentials, store_missing)
+    registry, _ = registry_at(to.uri, mounts.credentials(to.uri), store_missing)
     with TemporaryDirectory(prefix="fettle-") as folder:
         copy_artifact(store, artifact[0], Path(folder))
         pack = Pack(files_in(Path(folder)), artifact)
-        address = push(pack, Registry(reference, credentials, store_missing), lambda _: None, store_missing, target)
+        address = push(pack, registry, lambda _: None, store_missing, target)
     log.info("artifact %s pushed to %s", artifact[0], address)
     return address
 

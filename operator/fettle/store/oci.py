@@ -23,8 +23,8 @@ from fettle.store import layers
 from fettle.store.credentials import Credentials
 from fettle.store.files import stream_digest
 from fettle.store.listed import WholeFiles
-from fettle.store.places import Missing, Place, require_keys, stays_inside, web_server
-from fettle.store.registry import MOST_BYTES, Layer, Manifest, Registry, parse
+from fettle.store.places import Missing, Place, stays_inside, web_server
+from fettle.store.registry import MOST_BYTES, Layer, Manifest, Registry, registry_at
 
 TITLE = "org.opencontainers.image.title"
 FILEPATH = "org.cncf.model.filepath"
@@ -43,9 +43,8 @@ def find(
 
     Raises what `missing` makes.
     """
-    reference, path = parse(uri, missing)
-    require_keys(uri, credentials, missing)
-    return ArtifactFiles(Registry(reference, credentials, missing), pinned, missing), unquote(path)
+    registry, path = registry_at(uri, credentials, missing)
+    return ArtifactFiles(registry, pinned, missing), unquote(path)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fettle.api.reasons import Reason
 from fettle.api.uris import DIGEST, REGISTRY_ADDRESS
 from fettle.errors import FettleError
 from fettle.store.credentials import DOCKER_CONFIG, Credentials
-from fettle.store.places import Missing, given_by, holder
+from fettle.store.places import Missing, given_by, holder, require_keys
 from fettle.store.remote import absent
 from fettle.store.web import Answer, Asked, WebApi, json_object
 
@@ -245,6 +245,13 @@ class Registry:
             )
             raise self._missing(message, reason=Reason.FORBIDDEN)
         return logins[max(known, key=len)] if known else {}
+
+
+def registry_at(uri: str, credentials: Credentials | None, missing: Missing) -> tuple[Registry, str]:
+    """The registry of `uri`, and the path in the artifact; nothing is asked of it yet. Raises what `missing` makes."""
+    reference, path = parse(uri, missing)
+    require_keys(uri, credentials, missing)
+    return Registry(reference, credentials, missing), path
 
 
 def logins_of(document: str) -> dict[str, dict[str, str]]:

@@ -17,8 +17,7 @@ from fettle.store.files import file_digest, holds
 from fettle.store.manifest import MANIFEST, Manifest, check_fetched, copy_artifact, copy_pack
 from fettle.store.modelpack import ARTIFACT, Pack, Sent, files_in, push
 from fettle.store.oci import ArtifactFiles
-from fettle.store.places import require_keys
-from fettle.store.registry import Registry, parse
+from fettle.store.registry import registry_at
 from fettle.store.uris import Location, store_missing
 
 
@@ -49,12 +48,10 @@ def pack_of(source: Path) -> Pack:
 
 def push_pack(pack: Pack, uri: str, secret: Path | None, sent: Sent) -> str:
     """The address of the artifact in the registry, by its digest. Raises UsageError, StoreError."""
-    reference, path = parse(uri, store_missing)
+    registry, path = registry_at(uri, credentials_of(secret), store_missing)
     if path:
         raise UsageError(f"{uri}: expected oci://REGISTRY/REPOSITORY:TAG, without a path")
-    credentials = credentials_of(secret)
-    require_keys(uri, credentials, store_missing)
-    return push(pack, Registry(reference, credentials, store_missing), sent, store_missing)
+    return push(pack, registry, sent, store_missing)
 
 
 def pull_pack(location: Location, to: Path | None) -> tuple[Path, tuple[str, Manifest] | None]:

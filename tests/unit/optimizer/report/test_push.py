@@ -45,6 +45,11 @@ def keys(folder: Path, **values: str) -> Path:
     return folder
 
 
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    return keys(tmp_path / "keys", username=LOGIN[0], password=LOGIN[1])
+
+
 def repository(registry: RegistryServer) -> str:
     return f"oci://{registry.host}/models/digits"
 
@@ -54,10 +59,9 @@ def task(registry: RegistryServer, store: Store) -> Any:
 
 
 def test_a_winner_is_in_the_registry_under_a_tag_of_its_own_and_what_is_there_is_not_sent_again(
-    registry: RegistryServer, store: Store, tmp_path: Path
+    registry: RegistryServer, store: Store, secret: Path, tmp_path: Path
 ) -> None:
     digest = fill(store, tmp_path / "model")
-    secret = keys(tmp_path / "keys", username=LOGIN[0], password=LOGIN[1])
     mounts = Mounts(secrets={repository(registry): secret})
     found = publish.run(task(registry, store), store, mounts)
     assert found.registry is not None
@@ -73,10 +77,9 @@ def test_a_winner_is_in_the_registry_under_a_tag_of_its_own_and_what_is_there_is
 
 
 def test_no_tag_moves_where_a_winner_was_measured_again_and_its_pack_is_another(
-    registry: RegistryServer, store: Store, tmp_path: Path
+    registry: RegistryServer, store: Store, secret: Path, tmp_path: Path
 ) -> None:
     digest = fill(store, tmp_path / "model")
-    secret = keys(tmp_path / "keys", username=LOGIN[0], password=LOGIN[1])
     mounts = Mounts(secrets={repository(registry): secret})
     publish.run(task(registry, store), store, mounts)
     tagged = {path: content for path, content in registry.files.items() if "/manifests/cpu-" in path}
