@@ -12,6 +12,7 @@ Facts that this file rests on (TensorRT RTX 1.7, whose builder needs no GPU; Ten
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,13 +123,22 @@ def error_log(trt: Any) -> Any:
 
 @contextlib.contextmanager
 def reported(library: Library, log: Any) -> Iterator[None]:
-    """Convert the library's exceptions (pybind11 raises TypeError, RuntimeError and others) to ours."""
+    """Convert the library's exceptions (pybind11 raises TypeError, RuntimeError and others) to ours.
+
+    No garbage is collected meanwhile: the library calls the logger with a lock held that the destructors of its objects wait for, and the
+    traceback of an earlier build that failed may still hold some.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         yield
     except (RuntimeFailure, MemoryError, OSError):
         raise
     except Exception as error:
         raise RuntimeFailure(said(library, f"failed: {error}", log.errors)) from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def said(library: Library, what: str, errors: Sequence[str]) -> str:

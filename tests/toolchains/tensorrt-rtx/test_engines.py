@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +102,38 @@ def test_a_damaged_file_ends_with_a_sentence(content: bytes, tmp_path: Path) -> 
     with pytest.raises(RuntimeFailure, match="tensorrt-rtx"):
         RUNTIME.build(tmp_path / "model.onnx", tmp_path / "model.rtx", "sm89", {})
     assert not (tmp_path / "model.rtx").exists()
+
+
+def test_what_a_failed_build_left_is_not_freed_in_the_middle_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library calls the logger with a lock held, and its objects wait for that lock when they are freed: it would wait for ever."""
+    plain = engine_build.error_log
+
+    def collecting(trt: Any) -> Any:
+        log = plain(trt)
+
+        class Log(type(log)):  # type: ignore[misc]
+            def log(self, severity: Any, message: str) -> None:
+                if gc.isenabled():  # as may happen wherever Python runs
+                    gc.collect()
+                super().log(severity, message)
+
+        return Log()
+
+    often = gc.get_threshold()
+    gc.set_threshold(0)  # garbage stays until then
+    try:
+        with pytest.raises(RuntimeFailure) as failure:
+            RUNTIME.build(DIGITS.file, tmp_path / "model.rtx", "sm90", DIGITS.ranges)
+        cycle: list[object] = [failure.value]
+        cycle.append(cycle)
+        del failure, cycle
+        monkeypatch.setattr(engine_build, "error_log", collecting)
+        build(DIGITS, tmp_path, "sm89")
+        assert gc.isenabled()
+    finally:
+        gc.set_threshold(*often)
 
 
 def test_an_engine_is_not_loaded_without_a_gpu_and_the_reason_says_so(tmp_path: Path) -> None:
