@@ -20,7 +20,8 @@ import psutil
 from bench.peers.environments import ROOT, EnvironmentFailure, python
 from bench.serve_load import Request
 from bench.serve_models import ServedCase
-from tools.serving import ServerProcess, free_port, open_store, publish
+from tools.ports import free_port
+from tools.serving import ServerProcess, open_store, publish
 
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_V2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from fettle.api.vocabulary import RuntimeName
 from fettle.store.manifest import DataRecord, Manifest, RecipeRecord, fetch_artifact, write_artifact
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
+from tools.ports import free_port
 
 CLAIM = "store"
 READY_SECONDS = 60
@@ -108,10 +108,3 @@ class ServerProcess:
 
 def _command(name: str) -> list[str]:
     return [sys.executable, "-m", "fettle.server", name]
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

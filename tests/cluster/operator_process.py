@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
-from tools.serving import free_port
+from tools.ports import free_port
 
 Value = TypeVar("Value")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.servers.s3 import REGION, S3Server
 from tools.integrations.programs import VERSITYGW, ensure
+from tools.ports import free_port
 
 
 @dataclass
@@ -18,15 +19,10 @@ class Gateway:
     """The server and its folder, in which every folder is a bucket."""
 
     folder: Path
-    port: int = 0
+    port: int = field(default_factory=free_port)
     key: str = field(default_factory=lambda: f"key{secrets.token_hex(8)}")
     secret: str = field(default_factory=lambda: secrets.token_hex(20))
     process: subprocess.Popen[bytes] | None = None
-
-    def __post_init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
 
     def bucket(self, name: str) -> S3Server:
         """A bucket of it."""

@@ -8,13 +8,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from tools.demo.kube import ROOT
+from tools.ports import free_port
 
 from fettle.cli.main import main
 from fettle.store.manifest import check_fetched
@@ -36,9 +36,7 @@ class Running:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Running]:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (tmp_path / "htpasswd").write_text(HTPASSWD)
     settings = {
         "version": 0.1,

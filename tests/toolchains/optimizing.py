@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tools.ports import free_port
 
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
@@ -55,7 +55,7 @@ def served(folder: Path, status: Mapping[str, Any], inputs: Arrays) -> Arrays:
     (artifact,) = status["artifacts"]
     store = Store.open("pvc://store", Mounts({"store": folder / "store"}))
     copy_artifact(store, artifact["sha256"], folder / "winner")
-    ports = {option: str(_free_port()) for option in ("--port", "--grpc-port", "--management-port")}
+    ports = {option: str(free_port()) for option in ("--port", "--grpc-port", "--management-port")}
     words = [sys.executable, "-m", "fettle.cli.main", "serve", str(folder / "winner"), "--name", "model"]
     words += [word for pair in ports.items() for word in pair]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
@@ -77,9 +77,3 @@ def _asked(url: str, inputs: Arrays) -> Arrays:
     with urllib.request.urlopen(request, timeout=60) as answer:
         outputs = json.load(answer)["outputs"]
     return {row["name"]: np.array(row["data"], np.float32).reshape(row["shape"]) for row in outputs}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from tests.unit.server.serving import publish
-from tools.serving import free_port
+from tools.ports import free_port
 
 from fettle.api.recipe import RuntimeSettings
 from fettle.runtimes.base import Array, Arrays, Interrupt

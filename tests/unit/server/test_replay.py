@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from tests.unit.server.serving import VALUES, Server
-from tools.serving import free_port
+from tools.ports import free_port
 
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, Metric
