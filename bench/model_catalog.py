@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from bench import model_data as data
 from bench import model_pictures as pictures
+from bench import model_sounds as sounds
 from tests.data import models as made
 
 Arrays = dict[str, np.ndarray]
@@ -69,14 +70,12 @@ def _open_nsfw(count: int, work: Path) -> Arrays:
 
 
 def _aecmos(count: int, _: Path) -> Arrays:
-    random = np.random.default_rng(8)
-    return {"input": random.normal(-1, 1, (count, 3, 500, 160)).astype(np.float32)}
+    return {"input": sounds.calls(500, count)}
 
 
 def _plcmos(count: int, _: Path) -> Arrays:
-    random = np.random.default_rng(9)
-    signal = random.normal(-1, 1, (count, 1, 300, 257)).astype(np.float32)
-    return {"degraded_audio": signal, "rater_embed": random.normal(0, 1, (count, 64)).astype(np.float32)}
+    raters = np.random.default_rng(9).normal(0, 1, (count, 64)).astype(np.float32)
+    return {"degraded_audio": sounds.lost_packets(300, count), "rater_embed": raters}
 
 
 def _tashkeel(count: int, _: Path) -> Arrays:

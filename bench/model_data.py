@@ -134,12 +134,17 @@ def mels(rate: int, frames: int, count: int, bands: int) -> np.ndarray:
     spoken = speech(rate, step * frames + width, count)
     windows = np.lib.stride_tricks.sliding_window_view(spoken, width, axis=1)[:, ::step][:, :frames]
     power = np.abs(np.fft.rfft(windows * np.hanning(width), axis=2)) ** 2
+    return np.asarray(power @ mel_filters(rate, width, bands), np.float32)
+
+
+def mel_filters(rate: int, width: int, bands: int) -> np.ndarray:
+    """From the frequencies of a window of `width` samples to bands of the mel scale, `[width // 2 + 1, bands]`."""
     edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + rate / 1400), bands + 2) / 2595) - 1)
     places = np.fft.rfftfreq(width, 1 / rate)[:, np.newaxis]
     rising = (places - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - places) / (edges[2:] - edges[1:-1])
-    filters = np.maximum(0, np.minimum(rising, falling)) * 2 / (edges[2:] - edges[:-2])
-    return (power @ filters).astype(np.float32)
+    filters: np.ndarray = np.maximum(0, np.minimum(rising, falling)) * 2 / (edges[2:] - edges[:-2])
+    return filters
 
 
 def _spoken(rate: int) -> list[np.ndarray]:

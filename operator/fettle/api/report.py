@@ -29,6 +29,7 @@ class Traits(ApiModel):
     transformer: bool = False  # attention or LayerNorm was found
     convolutions: int = 0
     matmul_time_share: float = 0.0  # share of MatMul/Gemm in the profiled time of the portable form
+    lstm_time_share: float = 0.0  # likewise of LSTM; 0 where none of these layers has an input with bounds
     p50_milliseconds: float = 0.0  # of the portable form in onnxruntime, one thread, one item; a rough clock
 
 

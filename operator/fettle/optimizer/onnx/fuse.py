@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ HARD_SWISH_OPSET = 14
 
 
 @dataclass
-class _Graph:
+class Graph:
     """A graph with what a pattern asks: who makes a tensor, how often it is used, what a constant holds."""
 
     graph: onnx.GraphProto
@@ -32,9 +33,15 @@ class _Graph:
     def number(self, name: str) -> float | None:
         """The value of a constant with one element."""
         tensor = self.stored.get(name)
-        if tensor is None or int(np.prod(tensor.dims)) != 1 or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        value = self.value(name) if tensor is not None and int(np.prod(tensor.dims)) == 1 else None
+        return float(value.reshape(-1)[0]) if value is not None else None
+
+    def value(self, name: str) -> np.ndarray[Any, Any] | None:
+        """What a constant holds; None for what is no constant, or lies outside the file."""
+        tensor = self.stored.get(name)
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
             return None
-        return float(numpy_helper.to_array(tensor).reshape(-1)[0])
+        return np.asarray(numpy_helper.to_array(tensor))
 
     def inner(self, name: str, *kinds: str) -> onnx.NodeProto | None:
         """The node of one of these kinds that makes `name` for one user only."""
@@ -43,12 +50,12 @@ class _Graph:
 
 
 def hard_swish(model: onnx.ModelProto) -> onnx.ModelProto:
-    """x * clip(x + 3, 0, 6) / 6, written out in four nodes, becomes HardSwish. The argument comes back where there is none."""
+    """x * clip(x + 3, 0, 6) / 6, written out in four nodes or with HardSigmoid, becomes HardSwish. The argument comes back where there is none."""
     if onnx_model.opset(model) < HARD_SWISH_OPSET:
         return model
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    known = _Graph(changed.graph)
+    known = Graph(changed.graph)
     fused = 0
     for index, node in enumerate(changed.graph.node):
         source = _swished(known, node)
@@ -61,12 +68,15 @@ def hard_swish(model: onnx.ModelProto) -> onnx.ModelProto:
             fused += 1
     if not fused:
         return model
-    _drop_unused(changed.graph)
+    drop_unused(changed.graph)
     return changed
 
 
-def _swished(known: _Graph, node: onnx.NodeProto) -> str | None:
+def _swished(known: Graph, node: onnx.NodeProto) -> str | None:
     """x, if `node` ends the pattern. The sixth may be taken before or after the product."""
+    gated = _sigmoid_gated(known, node)
+    if gated is not None:
+        return gated
     scaled = _sixth(known, node)
     if scaled is not None:
         product = known.inner(scaled, "Mul")
@@ -74,7 +84,21 @@ def _swished(known: _Graph, node: onnx.NodeProto) -> str | None:
     return _gated(known, node, scaled=True) if node.op_type == "Mul" else None
 
 
-def _sixth(known: _Graph, node: onnx.NodeProto) -> str | None:
+def _sigmoid_gated(known: Graph, node: onnx.NodeProto) -> str | None:
+    """x, if `node` is x * HardSigmoid(x) with the slope of HardSwish: what ONNX Runtime's offline optimizer makes of that."""
+    if node.op_type != "Mul":
+        return None
+    for operand, other in ((0, 1), (1, 0)):
+        gate = known.inner(node.input[other], "HardSigmoid")
+        if gate is None or gate.input[0] != node.input[operand]:
+            continue
+        given = {attribute.name: attribute.f for attribute in gate.attribute}
+        if _near(given.get("alpha", 0.2), 1 / 6) and _near(given.get("beta", 0.5), 0.5):
+            return str(node.input[operand])
+    return None
+
+
+def _sixth(known: Graph, node: onnx.NodeProto) -> str | None:
     """a, if `node` is a / 6 or a * (1 / 6)."""
     if node.op_type == "Div" and _near(known.number(node.input[1]), 6):
         return str(node.input[0])
@@ -85,7 +109,7 @@ def _sixth(known: _Graph, node: onnx.NodeProto) -> str | None:
     return None
 
 
-def _gated(known: _Graph, product: onnx.NodeProto, scaled: bool) -> str | None:
+def _gated(known: Graph, product: onnx.NodeProto, scaled: bool) -> str | None:
     """x, if `product` is x times the gate of x (already divided by 6 if `scaled`)."""
     for operand, other in ((0, 1), (1, 0)):
         gate = product.input[other]
@@ -97,7 +121,7 @@ def _gated(known: _Graph, product: onnx.NodeProto, scaled: bool) -> str | None:
     return None
 
 
-def _gate(known: _Graph, name: str) -> str | None:
+def _gate(known: Graph, name: str) -> str | None:
     """x, if `name` is clip(x + 3, 0, 6)."""
     clip = known.inner(name, "Clip")
     if clip is None or len(clip.input) != 3:
@@ -117,10 +141,10 @@ def _near(value: float | None, wanted: float) -> bool:
     return value is not None and abs(value - wanted) < 1e-5
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
     """Remove nodes that nothing reads any more, then weights."""
     while True:
-        known = _Graph(graph)
+        known = Graph(graph)
         dead = [node for node in graph.node if not any(known.uses[output] for output in node.output)]
         if not dead:
             break

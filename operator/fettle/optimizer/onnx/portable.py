@@ -22,11 +22,14 @@ from fettle.api.signature import BY_ONNX
 from fettle.errors import SourceError
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.fuse import hard_swish
+from fettle.optimizer.onnx.loops import free_loops, lighten_loops
+from fettle.optimizer.onnx.stft import convolve_stft
 
 # Fusions of the common folding step need LayerNormalization (17) and Gelu (20).
 WANTED_OPSETS = (21, 17, 13)
 RAISE_BELOW = 17
 GROWTH_LIMIT = (2.0, 16 << 20)  # folding may not make a file larger than this factor plus these bytes
+REVISION = 2  # of the steps and of what is found out about their result, for every format: raise it when they change
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def steps(model: onnx.ModelProto) -> list[Step]:
     if not onnx_model.external_files(model):  # it would write the weights into one file, and no such file holds 2 GiB
         wanted.append(Step("fold and fuse", (fold_and_fuse,)))
     wanted.append(Step("fuse HardSwish", (hard_swish,)))
+    wanted.append(Step("run STFT as a convolution", (convolve_stft,)))
+    wanted.append(Step("lighten loops", (lighten_loops, free_loops)))
     wanted.append(Step("infer shapes", (infer_shapes,)))
     return wanted
 

@@ -14,6 +14,8 @@ _ATTENTION = frozenset(
 )
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
 MATRIX = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "FusedMatMulActivation"})
+_BOUNDED = frozenset({"LSTM", "GRU", "RNN", "Tanh", "Sigmoid", "HardSigmoid", "Softmax"})
+_PASSING = frozenset({"Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Slice"})
 
 
 def traits(model: onnx.ModelProto) -> Traits:
@@ -40,3 +42,16 @@ def _has_plain_attention(graph: onnx.GraphProto) -> bool:
         if before is not None and before.op_type == "Softmax":
             return True
     return False
+
+
+def bounded_lstm(graph: onnx.GraphProto) -> list[str]:
+    """Names of LSTM nodes whose input lies within the bounds of an activation, so that 8 bits hold it whatever the model is given."""
+    made = {output: node for node in graph.node for output in node.output}
+
+    def bounded(name: str) -> bool:
+        node = made.get(name)
+        if node is not None and node.op_type in _PASSING:
+            return bounded(node.input[0])
+        return node is not None and node.op_type in _BOUNDED
+
+    return [node.name for node in graph.node if node.op_type == "LSTM" and bounded(node.input[0])]

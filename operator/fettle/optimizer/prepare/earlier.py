@@ -14,6 +14,7 @@ from fettle.optimizer.data.split import screening
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.inputs import Hint
+from fettle.optimizer.onnx.portable import REVISION
 from fettle.optimizer.prepare import batch, data
 from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
 from fettle.store.cache import Learned, version, versions
@@ -26,7 +27,12 @@ def preparation(format: FormatName) -> str:
     libraries = versions(entry.libraries if entry is not None else ())
     asked = (row for row in catalog.RUNTIMES if catalog.PORTABLE in row.loads and row.device is DeviceKind.CPU)
     runtimes = {row.runtime: version(row.library) for row in asked}
-    document: dict[str, Any] = {"revision": revision, "libraries": libraries, "runtimes": runtimes}
+    document: dict[str, Any] = {
+        "revision": revision,
+        "portable": REVISION,
+        "libraries": libraries,
+        "runtimes": runtimes,
+    }
     return canonical_digest(document)
 
 

@@ -23,6 +23,7 @@ def traits(portable: Portable, signature: Signature, probes: Items) -> Traits:
     times = ONNXRUNTIME.profile(portable.path, settings, inputs)
     total = sum(times.values())
     matrix = sum(spent for kind, spent in times.items() if kind in onnx_traits.MATRIX)
+    lstm = times.get("LSTM", 0.0) if onnx_traits.bounded_lstm(portable.model.graph) else 0.0
     session = ONNXRUNTIME.load(portable.path, settings, signature)
     session.infer(inputs)
     runs: list[float] = []
@@ -34,6 +35,7 @@ def traits(portable: Portable, signature: Signature, probes: Items) -> Traits:
     return onnx_traits.traits(portable.model).model_copy(
         update={
             "matmul_time_share": round(matrix / total, 3) if total else 0.0,
+            "lstm_time_share": round(lstm / total, 3) if total else 0.0,
             "p50_milliseconds": round(1000 * statistics.median(runs), 3),
         }
     )

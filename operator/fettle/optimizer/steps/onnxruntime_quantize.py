@@ -30,6 +30,7 @@ from fettle.errors import RecipeError
 from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx import portable
+from fettle.optimizer.onnx.traits import bounded_lstm
 from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.layers import Scheme, partly
 from fettle.optimizer.steps.onnx_scope import before_recurrent, clamps_before_bodies, flatten_biases, keep_apart
@@ -39,6 +40,7 @@ from fettle.runtimes import cpu
 PER_CHANNEL_OPSET = 13  # below, QuantizeLinear has no axis: the tool would write a file that loads nowhere
 CORE = ("Conv", "MatMul", "Gemm")
 DYNAMIC = ("MatMul", "Gemm")  # never Conv: ConvInteger runs wholly in int8 and 4-7 times slower
+LSTM = "LSTM"  # where a recipe names it
 log = logging.getLogger(__name__)
 
 
@@ -142,23 +144,28 @@ def _quantized(
 
 
 def dynamic(work: Work[QuantizeStep]) -> Path:
-    """Weights of matrix products in int8, activations quantized at run time. Raises RecipeError."""
+    """Weights of matrix products in int8, activations quantized at run time; where the step names LSTM, also of those layers whose input has bounds.
+
+    Raises RecipeError.
+    """
     prepared = _prepared(work)
     model = onnx_model.read(prepared)
     asked = work.step.operators or DYNAMIC
-    refused = sorted(set(asked) - set(DYNAMIC))
-    if refused and not set(asked) & set(DYNAMIC):
+    supported = (*DYNAMIC, LSTM)
+    refused = sorted(set(asked) - set(supported))
+    if refused and not set(asked) & set(supported):
         raise RecipeError(
-            f"dynamic quantization only supports {' and '.join(DYNAMIC)}; {', '.join(refused)} would be slower"
+            f"dynamic quantization only supports {', '.join(supported)}; {', '.join(refused)} would be slower"
         )
-    _present(model, tuple(kind for kind in asked if kind in DYNAMIC))
-    excluded = before_recurrent(model.graph)
+    _present(model, tuple(kind for kind in asked if kind in supported))
+    layers = bounded_lstm(model.graph) if LSTM in asked else []
+    excluded = [name for name in before_recurrent(model.graph) if name not in layers]
     excluded += [node.name for node in model.graph.node if node.op_type in DYNAMIC and node.op_type not in asked]
     target = work.folder / "model.onnx"
     quantize_dynamic(
         str(prepared),
         str(target),
-        op_types_to_quantize=["MatMul"],  # the tool has turned Gemm into MatMul by then
+        op_types_to_quantize=["MatMul", *([LSTM] if layers else [])],  # the tool has turned Gemm into MatMul by then
         nodes_to_exclude=excluded,
         per_channel=True,
         reduce_range=_reduce_range(),
@@ -215,7 +222,7 @@ def _present(model: onnx.ModelProto, operators: tuple[str, ...]) -> list[str]:
 def _checked(before: Path, after: Path) -> Path:
     """`after`, if the tool quantized anything at all. Raises RecipeError."""
     kinds = {node.op_type for node in onnx_model.nodes(onnx_model.read(after))}
-    if not kinds & {"QuantizeLinear", "DynamicQuantizeLinear"}:
+    if not kinds & {"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeLSTM"}:
         raise RecipeError(
             "nothing in this model could be quantized: no operators of the requested types outside the parts that must stay float32"
         )

@@ -20,6 +20,7 @@ from fettle.plan.run.planned import PlannedCandidate, planned_candidate
 
 QUICK_MILLISECONDS = 2.0  # below, waking threads can cost more than they bring
 MATMUL_SHARE = 0.5  # dynamic quantization pays only where MatMul and Gemm are the work
+LSTM_SHARE = 0.5  # likewise of LSTM
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ CORE = _int8(operators=("Conv", "MatMul", "Gemm"))
 MIXED = _int8(QuantizeMode.MIXED)
 MIXED_TRANSFORMER = _int8(QuantizeMode.MIXED, QuantizePreset.TRANSFORMER)
 DYNAMIC = _int8(QuantizeMode.DYNAMIC, operators=("MatMul", "Gemm"))
+DYNAMIC_LSTM = _int8(QuantizeMode.DYNAMIC, operators=("LSTM",))
 AWARE = _int8(QuantizeMode.AWARE)
 PRUNED = (RecipeStep(prune=PruneStep(target_speedup=2.0)),)
 
@@ -148,6 +150,7 @@ LINES: tuple[PlanLine, ...] = (
     # 9: of a transformer only the products gain
     PlanLine("int8-core", ORT, CORE, when=_transformer),
     PlanLine("int8-dynamic", ORT, DYNAMIC, when=lambda facts: facts.prepare.traits.matmul_time_share >= MATMUL_SHARE),
+    PlanLine("int8-lstm", ORT, DYNAMIC_LSTM, when=lambda facts: facts.prepare.traits.lstm_time_share >= LSTM_SHARE),
     # 10: on GPUs, for each runtime: float32, float16, int8, and int8 with float16 around it. An engine takes one batch size where one is
     # asked for, else one item to the largest.
     *(PlanLine("float32", name) for name in ON_GPUS),

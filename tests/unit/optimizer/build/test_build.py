@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.data import models
+from tests.data import loop_models, models
 from tests.data.stored import arrays as arrays_in
 from tests.pod_environment import POD_ENVIRONMENT
 from tests.unit.optimizer.prepare.workbench import Workbench
@@ -132,6 +132,26 @@ def test_only_the_named_operators_are_quantized(bench: Workbench) -> None:
 def test_dynamic_quantization_leaves_convolutions_alone(bench: Workbench) -> None:
     found = kinds(bench, built(bench, images(bench), plan(ORT, DYNAMIC, ("Conv", "MatMul", "Gemm"))))
     assert (found["Conv"], found["ConvInteger"], found["MatMulInteger"]) == (2, 0, 1)
+
+
+def test_of_lstm_layers_that_are_named_only_those_behind_others_are_quantized(bench: Workbench) -> None:
+    frames = np.random.default_rng(0).standard_normal((40, 5, 6)).astype(np.float32)
+    report = prepared(bench, loop_models.stacked(), frames=frames)
+    assert report.traits.lstm_time_share > 0
+    answer = built(bench, report, plan(ORT, DYNAMIC, ("LSTM",)))
+    found = kinds(bench, answer)
+    assert (found["LSTM"], found["DynamicQuantizeLSTM"], found["MatMul"]) == (1, 1, 1)
+    assert answer.built is not None
+    graph = onnx.load(str(bench.folder / answer.built.digest / "model.onnx")).graph
+    assert [node.name for node in graph.node if node.op_type == "LSTM"] == ["first"]
+
+
+def test_an_lstm_layer_that_takes_what_the_model_is_given_is_not_quantized(bench: Workbench) -> None:
+    frames = np.random.default_rng(0).standard_normal((40, 5, 6)).astype(np.float32)
+    report = prepared(bench, models.recurrent(), frames=frames)
+    assert report.traits.lstm_time_share == 0
+    answer = built(bench, report, plan(ORT, DYNAMIC, ("LSTM",)))
+    assert (answer.built, answer.reason) == (None, Reason.RECIPE_NOT_APPLICABLE)
 
 
 def test_nothing_that_feeds_a_recurrent_node_is_quantized(bench: Workbench) -> None:

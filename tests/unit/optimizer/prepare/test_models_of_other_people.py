@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from tests.data import models
+from tests.data import loop_models, models, sound_models
 from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
@@ -185,6 +185,50 @@ def test_a_hard_swish_that_was_written_out_is_one_node(bench: Workbench, scale_f
     report = bench.prepare()
     assert [node.op_type for node in bench.portable(report).graph.node] == ["MatMul", "HardSwish", "Add"]
     answers_alike(bench, report, Expected())
+
+
+def test_a_hard_swish_that_folding_takes_apart_is_one_node_again(bench: Workbench) -> None:
+    made = models.hard_swish()
+    product, total = (node for node in made.graph.node if node.output[0] in ("h", "y"))
+    swish = onnx.helper.make_node("HardSwish", ["h"], ["swished"])
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in (product, swish, total)]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    bench.put(made)
+    report = bench.prepare()
+    assert [node.op_type for node in bench.portable(report).graph.node] == ["MatMul", "HardSwish", "Add"]
+    answers_alike(bench, report, Expected())
+
+
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_a_short_time_fourier_transform_is_a_convolution(bench: Workbench, channels: bool, one_sided: bool) -> None:
+    bench.put(sound_models.spectrum(channels, one_sided))
+    report = bench.prepare()
+    kinds = {node.op_type for node in bench.portable(report).graph.node}
+    assert "Conv" in kinds and "STFT" not in kinds
+    answers_alike(bench, report, Expected())
+
+
+def test_a_transform_of_frames_that_vary_stays(bench: Workbench) -> None:
+    made = sound_models.spectrum()
+    made.graph.initializer.pop()
+    made.graph.node.insert(0, onnx.helper.make_node("Cos", ["angles"], ["window"]))
+    made.graph.input.append(models.tensor("angles", [48]))
+    bench.put(made)
+    assert "STFT" in {node.op_type for node in bench.portable(bench.prepare()).graph.node}
+
+
+def test_a_loop_does_not_carry_weights_and_multiplies_a_sequence_before_it(bench: Workbench) -> None:
+    bench.put(loop_models.carried_weights())
+    report = bench.prepare()
+    graph = bench.portable(report).graph
+    loop = next(node for node in graph.node if node.op_type == "Loop")
+    body = loop.attribute[0].g
+    assert (len(loop.input), len(body.input), len(body.output), len(loop.output)) == (4, 4, 3, 2)
+    assert [node.op_type for node in body.node].count("MatMul") == 1, "the product with the state"
+    assert [node.op_type for node in graph.node].count("MatMul") == 3, "that of the sequence among them"
+    answers_alike(bench, report, Expected(runtimes=(ORT,)))
 
 
 def test_what_only_looks_like_a_hard_swish_stays(bench: Workbench) -> None:

@@ -65,3 +65,11 @@ def test_what_loads_the_model_is_asked_again_when_a_runtime_has_another_version(
     again = bench.prepare()
     assert again.preparation != report.preparation
     assert again.model_copy(update={"preparation": report.preparation, "traits": report.traits}) == report
+
+
+def test_a_portable_form_of_other_steps_is_made_again(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.put(models.dynamic_batch())
+    report = bench.prepare()
+    assert bench.prepare().traits == report.traits, "the clock's too: the report is the earlier one"
+    monkeypatch.setattr("fettle.optimizer.prepare.earlier.REVISION", 0)
+    assert bench.prepare().preparation != report.preparation
