@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fettle.api import metrics
 from fettle.api.base import ApiModel, Rule, rules
+from fettle.api.code import FunctionName, FunctionSpec, function_rules
 from fettle.api.uris import Address, SecretName, file_rules
 from fettle.api.vocabulary import AgreementMode, Augmentation, Average, Color, Layout, Metric, SeveralLabels, Uri
 
@@ -118,32 +119,18 @@ class AgreementSpec(ApiModel):
     ] = ()
 
 
-@rules(
-    Rule("has(self.uri) != has(self.code)", "data.evaluation.custom needs either uri or code"),
-    *file_rules("data.evaluation.custom.uri", "a file", optional=True),
-)
-class CustomMetricSpec(ApiModel):
+@rules(*function_rules("data.evaluation.custom"))
+class CustomMetricSpec(FunctionSpec):
     """A metric of one's own: a Python function that scores one item. It runs only inside Jobs, with NumPy and what their image has."""
 
-    uri: Annotated[Uri | None, Field(description="A Python file that defines the function.")] = None
-    secret_name: SecretName = None
-    code: Annotated[
-        str | None, Field(min_length=1, max_length=65_536, description="The Python code itself, in place of uri.")
-    ] = None
     function: Annotated[
-        str,
+        FunctionName,
         Field(
-            pattern="^[A-Za-z_][A-Za-z0-9_]*$",
-            max_length=253,
             description="Name of the function. It takes the outputs for one item (NumPy arrays by name, without the batch axis) and the item's "
             "label, and returns a number: higher is better, and maxDrop is in its unit. Without labels it takes the original's outputs in place "
-            "of the label, and must return 1 for equal outputs.",
+            "of the label, and must return 1 for equal outputs."
         ),
     ] = "score"
-
-    def holding(self, code: str) -> CustomMetricSpec:
-        """The same metric with the code that was read from its address."""
-        return CustomMetricSpec(code=code, function=self.function)
 
 
 @rules(

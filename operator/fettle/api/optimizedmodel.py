@@ -376,7 +376,9 @@ class OptimizedModelSpec(ApiModel):
 
     def addresses(self) -> dict[str, Address]:
         """Field of the spec -> address that is read, the source's first."""
-        return {**self.source.addresses(), **self.data.addresses()}
+        losses = {f"spec.recipes[{place}]": recipe.train.address for place, recipe in enumerate(self.recipes)}
+        given = {f"{recipe}.train.custom.uri": address for recipe, address in losses.items() if address is not None}
+        return {**self.source.addresses(), **self.data.addresses(), **given}
 
 
 COLUMNS = (

@@ -22,7 +22,8 @@ class TrainingStatus(ApiModel):
     validation_score: Annotated[
         FiniteFloat,
         Field(
-            description="Score on the validation set after the last epoch: the share of right decisions, or of the variance that is explained."
+            description="Score on the validation set after the last epoch: the share of right decisions or characters, or of the variance that is "
+            "explained; the loss, negated, for train.loss Custom."
         ),
     ]
     best_epoch: Annotated[

@@ -72,6 +72,7 @@ class PrepareReport(ApiModel):
     # How many of `items` at most have something to find by that metric, where it is a task's; None: all of them count.
     informative: int | None = None
     custom_code: str | None = None  # what spec.data.evaluation.custom.uri held
+    loss_code: dict[str, str] = {}  # what each train.custom.uri held, by address
     generated: bool = False
     # PortableForm: the source as it came cannot be timed (`notes` say why); `original` is then the portable form.
     basis: Basis = Basis.SOURCE_RUNTIME
@@ -85,7 +86,8 @@ class PrepareReport(ApiModel):
 class TrainingEpoch(ApiModel):
     """An epoch: the mean loss on the training items, and the loss and the score on the validation set.
 
-    The score is the share of right answers, or the share of the variance that the answers explain; 1 is best.
+    The score is the share of right answers, or the share of the variance that the answers explain, of which 1 is best; for a loss of the user's own
+    it is the loss, negated.
     """
 
     epoch: int  # 0: before any training
@@ -105,6 +107,7 @@ class TrainingFigures(ApiModel):
     score: float
     original_score: float
     judged: str  # what the score is, for a person
+    loss: str = ""  # on the labels; empty where training follows the original's answers only
     parameters_before: int
     parameters_after: int
     seconds: float

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
@@ -20,6 +21,7 @@ from fettle.api.optimizedmodel import PublishSpec, SourceSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.training import TrainSpec
+from fettle.api.uris import Address
 from fettle.api.vocabulary import (
     Architecture,
     Augmentation,
@@ -89,6 +91,14 @@ class TrainingPlan(ApiModel):
     evaluation: EvaluationSpec | None = None
     augment: tuple[Augmentation, ...] = ()  # sorted
 
+    def holding(self, codes: Mapping[str, str]) -> TrainingPlan:
+        """The same plan with the code of a loss of one's own that was read from its address; `codes`: by address."""
+        custom = self.spec.custom
+        if custom is None or custom.uri is None or custom.uri not in codes:
+            return self
+        spec = self.spec.model_copy(update={"custom": custom.holding(codes[custom.uri])})
+        return self.model_copy(update={"spec": spec})
+
 
 class DeviceForm(ApiModel):
     """The form of a build's file for a GPU. For other runtimes, these are settings; here they are part of the file.
@@ -141,6 +151,12 @@ class BuildPlan(ApiModel):
         """Whether one of its steps trains."""
         return any(catalog.trains(step) for step in self.steps)
 
+    def holding(self, codes: Mapping[str, str]) -> BuildPlan:
+        """The same build with the code of a loss of one's own, as `TrainingPlan.holding`."""
+        if self.training is None:
+            return self
+        return self.model_copy(update={"training": self.training.holding(codes)})
+
     def _segment(self, steps: tuple[RecipeStep, ...], number: int, count: int, trained: int) -> BuildPlan:
         """Segment `number` of `count`, of which `trained` train. The names of those must not depend on the family, since all families share them."""
         if any(map(catalog.trains, steps)):
@@ -175,6 +191,16 @@ class PrepareTask(ApiModel):
     source: SourceSpec
     data: DataSpec
     builds: tuple[BuildPlan, ...]
+
+    @property
+    def losses(self) -> dict[str, Address]:
+        """Where the code of losses of one's own is, by the build that trains with it."""
+        given = {plan.name: plan.training.spec.address for plan in self.builds if plan.training is not None}
+        return {f"train.custom.uri of {name}": address for name, address in given.items() if address is not None}
+
+    def addresses(self) -> dict[str, Address]:
+        """What it reads beside the store: field of the spec -> address."""
+        return {**self.source.addresses(), **self.data.addresses(), **self.losses}
 
 
 class BuildTask(ApiModel):

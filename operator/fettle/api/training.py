@@ -7,10 +7,40 @@ from typing import Annotated
 from pydantic import Field
 
 from fettle.api.base import ApiModel, Rule, rules
+from fettle.api.code import FunctionName, FunctionSpec, function_rules
 from fettle.api.step import StepParameters
-from fettle.api.vocabulary import CALLABLE, Granularity, Importance, Optimizer, PruneMethod, Schedule, StepKind
+from fettle.api.uris import Address
+from fettle.api.vocabulary import (
+    CALLABLE,
+    Granularity,
+    Importance,
+    Optimizer,
+    PruneMethod,
+    Schedule,
+    StepKind,
+    TrainingLoss,
+)
 
 
+@rules(*function_rules("train.custom"))
+class CustomLossSpec(FunctionSpec):
+    """A loss of one's own: a Python function over a batch. It runs only inside Jobs, with PyTorch and what their image has."""
+
+    function: Annotated[
+        FunctionName,
+        Field(
+            description="Name of the function. It takes the outputs for a batch of items (PyTorch tensors by name) and their labels (a tensor with "
+            "items along the first axis, or a list of texts), and returns a scalar tensor with a gradient: lower is better."
+        ),
+    ] = "loss"
+
+
+@rules(
+    Rule(
+        "(has(self.loss) && self.loss == 'Custom') == has(self.custom)",
+        "train.custom is required with loss: Custom, and only allowed with it",
+    )
+)
 class TrainSpec(ApiModel):
     """Training parameters of every step of a recipe that trains."""
 
@@ -23,6 +53,15 @@ class TrainSpec(ApiModel):
         ),
     ] = None
     batch_size: Annotated[int, Field(ge=1, le=65_536, description="Number of items per optimizer step.")] = 64
+    loss: Annotated[
+        TrainingLoss,
+        Field(
+            description="Loss on the labels of data.training. Auto follows from the metric and the labels: CrossEntropy for classes, "
+            "BinaryCrossEntropy for yes-or-no decisions, MeanSquaredError for numbers, none for other metrics. MeanAbsoluteError is for numbers with "
+            "outliers, CTC for texts from a score for each step and character, Custom for a function of your own."
+        ),
+    ] = TrainingLoss.AUTO
+    custom: Annotated[CustomLossSpec | None, Field(description="The function of loss Custom.")] = None
     optimizer: Annotated[Optimizer, Field(description="Optimizer. SGD has a momentum of 0.9.")] = Optimizer.ADAM_W
     learning_rate: Annotated[
         float | None,
@@ -53,6 +92,12 @@ class TrainSpec(ApiModel):
         int | None,
         Field(ge=1, le=10_000, description="Early stopping: number of epochs without a gain on the validation set."),
     ] = None
+
+    @property
+    def address(self) -> Address | None:
+        """Where the code of a loss of one's own is read from; None if there is none, or if it is in the spec."""
+        uri = self.custom.uri if self.custom is not None else None
+        return None if self.custom is None or uri is None else Address(uri, self.custom.secret_name)
 
 
 @rules(

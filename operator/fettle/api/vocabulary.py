@@ -205,6 +205,18 @@ class Optimizer(StrEnum):
     SGD = "SGD"
 
 
+class TrainingLoss(StrEnum):
+    """What a training minimizes on labels. Auto follows from the metric and the labels; Custom is a function of the user's own."""
+
+    AUTO = "Auto"
+    CROSS_ENTROPY = "CrossEntropy"
+    BINARY_CROSS_ENTROPY = "BinaryCrossEntropy"
+    MEAN_SQUARED_ERROR = "MeanSquaredError"
+    MEAN_ABSOLUTE_ERROR = "MeanAbsoluteError"
+    CTC = "CTC"
+    CUSTOM = "Custom"
+
+
 class Schedule(StrEnum):
     """How the learning rate changes over the training."""
 

@@ -26,9 +26,7 @@ def claims_of(task: AnyTask) -> dict[str, bool]:
 
 def read_from(task: AnyTask) -> dict[str, Address]:
     """What a task reads beside the store: field of the spec -> address."""
-    if not isinstance(task, PrepareTask):
-        return {}
-    return {**task.source.addresses(), **task.data.addresses()}
+    return task.addresses() if isinstance(task, PrepareTask) else {}
 
 
 def render_store(settings: Settings, namespace: str, name: str) -> Object:

@@ -69,10 +69,13 @@ READ = [
 
 
 @pytest.mark.parametrize(("uri", "fault"), READ, ids=[line[0] for line in READ])
-@pytest.mark.parametrize("place", ["source", "calibration", "evaluation", "custom", "training"])
+@pytest.mark.parametrize("place", ["source", "calibration", "evaluation", "custom", "training", "loss"])
 def test_what_may_be_read(place: str, uri: str, fault: str | None) -> None:
     if place == "source":
         found, field = complaints(source={"uri": uri}), "source.uri"
+    elif place == "loss":
+        train = {"loss": "Custom", "custom": {"uri": uri}}
+        found, field = complaints(recipes=[{"name": "r", "train": train}]), "train.custom.uri"
     elif place == "custom":
         evaluation = {"uri": "pvc://models/e.npz", "metric": "Custom", "custom": {"uri": uri}}
         found, field = complaints(data={"evaluation": evaluation}), "data.evaluation.custom.uri"

@@ -56,6 +56,12 @@ FAULTS: list[tuple[str, dict[str, Any], list[str]]] = [
      ["spec.source.factory.callable: must match"]),
     ("a factory of another world", {"source": {"uri": "w.pt", "factory": {"callable": "nets:create", "uri": "ftp://host/nets.whl"}}},
      ["spec.source.factory: source.factory.uri must be pvc://CLAIM/PATH, a wheel, a folder or a Python file"]),
+    ("a loss of one's own without its code", {"recipes": [{"name": "r", "train": {"loss": "Custom"}}]},
+     ["spec.recipes[0].train: train.custom is required with loss: Custom, and only allowed with it"]),
+    ("code of a loss that another one is asked for", {"recipes": [{"name": "r", "train": {"custom": {"code": "x"}}}]},
+     ["spec.recipes[0].train: train.custom is required with loss: Custom, and only allowed with it"]),
+    ("a loss with code and an address", {"recipes": [{"name": "r", "train": {"loss": "Custom", "custom": {"code": "x", "uri": "l.py"}}}]},
+     ["spec.recipes[0].train.custom: train.custom needs either uri or code"]),
     ("bounds the wrong way round", {"source": {"uri": "m.onnx", "inputs": [{"name": "x", "range": {"min": 2, "max": 1}}]}},
      ["spec.source.inputs[0].range: range.min must not be greater than range.max"]),
     ("a quantity that is none", {"targets": [{"name": "cpu", "resources": {"limits": {"cpu": "two"}}}]},
@@ -115,7 +121,12 @@ def test_plain_paths_start_at_the_files_folder() -> None:
     }
     factory = {"callable": "nets:create", "uri": "code"}
     found = read(
-        text(source={"uri": "a model.onnx", "factory": factory}, data=data, store={"uri": "./store"}),
+        text(
+            source={"uri": "a model.onnx", "factory": factory},
+            data=data,
+            recipes=[{"name": "r", "train": {"loss": "Custom", "custom": {"uri": "loss.py"}}}],
+            store={"uri": "./store"},
+        ),
         "om.yaml",
         Path("/home/me"),
     )
@@ -130,6 +141,8 @@ def test_plain_paths_start_at_the_files_folder() -> None:
     assert spec.data.training.uri == "file:///home/me/data/t.npz"
     assert spec.store is not None
     assert spec.store.uri == "file:///home/me/store"
+    custom = spec.recipes[0].train.custom
+    assert custom is not None and custom.uri == "file:///home/me/loss.py"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/optimizedmodel*.yaml")), ids=lambda path: path.name)

@@ -34,6 +34,7 @@ from fettle.cluster.claims import claims_of, read_from
 from fettle.cluster.jobs import job_name, render, trains
 from fettle.cluster.kinds import Object
 from fettle.plan.run.state import TaskRequest
+from fettle.plan.run.tasks import prepare_task
 from fettle.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -260,3 +261,16 @@ def test_the_code_of_a_factory_is_read_where_it_lies_and_with_the_secret_beside_
     assert claims_of(prepare(source=source)) == {"models": True, "code": True, "fettle-store": False}
     remote = {**source, "factory": {**factory, "uri": "s3://code/nets.whl", "secretName": "code"}}
     assert read_from(prepare(source=remote))["spec.source.factory.uri"] == Address("s3://code/nets.whl", "code")
+
+
+def test_the_code_of_a_loss_is_read_where_it_lies_and_with_the_secret_beside_it() -> None:
+    def given(custom: dict[str, str]) -> PrepareTask:
+        recipe = {"name": "lean", "steps": [{"prune": {}}], "train": {"loss": "Custom", "custom": custom}}
+        training = {"training": {"uri": "pvc://models/training.npz"}}
+        asked = spec(data=training, recipes=[recipe], targets=[{"name": "cpu", "runtimes": ["openvino"]}])
+        assert asked.addresses()["spec.recipes[0].train.custom.uri"] == Address(custom["uri"], custom.get("secretName"))
+        return prepare_task(asked, "pvc://fettle-store")
+
+    assert claims_of(given({"uri": "pvc://code/loss.py"})) == {"models": True, "code": True, "fettle-store": False}
+    remote = read_from(given({"uri": "s3://code/loss.py", "secretName": "code"}))
+    assert remote["train.custom.uri of lean-openvino"] == Address("s3://code/loss.py", "code")

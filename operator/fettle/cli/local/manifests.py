@@ -150,7 +150,11 @@ def _absolute(spec: OptimizedModelSpec, folder: Path) -> OptimizedModelSpec:
     parts = {"calibration": moved(spec.data.calibration), "training": moved(spec.data.training)}
     data = spec.data.model_copy(update={**parts, "evaluation": evaluation})
     source = moved(spec.source).model_copy(update={"factory": moved(spec.source.factory)})
-    return spec.model_copy(update={"source": source, "data": data, "store": moved(spec.store)})
+    recipes = tuple(
+        recipe.model_copy(update={"train": recipe.train.model_copy(update={"custom": moved(recipe.train.custom)})})
+        for recipe in spec.recipes
+    )
+    return spec.model_copy(update={"source": source, "data": data, "recipes": recipes, "store": moved(spec.store)})
 
 
 def file_uri(uri: str, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The code of a factory: brought in beside the weights, so that the digest of both stands for the model."""
+"""Code of a user's own. That of a factory is brought in beside the weights, so that the digest of both stands for the model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path, PurePosixPath
 from fettle.api import catalog
 from fettle.api.optimizedmodel import FactorySpec
 from fettle.api.reasons import Reason
-from fettle.errors import SourceError
+from fettle.errors import DataError, SourceError
 from fettle.optimizer.prepare.files import below, copy
 from fettle.optimizer.sources import archive
 from fettle.store.uris import Location, Mounts, locate
 
 FIELD = "source.factory.uri"
 MOST_BYTES = 64 << 20
+MOST_FUNCTION = 64 << 10  # bytes of a file that defines a function
 MODELS = tuple(
     suffix for entry in catalog.FORMATS for suffix in entry.suffixes
 )  # no code, although they may lie beside it
@@ -87,3 +88,19 @@ def _unpacked(wheel: Path, folder: Path) -> tuple[str, ...]:
     with zipfile.ZipFile(wheel) as opened:
         opened.extractall(folder)
     return tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
+
+
+def read_function(uri: str, field: str, mounts: Mounts) -> str:
+    """The code of a function of a user's own: the Python file at `uri`, which `field` names. Raises DataError."""
+    location = locate(uri, mounts, missing=DataError)
+    try:
+        with location.filesystem.open(location.path, "rb") as file:
+            code = file.read(MOST_FUNCTION + 1)
+    except OSError as error:
+        raise DataError(f"{uri} ({field}): {error.strerror or error}") from error
+    if len(code) > MOST_FUNCTION:
+        raise DataError(f"{uri} ({field}): larger than {MOST_FUNCTION >> 10} KiB, the limit for the code of a function")
+    try:
+        return str(code.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{uri} ({field}) is not a Python file in UTF-8: {error}") from error

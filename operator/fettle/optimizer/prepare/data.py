@@ -19,12 +19,12 @@ from fettle.optimizer.data.items import Items, ItemsRequest
 from fettle.optimizer.data.split import SPLIT_MOST, Split, split, with_training
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.prepare.batch import PROOF_ITEMS, PROOF_MOST, stacking_axes
+from fettle.optimizer.prepare.code import read_function
 from fettle.optimizer.reference import SLOW_SECONDS
 from fettle.optimizer.sources.base import RunModel, RunnableModel, failure_of
-from fettle.store.uris import Mounts, locate
+from fettle.store.uris import Mounts
 
 LARGE_BYTES = 4 << 20  # an item of this size is not made by the dozen
-MOST_CODE = 64 << 10  # bytes of a metric of one's own
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,7 @@ def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:
 def custom_code(spec: DataSpec, mounts: Mounts) -> str | None:
     """The Python code of a custom metric; None if there is none. Raises DataError."""
     uri = spec.evaluation.custom.uri if spec.evaluation is not None and spec.evaluation.custom is not None else None
-    if uri is None:
-        return None
-    location = locate(uri, mounts, missing=DataError)
-    try:
-        with location.filesystem.open(location.path, "rb") as file:
-            code = file.read(MOST_CODE + 1)
-    except OSError as error:
-        raise DataError(f"{uri} (data.evaluation.custom.uri): {error.strerror or error}") from error
-    if len(code) > MOST_CODE:
-        raise DataError(
-            f"{uri} (data.evaluation.custom.uri): larger than {MOST_CODE >> 10} KiB, the limit for the code of a metric"
-        )
-    try:
-        return str(code.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{uri} (data.evaluation.custom.uri) is not a Python file in UTF-8: {error}") from error
+    return None if uri is None else read_function(uri, "data.evaluation.custom.uri", mounts)
 
 
 def _refuse_without_labels(asked: EvaluationSpec, others: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ def preparation(format: FormatName) -> str:
 
 
 def kept_as(task: PrepareTask) -> str:
-    """The hash under which the report is kept. It ignores the requested builds, which change with maxDrop and do not affect the report."""
+    """The hash under which the report is kept. It ignores the requested builds, which change with maxDrop and decide nothing else in the report."""
     return task_hash(task.model_copy(update={"builds": ()}))
 
 
@@ -51,8 +51,8 @@ def earlier(job: Job) -> PrepareReport | None:
     if report.source.sha256 != job.source.sha256 or not _is_stored(job, report) or not _same_items(job, report):
         return None
     learned = Learned(teacher(report.original), report.training)
-    made = builds(job.task.builds, report.portable, report.calibration, job.store, learned)
-    return report.model_copy(update={"builds": made})
+    made = builds(job.builds, report.portable, report.calibration, job.store, learned)
+    return report.model_copy(update={"builds": made, "loss_code": dict(job.loss_code)})
 
 
 def _is_stored(job: Job, report: PrepareReport) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from fettle.api.signature import Signature
 from fettle.api.task import BuildPlan, PrepareTask, StoredData, StoredModel
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.prepare import data
+from fettle.optimizer.prepare.code import read_function
 from fettle.optimizer.prepare.source import Source, fetch
 from fettle.optimizer.sources.base import Inputs
 from fettle.runtimes import cpu
@@ -32,6 +33,7 @@ class Job:
     inputs: Inputs
     folder: Path
     custom_code: str | None = None  # of a metric of one's own, read from its address
+    loss_code: Mapping[str, str] = field(default_factory=dict)  # of losses of one's own, by address
 
     @property
     def evaluation(self) -> EvaluationSpec | None:
@@ -41,6 +43,11 @@ class Job:
             return given
         return given.model_copy(update={"custom": given.custom.holding(self.custom_code)})
 
+    @property
+    def builds(self) -> tuple[BuildPlan, ...]:
+        """All builds that the plan may need, with the code of their losses: it decides what they make."""
+        return tuple(plan.holding(self.loss_code) for plan in self.task.builds)
+
     @classmethod
     def begin(cls, task: PrepareTask, store: Store, mounts: Mounts, folder: Path) -> Job:
         """Fetch the source into `folder`. Raises SourceError, DataError."""
@@ -48,7 +55,9 @@ class Job:
         columns = partial(data.column_names, task.data, mounts)
         inputs = Inputs(spec.inputs, columns, spec.signature, spec.trusted, spec.factory, spec.outputs or ())
         code = data.custom_code(task.data, mounts)
-        return cls(task, store, mounts, fetch(spec, mounts, folder / "source"), inputs, folder, code)
+        losses = {address.uri for address in task.losses.values()}
+        loss_code = {uri: read_function(uri, "train.custom.uri", mounts) for uri in sorted(losses)}
+        return cls(task, store, mounts, fetch(spec, mounts, folder / "source"), inputs, folder, code, loss_code)
 
 
 def stored_items(store: Store, items: Items | None, signature: Signature) -> StoredData | None:

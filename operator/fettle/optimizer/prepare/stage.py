@@ -193,10 +193,11 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         metric=judged.reading.metric,
         informative=judged.reading.informative,
         custom_code=job.custom_code,
+        loss_code=dict(job.loss_code),
         generated=judged.generated,
         basis=form.basis,
         preparation=preparation(job.source.format.name),
-        builds=builds(job.task.builds, form.portable, calibration, store, Learned(teacher(form.original), training)),
+        builds=builds(job.builds, form.portable, calibration, store, Learned(teacher(form.original), training)),
         notes=tuple(dict.fromkeys(form.notes)),
     )
 

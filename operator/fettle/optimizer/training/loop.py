@@ -149,6 +149,11 @@ class Trainer:
     def _begun(self, state: dict[str, Any] | None, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Any]]:
         if state is None:
             row = self._row(0, None)
+            if not math.isfinite(row.held_out_loss + row.score):
+                on = f" ({self.objective.told})" if self.objective.told else ""
+                raise RecipeError(
+                    f"the loss{on} is {row.held_out_loss} on the validation set before any training: check the labels and train.loss"
+                )
             log.info("epoch 0: held-out loss %.4f, score %.4f", row.held_out_loss, row.score)
             return Progress(curve=(row,)), _copied(self.student.state_dict())
         self.student.load_state_dict(state["student"])
@@ -256,7 +261,7 @@ class Trainer:
         """`progress` after an epoch whose mean loss this was."""
         row = self._row(progress.epoch, loss if loss is not None and math.isfinite(loss) else None)
         known = loss is None or math.isfinite(loss)
-        if not known or not math.isfinite(row.held_out_loss):
+        if not known or not math.isfinite(row.held_out_loss + row.score):
             return self._stopped(progress, f"the loss was not a finite number in epoch {progress.epoch}")
         log.info(
             "epoch %d of %d: loss %s, held-out loss %.4f, score %.4f, %.1f s",

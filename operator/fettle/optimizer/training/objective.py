@@ -1,14 +1,12 @@
 """What a training minimizes: alpha * loss(student, label) + beta * distance(student, teacher).
 
-The loss by labels follows from what the labels say of the answers: cross-entropy for classes, binary cross-entropy for yes and no, the
-squared error for numbers. Whatever the metric, the teacher's answers can be followed, in all outputs that are numbers.
+Whatever the loss on labels, the teacher's answers can be followed, in all outputs that are numbers.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,44 +15,18 @@ from torch.nn import functional
 
 from fettle.api import metrics
 from fettle.api.data import EvaluationSpec
-from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import Metric
+from fettle.api.training import TrainSpec
+from fettle.api.vocabulary import Metric, TrainingLoss
 from fettle.errors import DataError, RecipeError
-from fettle.optimizer.labels.question import Answered
-from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
-from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.tasks.segmentation import Segmentation
+from fettle.optimizer.training.labelled import Labelled, label_loss
+from fettle.optimizer.training.losses import TINY, LabelLoss, Output, Tensors
 from fettle.store.arrays import Texts, restored
 
 Array = np.ndarray[Any, Any]
-Tensors = Sequence[torch.Tensor]
-TINY = 1e-7  # of a probability whose logarithm is taken
-IGNORED = -100  # in place of a class number: what PyTorch's cross-entropy leaves out, and labels that never count
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Output:
-    """How one output is compared with the teacher's: as classes along `axis` (of an item's answer), or as numbers in units of `scale`."""
-
-    place: int
-    batch_axis: int | None
-    classes: bool
-    probabilities: bool
-    axis: int
-    scale: float
-
-    def items(self, answer: torch.Tensor) -> torch.Tensor:
-        """With items along the first axis."""
-        return answer.unsqueeze(0) if self.batch_axis is None else answer.movedim(self.batch_axis, 0)
-
-    def scores(self, answer: torch.Tensor) -> torch.Tensor:
-        """Logarithms of odds: [items, decisions, classes]."""
-        moved = self.items(answer).movedim(self.axis, -1)
-        flat = moved.reshape(len(moved), -1, moved.shape[-1])
-        return flat.clamp_min(TINY).log() if self.probabilities else flat
+BY_CLASS = (TrainingLoss.CROSS_ENTROPY, TrainingLoss.CTC)  # losses of scores of which only one is right
 
 
 @dataclass(frozen=True)
@@ -66,28 +38,31 @@ class Weights:
     temperature: float | None = 2.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainingObjective:
-    """The loss of a batch, and how good answers are. `outputs`: those that follow the teacher's."""
+    """The loss of a batch, and how good answers are. `outputs`: those that follow the teacher's; `by_labels` is None where labels say nothing."""
 
     outputs: tuple[Output, ...]
     judged: Output
-    weights: Weights = field(default_factory=Weights)
-    reading: LabelReading | None = None
-    targets: Array | None = None
-    threshold: float = 0.0
+    weights: Weights = Weights()
+    by_labels: LabelLoss | None = None
 
     @property
     def words(self) -> str:
         """What the score is, for a person."""
-        truth = "right by the labels" if self.targets is not None else "as the original's"
-        if self.judged.classes or self._binary:
-            return f"share of held-out decisions that are {truth}"
-        return f"share of the held-out answers' variance that is {truth}"
+        if self.by_labels is not None:
+            return self.by_labels.words
+        what = (
+            "share of held-out decisions that are"
+            if self.judged.classes
+            else "share of the held-out answers' variance that is"
+        )
+        return f"{what} as the original's"
 
     @property
-    def _binary(self) -> bool:
-        return self.reading is not None and not self.judged.classes and self.reading.form is not LabelForm.NUMBERS
+    def told(self) -> str:
+        """The loss on labels, for the report; empty if there is none."""
+        return self.by_labels.told if self.by_labels is not None else ""
 
     def loss(self, answers: Tensors, taught: Tensors, places: Sequence[int]) -> torch.Tensor:
         """The mean loss of these items."""
@@ -95,15 +70,15 @@ class TrainingObjective:
         if self.weights.beta and self.outputs:
             parts = [self._distance(one, answers[one.place], taught[one.place]) for one in self.outputs]
             total = total + self.weights.beta * torch.stack(parts).mean()
-        if self.targets is not None and self.weights.alpha:
-            total = total + self.weights.alpha * self._by_labels(answers[self.judged.place], places)
+        if self.by_labels is not None and self.weights.alpha:
+            total = total + self.weights.alpha * self.by_labels.loss(answers, places)
         return total
 
     def sensitivity(self, answers: Tensors, taught: Tensors, places: Sequence[int]) -> torch.Tensor:
         """What tells how much weights matter where the student still answers as its teacher: there, the distance has no gradient."""
         answer = answers[self.judged.place]
-        if self.targets is not None:
-            return self._by_labels(answer, places)
+        if self.by_labels is not None:
+            return self.by_labels.loss(answers, places)
         if self.judged.classes:
             decided = self.judged.scores(taught[self.judged.place]).argmax(-1)
             return functional.cross_entropy(self.judged.scores(answer).flatten(0, 1), decided.flatten())
@@ -111,28 +86,13 @@ class TrainingObjective:
 
     def right(self, answers: Tensors, taught: Tensors, places: Sequence[int]) -> tuple[float, float]:
         """Points and how many there could be: decisions, or variance explained."""
-        answer = answers[self.judged.place]
-        truth = taught[self.judged.place]
-        if self.targets is None:
-            if self.judged.classes:
-                same = self.judged.scores(answer).argmax(-1) == self.judged.scores(truth).argmax(-1)
-                return float(same.sum()), float(same.numel())
-            return self._explained(self.judged.items(answer), self.judged.items(truth))
-        wanted = torch.from_numpy(self.targets[list(places)])
+        if self.by_labels is not None:
+            return self.by_labels.right(answers, places)
+        answer, truth = answers[self.judged.place], taught[self.judged.place]
         if self.judged.classes:
-            decided = self.judged.scores(answer).argmax(-1)
-            counted = wanted != IGNORED
-            return float(((decided == wanted) & counted).sum()), float(counted.sum())
-        flat = self.judged.items(answer).reshape(len(wanted), -1)
-        if self._binary:
-            counted = wanted != IGNORED
-            return float((((flat > self.threshold) == (wanted > 0)) & counted).sum()), float(counted.sum())
-        return self._explained(flat, wanted)
-
-    def _explained(self, answer: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
-        """Items, and for each 1 less the share of the variance that its error is."""
-        errors = (answer.double() - truth.double()).square().reshape(len(answer), -1).mean(1)
-        return float((1 - errors / self.judged.scale**2).sum()), float(len(answer))
+            same = self.judged.scores(answer).argmax(-1) == self.judged.scores(truth).argmax(-1)
+            return float(same.sum()), float(same.numel())
+        return self.judged.explained(self.judged.items(answer), self.judged.items(truth))
 
     def _distance(self, one: Output, answer: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
         temperature = self.weights.temperature
@@ -145,46 +105,30 @@ class TrainingObjective:
         apart = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
         return apart.mean() * temperature**2
 
-    def _by_labels(self, answer: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
-        assert self.targets is not None
-        wanted = torch.from_numpy(self.targets[list(places)])
-        if self.judged.classes:
-            scores = self.judged.scores(answer)
-            return functional.cross_entropy(scores.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
-        flat = self.judged.items(answer).reshape(len(wanted), -1)
-        if not self._binary:
-            return (flat - wanted.to(flat.dtype)).square().mean() / self.judged.scale**2
-        counted = wanted != IGNORED
-        yes = wanted.clamp_min(0).to(flat.dtype)
-        if self.judged.probabilities:
-            losses = functional.binary_cross_entropy(flat.clamp(TINY, 1 - TINY), yes, reduction="none")
-        else:
-            losses = functional.binary_cross_entropy_with_logits(flat, yes, reduction="none")
-        return losses[counted].mean() if bool(counted.any()) else losses.sum() * 0
+
+@dataclass(frozen=True)
+class Taught:
+    """What a training learns from: the labels of its items, and the teacher's answers to some of them, for each an array per output, without the
+    batch axis. `spec`: how answers are judged."""
+
+    signature: Signature
+    examples: Sequence[Sequence[Array]]
+    labels: Array | Texts | None
+    spec: EvaluationSpec
 
 
-def objective(
-    signature: Signature,
-    examples: Sequence[Sequence[Array]],
-    spec: EvaluationSpec | None,
-    labels: Array | Texts | None,
-    weights: Weights,
-    notes: list[str],
-) -> TrainingObjective:
-    """What to minimize. `examples`: the teacher's answers to the first items, for each item an array per output, without the batch axis.
-
-    Raises RecipeError where no output is a number that gradients reach.
-    """
-    spec = spec or EvaluationSpec(uri="none", metric=Metric.AGREEMENT)
+def objective(taught: Taught, asked: TrainSpec, weights: Weights, notes: list[str]) -> TrainingObjective:
+    """What to minimize. Raises RecipeError where no output is a number that gradients reach, or where the loss that is asked for does not fit."""
+    signature, examples, spec = taught.signature, taught.examples, taught.spec
     names = [tensor.name for tensor in signature.outputs]
     judged = names.index(spec.output) if spec.output in names else 0
-    masks = _masks(signature, examples, spec)
+    masks = _masks(taught)
     axes = [item_axis(tensor, spec.agreement.axis) for tensor in signature.outputs]
     if masks is not None and masks.axis is not None:
         axes[judged] = masks.axis
     profiles = [_profile([answer[place] for answer in examples], axis) for place, axis in enumerate(axes)]
-    named = metrics.entry(metrics.entry(spec.metric).trained_as or spec.metric).names_classes
-    named = named and (masks is None or masks.axis is not None)  # one score for each place says yes or no
+    # A mask without an axis of classes has one score for each place: yes or no.
+    named = _names_classes(spec.metric, asked.loss) and (masks is None or masks.axis is not None)
     outputs = [
         _output(place, signature, profile, named and place == judged, [one[place] for one in examples])
         for place, profile in enumerate(profiles)
@@ -193,12 +137,26 @@ def objective(
     if not outputs:
         raise RecipeError("no output of the model is differentiable: export it with its scores as an output")
     chosen = next((one for one in outputs if one.place == judged), outputs[0])
-    made = TrainingObjective(tuple(outputs), chosen, weights, threshold=profiles[chosen.place].threshold)
-    if labels is None:
+    made = TrainingObjective(tuple(outputs), chosen, weights)
+    if taught.labels is None:
+        if asked.loss is not TrainingLoss.AUTO:
+            raise RecipeError(
+                f"train.loss {asked.loss} needs labels, and data.training has none: set data.training.labelKey, or remove train.loss"
+            )
         return made
-    if masks is not None and chosen.place == judged:
-        return _with_masks(made, masks, examples, labels)
-    return _with_labels(made, names, examples, profiles[chosen.place], spec, labels, notes)
+    labels = np.asarray(restored(taught.labels))
+    read_by = masks if chosen.place == judged else None
+    found = label_loss(Labelled(signature, chosen, profiles[chosen.place], examples, labels, spec, read_by), asked)
+    if found is None:
+        notes.append(f"{spec.metric} has no differentiable loss on labels: training follows the original's answers")
+    return replace(made, by_labels=found)
+
+
+def _names_classes(metric: Metric, loss: TrainingLoss) -> bool:
+    """Whether the scores of the judged output are of classes, of which one is right: by the loss that is asked for, else by the metric."""
+    if loss in (TrainingLoss.AUTO, TrainingLoss.CUSTOM):
+        return metrics.entry(metrics.entry(metric).trained_as or metric).names_classes
+    return loss in BY_CLASS
 
 
 def _profile(answers: Sequence[Array], axis: int) -> OutputProfile:
@@ -208,33 +166,17 @@ def _profile(answers: Sequence[Array], axis: int) -> OutputProfile:
     return profile
 
 
-def _masks(signature: Signature, examples: Sequence[Sequence[Array]], spec: EvaluationSpec) -> Segmentation | None:
+def _masks(taught: Taught) -> Segmentation | None:
     """How masks are read, where they are judged: their classes lie along another axis than those of other answers, or there is one score for
     each place. Raises RecipeError."""
-    if spec.metric != Metric.SEGMENTATION:
+    if taught.spec.metric != Metric.SEGMENTATION:
         return None
-    names = [tensor.name for tensor in signature.outputs]
+    names = [tensor.name for tensor in taught.signature.outputs]
     try:
-        return Segmentation.fit(signature, [dict(zip(names, one, strict=True)) for one in examples], spec)
+        examples = [dict(zip(names, one, strict=True)) for one in taught.examples]
+        return Segmentation.fit(taught.signature, examples, taught.spec)
     except DataError as error:
         raise RecipeError(error.message) from error
-
-
-def _with_masks(
-    made: TrainingObjective, masks: Segmentation, examples: Sequence[Sequence[Array]], labels: Array | Texts
-) -> TrainingObjective:
-    """`made` with labels that the metric reads: a class for each place, or yes and no. Raises RecipeError."""
-    (name,) = masks.outputs
-    said = masks.decode({name: examples[0][made.judged.place]})
-    try:
-        rows = [masks.read(np.asarray(label), said).reshape(-1) for label in np.asarray(restored(labels))]
-    except DataError as error:
-        raise RecipeError(f"the labels of data.training: {error.message}") from error
-    targets = np.stack(rows)
-    form = LabelForm.CLASSES if made.judged.classes else LabelForm.ALL_OF
-    made.reading = LabelReading(form=form, told="a class for each place")
-    made.targets = np.where(targets == NOT_COUNTED, IGNORED, targets).astype(np.int64)
-    return made
 
 
 def _output(place: int, signature: Signature, profile: OutputProfile, named: bool, answers: Sequence[Array]) -> Output:
@@ -246,60 +188,3 @@ def _output(place: int, signature: Signature, profile: OutputProfile, named: boo
     probabilities = profile.softmax or (not classes and profile.threshold > 0)
     tensor = signature.outputs[place]
     return Output(place, tensor.batch_axis, classes, probabilities, profile.axis, max(spread, 1e-6))
-
-
-def _with_labels(
-    made: TrainingObjective,
-    names: Sequence[str],
-    examples: Sequence[Sequence[Array]],
-    profile: OutputProfile,
-    spec: EvaluationSpec,
-    labels: Array | Texts,
-    notes: list[str],
-) -> TrainingObjective:
-    """`made` with the labels as they are read beside the teacher's answers; without them, and a note, where a loss cannot be told from them."""
-    place, trained_as = made.judged.place, metrics.entry(spec.metric).trained_as
-    shapes = [answer[place].shape for answer in examples]
-    told = f"{spec.metric} has no differentiable loss on labels: training follows the original's answers"
-    if trained_as is None:
-        notes.append(told)
-        return made
-    given = np.asarray(restored(labels))
-    judging = spec.model_copy(update={"metric": trained_as})
-    answered = Answered(
-        names[place], [answer[place] for answer in examples], profile.axis, profile.threshold, profile.softmax
-    )
-    targets: Array | None
-    try:
-        if spec.metric == Metric.MULTI_LABEL:
-            reading = LabelReading(form=LabelForm.ALL_OF, told="0 or 1 for each decision")
-            flat = given.reshape(len(given), -1)
-            counted = ~np.isin(flat, (IGNORED, IGNORED if spec.ignore_label is None else spec.ignore_label))
-            targets = np.where(counted, flat > 0, IGNORED).astype(np.int64)
-        else:
-            reading = understand(given, answered, judging)
-            targets = _targets(reading, made, given, shapes[0])
-    except DataError as error:
-        raise RecipeError(f"the labels of data.training: {error.message}") from error
-    if targets is None:
-        notes.append(told)
-        return made
-    made.reading, made.targets = reading, targets
-    if reading.form is LabelForm.NUMBERS:
-        scale = max(float(targets.std()), 1e-6)
-        made.judged = replace(made.judged, scale=scale, classes=False)
-    elif reading.form is LabelForm.ALL_OF:
-        made.judged = replace(made.judged, classes=False, probabilities=profile.threshold > 0)
-    return made
-
-
-def _targets(reading: LabelReading, made: TrainingObjective, labels: Array, shape: tuple[int, ...]) -> Array | None:
-    """By item: numbers of classes ([items, decisions], IGNORED where none counts), yes or no, or numbers. None: no loss is known."""
-    if reading.form not in (LabelForm.CLASSES, LabelForm.ALL_OF, LabelForm.NUMBERS):
-        return None
-    read = LabelReader(reading, made.judged.axis)
-    rows = [np.asarray(read(np.asarray(label), shape)).reshape(-1) for label in labels]
-    targets = np.stack(rows)
-    if reading.form is LabelForm.NUMBERS:
-        return targets.astype(np.float32)
-    return np.where(targets == NOT_COUNTED, IGNORED, targets.astype(np.int64))

@@ -18,6 +18,7 @@ from fettle.api.signature import Signature
 from fettle.api.task import BuildTask, TrainingPlan
 from fettle.api.text import quoted
 from fettle.api.training import TrainSpec
+from fettle.api.vocabulary import Metric
 from fettle.errors import RecipeError
 from fettle.optimizer.data.columns import LABELS
 from fettle.optimizer.measure.items import MappedItems, of, unpack
@@ -27,7 +28,7 @@ from fettle.optimizer.training.augment import augmenter
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.items import TrainingItems, training_items
 from fettle.optimizer.training.loop import RATES, Progress, Teacher, Trainer, mixed_precision, rounded
-from fettle.optimizer.training.objective import TrainingObjective, Weights, objective
+from fettle.optimizer.training.objective import Taught, TrainingObjective, Weights, objective
 from fettle.optimizer.training.program import Module, call, opened, runner
 from fettle.runtimes import cpu
 from fettle.runtimes.torchscript import to_array, to_tensor
@@ -155,7 +156,8 @@ class Training:
                     for answer, axis in zip(answers, axes, strict=True)
                 ]
             )
-        return objective(self.signature, rows, self.evaluation, items.labels, weights, self.notes)
+        spec = self.evaluation or EvaluationSpec(uri="none", metric=Metric.AGREEMENT)
+        return objective(Taught(self.signature, rows, items.labels, spec), self.spec, weights, self.notes)
 
     def gradients(self, student: Module) -> None:
         """Leave in each weight of `student` its gradient on some training items: what weights matter to. Raises RecipeError."""
@@ -220,6 +222,7 @@ class Training:
                 score=chosen.score,
                 original_score=original.score,
                 judged=trainer.objective.words,
+                loss=trainer.objective.told,
                 parameters_before=parameters(self.teacher),
                 parameters_after=parameters(student),
                 seconds=round(progress.seconds, 3),

@@ -52,7 +52,7 @@ def build_task(
     calibrated = any(step.calibrates(prepare.training is not None) for step in steps)
     bounded = any(step.bounded for step in steps)
     loss = segment.loss if bounded else None
-    training = segment.training if any(step.trains for step in steps) else None
+    training = segment.holding(prepare.loss_code).training if any(step.trains for step in steps) else None
     judging = loss or training
     evaluation = resolved(judging.evaluation, prepare) if judging is not None else None
     return BuildTask(

@@ -37,6 +37,7 @@ def trained(ended: str) -> TrainingFigures:
         score=0.9,
         original_score=0.95,
         judged="share of held-out decisions that are right by the labels",
+        loss="CrossEntropy",
         parameters_before=1000,
         parameters_after=500,
         seconds=8,
@@ -66,6 +67,7 @@ def test_the_report_draws_each_training_with_where_and_why_it_ended(tmp_path: Pa
     assert "0.5 before training, 0.9 in epoch 3" in drawn
     assert f"0.8 in epoch 4, where it ended: {ended}; the original 0.95" in drawn
     assert f"end: {ended}" in published(store)
+    assert "right by the labels; loss on labels: CrossEntropy" in published(store)
 
 
 def test_loss_and_learning_rate_stand_below_the_score() -> None:

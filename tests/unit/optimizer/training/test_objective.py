@@ -10,9 +10,10 @@ import torch
 
 from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature, Tensor
+from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import RecipeError
-from fettle.optimizer.training.objective import TrainingObjective, Weights, objective
+from fettle.optimizer.training.objective import Taught, TrainingObjective, Weights, objective
 from fettle.runtimes.base import Array
 
 RANDOM = np.random.default_rng(5)
@@ -37,7 +38,8 @@ def made(
     notes: list[str] = []
     spec = EvaluationSpec(uri="none", metric=metric, ignore_label=ignore_label)
     examples = [[answer] for answer in answers[:32]]
-    return objective(signature, examples, spec, labels, Weights(**weights), notes), notes
+    taught = Taught(signature, examples, labels, spec)
+    return objective(taught, TrainSpec(), Weights(**weights), notes), notes
 
 
 CASES = {
@@ -60,7 +62,7 @@ def test_right_answers_score_1_and_a_step_down_the_gradient_lowers_the_loss(case
     answers, labels, metric = CASES[case]
     made_of, notes = made(answers, labels if labelled else None, metric)
     assert not notes
-    assert (made_of.targets is not None) == labelled
+    assert (made_of.by_labels is not None) == labelled
     places, right = list(range(len(answers))), [torch.from_numpy(answers)]
     points, possible = made_of.right(right, right, places)
     assert points == pytest.approx(possible)
@@ -110,7 +112,7 @@ def test_labels_that_do_not_count_teach_nothing(
 
 def test_labels_without_a_loss_are_left_to_the_teacher_with_a_note() -> None:
     made_of, notes = made(SCORES, np.arange(40), Metric.EMBEDDING)
-    assert made_of.targets is None
+    assert made_of.by_labels is None
     assert notes == ["Embedding has no differentiable loss on labels: training follows the original's answers"]
 
 

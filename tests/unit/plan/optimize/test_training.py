@@ -101,6 +101,19 @@ def test_a_renamed_secret_of_the_items_repeats_no_training() -> None:
     assert hashes("minio") == hashes("renamed") != []
 
 
+def test_a_renamed_secret_of_a_loss_of_ones_own_repeats_no_training_and_other_code_does() -> None:
+    def hashes(secret: str, code: str) -> list[str]:
+        custom = {"uri": "s3://code/loss.py", "secretName": secret}
+        recipe = {"name": "lean", "steps": [PRUNE], "train": {"loss": "Custom", "custom": custom}}
+        prepare = {"training": ITEMS, "loss_code": {"s3://code/loss.py": code}}
+        world = World(make_spec(data=DATA, recipes=[recipe]), prepare=prepare)
+        world.settle()
+        return [request.task_hash for request in world.started if request.stage == "build"]
+
+    assert hashes("minio", "a") == hashes("renamed", "a") != []
+    assert hashes("minio", "a") != hashes("minio", "b")
+
+
 @pytest.mark.parametrize(
     ("steps", "told"),
     [

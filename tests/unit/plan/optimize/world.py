@@ -73,6 +73,7 @@ def prepared(
     labelled: bool = True,
     calibration: int | None = 200,
     training: StoredData | None = None,
+    loss_code: dict[str, str] | None = None,
     notes: tuple[str, ...] = (),
 ) -> PrepareReport:
     """The answer of a prepare task for a small convolutional net."""
@@ -88,6 +89,7 @@ def prepared(
         traits=traits or Traits(opset=17, convolutions=4, p50_milliseconds=6.0),
         calibration=StoredData(sha256=digest("calibration"), items=calibration) if calibration else None,
         training=training,
+        loss_code=loss_code or {},
         items=StoredData(sha256=digest("items"), items=items, labelled=labelled),
         generated=generated,
         builds=tuple(

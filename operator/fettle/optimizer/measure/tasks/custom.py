@@ -6,25 +6,21 @@ without labels what the original outputs, in the form of `outputs`. What changed
 
 from __future__ import annotations
 
-import linecache
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
 
 from fettle.api.data import CustomMetricSpec, EvaluationSpec
 from fettle.api.signature import Signature
-from fettle.api.text import quoted
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, sums
+from fettle.optimizer.own_code import Function, failure, load
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
-Function = Callable[[Answer, Any], Any]
 
 
 class Outputs(dict[str, Array]):
@@ -41,7 +37,7 @@ class Custom(TaskMetric):
 
     def __init__(self, spec: CustomMetricSpec, outputs: frozenset[str]) -> None:
         """Raises DataError where the code does not define the function."""
-        self._function, self.outputs = load(spec.code or "", spec.function), outputs
+        self._function, self.outputs = load(spec.code or "", spec.function, "data.evaluation.custom"), outputs
         self.told = f"what {spec.function}() scores"
 
     @classmethod
@@ -89,32 +85,11 @@ class _Scores:
         return sums(scores, lambda total: total[..., 0] / total[..., 1], items=len(scores))
 
 
-@lru_cache(maxsize=8)
-def load(code: str, name: str) -> Function:
-    """The function `name` that `code` defines. Raises DataError."""
-    file = f"<data.evaluation.custom: {name}>"
-    linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)  # for the lines of tracebacks
-    module: dict[str, Any] = {"__name__": "fettle_custom_metric"}
-    try:
-        exec(compile(code, file, "exec"), module)
-    except (Exception, SystemExit) as error:
-        raise DataError(f"data.evaluation.custom cannot be run: {_failure(error, file)}") from error
-    function: Function | None = module.get(name)
-    if function is None or not callable(function):
-        known = sorted(key for key, value in module.items() if callable(value) and not key.startswith("_"))
-        found = f", found {quoted(', '.join(known))}" if known else ""
-        raise DataError(
-            f"data.evaluation.custom defines no function {name!r}{found}: set data.evaluation.custom.function"
-        )
-    return function
-
-
 def _number(function: Function, said: Answer, truth: Any) -> float:
     try:
         value = float(function(_copied(said), _copied(truth)))
     except (Exception, SystemExit) as error:
-        file = getattr(getattr(function, "__code__", None), "co_filename", "")
-        raise DataError(f"data.evaluation.custom failed on an item: {_failure(error, file)}") from error
+        raise DataError(f"data.evaluation.custom failed on an item: {failure(error, function)}") from error
     if not np.isfinite(value):
         raise DataError(
             f"data.evaluation.custom returned {value} for an item: it must return a finite number for each item (higher is better)"
@@ -125,15 +100,6 @@ def _number(function: Function, said: Answer, truth: Any) -> float:
 def _copied(given: Any) -> Any:
     """A function may sort or scale what it is given: these arrays are looked at again."""
     return {name: array.copy() for name, array in given.items()} if isinstance(given, dict) else np.array(given)
-
-
-def _failure(error: BaseException, file: str) -> str:
-    """The error, and the line of the user's code in which it was raised."""
-    told = quoted(f"{type(error).__name__}: {error}")
-    if isinstance(error, SyntaxError):
-        return f"{told}, in line {error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f"{told}, in line {lines[-1]}" if lines else told
 
 
 def _kept(said: Answer, before: Answer) -> float:

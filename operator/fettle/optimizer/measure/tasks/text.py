@@ -49,8 +49,8 @@ class Text(TaskMetric):
     """Letters, one after another."""
 
     def __init__(self, name: str, blank: int | None, scores: int, spec: EvaluationSpec) -> None:
-        self._name, self._blank, self._scores = name, blank, scores
-        self._classes, self._offset, self._ignored = spec.classes, spec.label_offset, spec.ignore_label
+        self._name, self.blank, self.scores = name, blank, scores
+        self.classes, self._offset, self._ignored = spec.classes, spec.label_offset, spec.ignore_label
         self.outputs = frozenset({name})
         how = f"the best of {scores} characters at each step" if scores else "texts"
         ctc = f"; class {blank} is the blank of CTC: repeated characters are merged" if blank is not None else ""
@@ -79,13 +79,13 @@ class Text(TaskMetric):
 
     def likeness(self, examples: Sequence[Answer]) -> Likeness:
         """Probabilities for each step, with a blank between characters. Tags of words look the same: only a name that is empty makes sure."""
-        if self._blank is None or not any(len(self.decode(answer)) for answer in examples):
+        if self.blank is None or not any(len(self.decode(answer)) for answer in examples):
             return Likeness.NONE
         for example in examples:
             answer = item_of(example[self._name], 2).astype(np.float32)
             if answer.min(initial=0) < -OVERSHOOT or not np.allclose(answer.sum(axis=-1), 1, atol=1e-2):
                 return Likeness.NONE
-        named = bool(self._classes) and self._classes[self._blank] == ""
+        named = bool(self.classes) and self.classes[self.blank] == ""
         return Likeness.SURE if named else Likeness.LIKELY
 
     def decode(self, answer: Answer) -> Letters:
@@ -94,23 +94,23 @@ class Text(TaskMetric):
         if array.dtype.kind in "OSU":
             return "\n".join(as_text(value) for value in array.reshape(-1).tolist())
         numbers = np.argmax(array, axis=-1) if is_float(array) else array.reshape(-1)
-        if self._blank is not None:
-            kept = np.append(True, numbers[1:] != numbers[:-1]) & (numbers != self._blank)
+        if self.blank is not None:
+            kept = np.append(True, numbers[1:] != numbers[:-1]) & (numbers != self.blank)
             numbers = numbers[kept]
         letters: list[Hashable] = numbers.tolist()
-        if not self._classes:
+        if not self.classes:
             return letters
         return "".join(
-            self._classes[number] if 0 <= number < len(self._classes) else "\ufffd" for number in numbers.tolist()
+            self.classes[number] if 0 <= number < len(self.classes) else "\ufffd" for number in numbers.tolist()
         )
 
     def read(self, label: Array, prediction: Letters) -> Letters:
         """A text, or numbers of classes; negative ones, blanks and the one that is ignored fill up."""
         if label.dtype.kind in "OSU":
-            if not self._classes and self._scores:
+            if not self.classes and self.scores:
                 raise DataError(
                     "labels are texts, but the model outputs scores for characters: list the characters in data.evaluation.classes, in the order "
-                    f"of the {self._scores} scores{', the blank as an empty text' if self._blank is not None else ''}"
+                    f"of the {self.scores} scores{', the blank as an empty text' if self.blank is not None else ''}"
                 )
             if self._offset or self._ignored is not None:
                 raise DataError(
@@ -123,15 +123,15 @@ class Text(TaskMetric):
         fills = (numbers < min(self._offset, 0)) | (numbers == IGNORED)
         fills |= (numbers == self._ignored) if self._ignored is not None else False
         numbers = numbers[~fills] - self._offset
-        letters: list[int] = numbers[numbers != self._blank].tolist()
-        most = len(self._classes) or self._scores
+        letters: list[int] = numbers[numbers != self.blank].tolist()
+        most = len(self.classes) or self.scores
         strange = [letter for letter in letters if letter < 0 or (most and letter >= most)]
         if strange:
             raise DataError(
                 f"label {strange[0] + self._offset} is not one of the {f'{most} ' if most else ''}characters, which are numbered from "
                 f"{self._offset} (labelOffset); negative labels are padding; set ignoreLabel for another padding value"
             )
-        return "".join(self._classes[letter] for letter in letters) if self._classes else letters
+        return "".join(self.classes[letter] for letter in letters) if self.classes else letters
 
     def scorer(self, labelled: bool) -> Scorer:
         """Edits and characters."""
