@@ -7,10 +7,10 @@ a sequence with such a weight is a row of the product of the whole sequence, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import onnx
-from onnx import helper
+from onnx import helper, shape_inference
 
 from fettle.optimizer.onnx import model as onnx_model
 
@@ -19,7 +19,9 @@ INPUTS, OUTPUTS = 2, 1  # of a body, before the values that it carries: iteratio
 
 def lighten_loops(model: onnx.ModelProto) -> onnx.ModelProto:
     """`free_loops`, and then what each step of a sequence is multiplied with is multiplied with the whole sequence before the loop."""
-    return _changed(free_loops(model), _hoisted)
+    freed = free_loops(model)
+    sequences = _sequences(freed)
+    return _changed(freed, lambda graph, node: _hoisted(graph, node, sequences))
 
 
 def free_loops(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -43,14 +45,18 @@ def _freed(graph: onnx.GraphProto, node: onnx.NodeProto) -> int:
     """Take the values that never change out of a Loop."""
     body = _body(node)
     own, given = set(_defined(body)), {value.name for value in graph.output}
+    # Bodies may use the names of what comes after them.
+    taken = {name for inner in list(onnx_model.graphs(graph))[1:] for name in _named(inner) if name}
     outputs = [value.name for value in body.output]
     places = []
     for place, outer in enumerate(node.input[INPUTS : INPUTS + len(node.output)]):
         inner, left = body.input[INPUTS + place].name, node.output[place]
         same = _origin(body, outputs[OUTPUTS + place]) == inner
         elsewhere = inner in (*outputs[: OUTPUTS + place], *outputs[OUTPUTS + place + 1 :])
-        if same and outer and outer not in own and left not in given and not elsewhere:
+        if same and outer and outer not in own and left not in given and left not in taken and not elsewhere:
             places.append(place)
+    if len(places) == len(node.output):
+        places.pop()  # a Loop has at least one output
     _rename(body, {body.input[INPUTS + place].name: node.input[INPUTS + place] for place in places})
     _rename(graph, {node.output[place]: node.input[INPUTS + place] for place in places if node.output[place]})
     for place in reversed(places):
@@ -59,17 +65,17 @@ def _freed(graph: onnx.GraphProto, node: onnx.NodeProto) -> int:
     return len(places)
 
 
-def _hoisted(graph: onnx.GraphProto, node: onnx.NodeProto) -> int:
+def _hoisted(graph: onnx.GraphProto, node: onnx.NodeProto, sequences: Collection[str]) -> int:
     """Multiply sequences around the Loop with stored weights once, instead of each of their steps in its body."""
     body = _body(node)
     own = set(_defined(body))
     stored = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
-    known = own | set(stored)  # of a stored table few rows may be read
     steps = {
         one.output[0]: one
         for one in body.node
         if one.op_type == "Gather"
-        and one.input[0] not in known
+        and one.input[0] in sequences
+        and one.input[0] not in own
         and not any(a.i for a in one.attribute if a.name == "axis")
     }
     products = [
@@ -91,6 +97,29 @@ def _hoisted(graph: onnx.GraphProto, node: onnx.NodeProto) -> int:
     return len(products)
 
 
+def _sequences(model: onnx.ModelProto) -> set[str]:
+    """Values of two axes or more, of which a step is a row, that follow from the model's inputs: of a constant table few rows may be read."""
+    varying: set[str] = set()
+    rows: set[str] = set()
+    for graph in onnx_model.graphs(shape_inference.infer_shapes(model).graph):
+        varying.update(value.name for value in graph.input)
+        for node in graph.node:
+            if not varying.isdisjoint(_read(node)):
+                varying.update(node.output)
+        known = (*graph.input, *graph.value_info)
+        rows.update(value.name for value in known if len(value.type.tensor_type.shape.dim) > 1)
+    return varying & rows
+
+
+def _read(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that the node, or a node of a body in it, reads."""
+    yield from node.input
+    for attribute in node.attribute:
+        for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            for inner in body.node:
+                yield from _read(inner)
+
+
 def _origin(body: onnx.GraphProto, name: str) -> str:
     """The value that `name` is a copy of."""
     made = {output: node for node in body.node for output in node.output}
@@ -102,9 +131,14 @@ def _origin(body: onnx.GraphProto, name: str) -> str:
 def _defined(body: onnx.GraphProto) -> Iterator[str]:
     """Names that the body, or a body in it, gives to values of its own."""
     for graph in onnx_model.graphs(body):
-        yield from (value.name for value in graph.input)
-        yield from (tensor.name for tensor in graph.initializer)
-        yield from (output for node in graph.node for output in node.output)
+        yield from _named(graph)
+
+
+def _named(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names that the graph itself gives."""
+    yield from (value.name for value in graph.input)
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (output for node in graph.node for output in node.output)
 
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
