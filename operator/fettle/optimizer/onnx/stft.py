@@ -50,7 +50,7 @@ def _is_real(shape: list[int]) -> bool:
 
 
 def _waves(known: Graph, node: onnx.NodeProto) -> Array | None:
-    """By frequency: a cosine for the real and a sine for the imaginary part, `[2, frequencies, samples]`. None where the frame is not fixed."""
+    """By frequency: a cosine for the real and a sine for the imaginary part, `[frequencies, 2, samples]`. None where the frame is not fixed."""
     window, length = (known.value(node.input[place]) if place < len(node.input) else None for place in (2, 3))
     absent = len(node.input) < 3 or not node.input[2]
     if (window is None and not absent) or (window is None and length is None):
@@ -63,7 +63,7 @@ def _waves(known: Graph, node: onnx.NodeProto) -> Array | None:
     turns = np.outer(frequencies, np.arange(samples)) % samples  # whole turns cost digits
     angles = 2 * np.pi * turns / samples
     weights = np.ones(samples) if window is None else window.astype(np.float64)
-    return np.asarray(np.stack([np.cos(angles), -np.sin(angles)]) * weights)
+    return np.asarray(np.stack([np.cos(angles), -np.sin(angles)], axis=1) * weights)
 
 
 def _convolution(
@@ -71,9 +71,9 @@ def _convolution(
 ) -> list[onnx.NodeProto]:
     """The nodes for an STFT whose frames are `step` samples apart, of a signal with `rank` axes; their weights go into the graph."""
     name = node.output[0]
-    parts, frequencies, samples = waves.shape
-    kernels = waves.reshape(parts * frequencies, 1, samples).astype(np.float32)
-    shape = np.array([0, parts, frequencies, -1], np.int64)
+    frequencies, parts, samples = waves.shape
+    kernels = waves.reshape(frequencies * parts, 1, samples).astype(np.float32)
+    shape = np.array([0, 0, frequencies, parts], np.int64)  # as many items and frames as there are, also none
     for suffix, value in (("waves", kernels), ("parts", shape), ("axis", np.array([1], np.int64))):
         graph.initializer.append(numpy_helper.from_array(value, f"{name}_{suffix}"))
     row = (
@@ -81,10 +81,10 @@ def _convolution(
         if rank == 2
         else helper.make_node("Transpose", [node.input[0]], [f"{name}_row"], name=f"{name}_row", perm=[0, 2, 1])
     )
-    sums, split = f"{name}_sums", f"{name}_split"
+    sums, frames = f"{name}_sums", f"{name}_frames"
     return [
         row,
         helper.make_node("Conv", [f"{name}_row", f"{name}_waves"], [sums], name=sums, strides=[step]),
-        helper.make_node("Reshape", [sums, f"{name}_parts"], [split], name=split),
-        helper.make_node("Transpose", [split], [name], name=node.name or f"{name}_frames", perm=[0, 3, 2, 1]),
+        helper.make_node("Transpose", [sums], [frames], name=frames, perm=[0, 2, 1]),
+        helper.make_node("Reshape", [frames, f"{name}_parts"], [name], name=node.name or f"{name}_split"),
     ]
