@@ -15,6 +15,8 @@ _ATTENTION = frozenset(
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"})
 MATRIX = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "FusedMatMulActivation"})
 _BOUNDED = frozenset({"LSTM", "GRU", "RNN", "Tanh", "Sigmoid", "HardSigmoid", "Softmax"})
+_RECURRENT_BOUNDED = frozenset({b"Sigmoid", b"Tanh", b"HardSigmoid", b"Softsign"})  # activations of recurrent layers
+CELL = 2  # the output of an LSTM that adds up over the steps
 _PASSING = frozenset({"Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Slice"})
 
 
@@ -52,6 +54,12 @@ def bounded_lstm(graph: onnx.GraphProto) -> list[str]:
         node = made.get(name)
         if node is not None and node.op_type in _PASSING:
             return bounded(node.input[0])
-        return node is not None and node.op_type in _BOUNDED
+        return node is not None and node.op_type in _BOUNDED and name not in node.output[CELL:] and not _unbounded(node)
 
     return [node.name for node in graph.node if node.op_type == "LSTM" and bounded(node.input[0])]
+
+
+def _unbounded(node: onnx.NodeProto) -> bool:
+    """Whether a recurrent layer has an activation without bounds, such as Relu."""
+    named = next((attribute.strings for attribute in node.attribute if attribute.name == "activations"), ())
+    return not _RECURRENT_BOUNDED.issuperset(named)
