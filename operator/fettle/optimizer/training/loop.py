@@ -233,9 +233,27 @@ class Trainer:
 
     def _step(self, places: Sequence[int], optimizer: torch.optim.Optimizer, drawn: tuple[int, ...]) -> float:
         """The mean loss of these items. `drawn`: the numbers from which random changes of them follow."""
-        items, total, group = self.teacher.items, 0.0, self.group
+        group, refused = self.group, ""
         weights = [weight for some in optimizer.param_groups for weight in some["params"]]
         optimizer.zero_grad(set_to_none=True)
+        try:
+            total = self._part(places, drawn)
+        except RecipeError as error:
+            if group.size == 1:
+                raise
+            refused, total = error.message, math.nan  # the others wait for the gradients
+        total = group.add(weights, total)
+        if math.isfinite(total):
+            torch.nn.utils.clip_grad_norm_(weights, CLIPPED)
+            optimizer.step()
+            self.prepared()
+        else:
+            group.refuse(refused)
+        return total
+
+    def _part(self, places: Sequence[int], drawn: tuple[int, ...]) -> float:
+        """The share of this process in the loss of these items, and the gradients of it."""
+        items, total, group = self.teacher.items, 0.0, self.group
         for number, run in enumerate(items.runs(group.part(places))):
             given = items.seen(run, (*drawn, number * group.size + group.rank))
             taught = self.teacher.answers(run) if items.augmenter is None else self.teacher.afresh(given)
@@ -244,11 +262,6 @@ class Trainer:
             if not math.isfinite(total):
                 break
             loss.backward()
-        total = group.add(weights, total)
-        if math.isfinite(total):
-            torch.nn.utils.clip_grad_norm_(weights, CLIPPED)
-            optimizer.step()
-            self.prepared()
         return total
 
     def _answers(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -67,13 +67,13 @@ class Group:
             distributed.all_reduce(found)
         return bool(found)
 
-    def share(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Give every process what the leader has in these tensors: sums of floats are not the same on every machine."""
+    def share(self, tensors: Iterable[torch.Tensor], source: int = 0) -> None:
+        """Give every process what the leader, or another, has in these tensors: sums of floats are not the same on every machine."""
         if self.size > 1:
             with torch.no_grad(), _reaching():
                 for tensor in tensors:
                     flat = tensor.detach().contiguous().reshape(-1)
-                    distributed.broadcast(flat.view(torch.uint8), 0)  # gloo knows few types of numbers
+                    distributed.broadcast(flat.view(torch.uint8), source)  # gloo knows few types of numbers
                     tensor.detach().copy_(flat.view_as(tensor))
 
     def agreed(self, make: Callable[[], JsonT]) -> JsonT:
@@ -86,20 +86,27 @@ class Group:
                 told = {"value": make()}
             except RecipeError as error:
                 told = {"refused": error.message}
-        told = json.loads(self._said(json.dumps(told).encode()))
+        told = json.loads(self._said(json.dumps(told).encode(), 0))
         if "refused" in told:
             raise RecipeError(told["refused"])
         value: JsonT = told["value"]
         return value
 
-    def _said(self, text: bytes) -> bytes:
-        """What the leader says: its length first. No pickle goes from one pod to another."""
+    def refuse(self, here: str) -> None:
+        """Raises RecipeError everywhere if any process has a reason; `here`: that of this one, else empty. The leader's answer counts, so it must know."""
+        for rank in range(self.size if self.size > 1 else 0):
+            reason: str = json.loads(self._said(json.dumps(here).encode(), rank))
+            if reason:
+                raise RecipeError(reason)
+
+    def _said(self, text: bytes, source: int) -> bytes:
+        """What one process says: its length first. No pickle goes from one pod to another."""
         size = torch.tensor([len(text)])
-        self.share([size])
+        self.share([size], source)
         content = torch.zeros(int(size), dtype=torch.uint8)
-        if self.leads:
+        if self.rank == source:
             content.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
-        self.share([content])
+        self.share([content], source)
         return bytes(content.numpy())
 
 

@@ -21,6 +21,7 @@ from tests.data import trainable
 from tests.unit.optimizer.training.course import Course
 from tools.serving import free_port
 
+from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, unframe
 from fettle.api.task import LEADER_VARIABLE, BuildTask, StoredModel, encode_task
 from fettle.optimizer.ranks import RANK_VARIABLE
@@ -135,6 +136,32 @@ def test_a_training_that_lost_a_process_goes_on_to_the_file_of_an_undisturbed_on
     assert resumed.training.curve == undisturbed.training.curve
     store = Store.open("pvc://claim/store", Mounts({"claim": folder}))
     assert not store.names(f"checkpoints/{resumed.cache_key}"), "what is done needs none"
+
+
+PICKY = """
+import os
+import torch.nn.functional as functional
+
+def loss(outputs, labels):
+    (scores,) = outputs.values()
+    if scores.requires_grad and os.environ["JOB_COMPLETION_INDEX"] == "1":
+        raise ValueError("a label that only the worker has")
+    return functional.cross_entropy(scores, labels.long())
+"""
+
+
+def test_why_a_recipe_does_not_apply_is_known_to_the_leader_although_only_a_worker_found_it(
+    plain: Course, tmp_path: Path
+) -> None:
+    task = plain.task(STEP, **TRAIN, nodes=2, loss="Custom", custom={"code": PICKY})
+    folder = copied(plain, tmp_path / "claim")
+    with pods(task, folder) as processes:
+        out = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], (folder / "termination-0").read_text()
+    report = unframe(out[0], termination(folder, 0)["resultSha256"])
+    assert isinstance(report, BuildReport)
+    assert (report.built, report.reason) == (None, Reason.RECIPE_NOT_APPLICABLE)
+    assert "ValueError: a label that only the worker has" in report.message
 
 
 def test_several_nodes_need_a_cluster(plain: Course) -> None:
