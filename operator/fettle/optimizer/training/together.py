@@ -93,7 +93,7 @@ class Group:
         return value
 
     def refuse(self, here: str) -> None:
-        """Raises RecipeError everywhere if any process has a reason; `here`: that of this one, else empty. The leader's answer counts, so it must know."""
+        """Raises RecipeError in all processes if any has a reason; `here`: that of this one, or empty. The leader's answer counts."""
         for rank in range(self.size if self.size > 1 else 0):
             reason: str = json.loads(self._said(json.dumps(here).encode(), rank))
             if reason:
