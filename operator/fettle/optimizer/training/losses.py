@@ -158,8 +158,11 @@ class OwnLoss:
 
     @classmethod
     def of(cls, spec: CustomLossSpec, outputs: tuple[str, ...], labels: Array) -> OwnLoss:
-        """Raises RecipeError if the code does not define the function."""
+        """Raises RecipeError if the code does not define the function, or if PyTorch has no such labels."""
         code = spec.code or ""
+        if labels.dtype.kind not in "biufOSU":
+            raise RecipeError(f"train.custom: expected labels that are numbers or texts, found {labels.dtype}")
+        labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)  # PyTorch takes only the machine's order
         try:
             function = load(code, spec.function, "train.custom")
         except DataError as error:
@@ -181,10 +184,10 @@ class OwnLoss:
             raise
         except (Exception, SystemExit) as error:  # a person's own code raises what it likes
             raise RecipeError(f"train.custom failed on a batch: {failure(error, self.function)}") from error
-        if not isinstance(value, torch.Tensor) or value.ndim:
-            found = (
-                f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-            )
+        if not isinstance(value, torch.Tensor) or value.ndim or value.is_complex():
+            found = type(value).__name__
+            if isinstance(value, torch.Tensor):
+                found = "a complex tensor" if value.is_complex() else f"a tensor of shape {list(value.shape)}"
             raise RecipeError(
                 f"train.custom: {self.name}() returned {found}, expected a scalar tensor: reduce the losses of a batch with mean()"
             )

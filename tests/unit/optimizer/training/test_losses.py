@@ -13,12 +13,12 @@ from torch.nn import functional
 
 from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature, Tensor
-from fettle.api.training import TrainSpec
+from fettle.api.training import CustomLossSpec, TrainSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import RecipeError
 from fettle.optimizer import build
 from fettle.optimizer.training.checkpoints import Checkpoints
-from fettle.optimizer.training.losses import LabelLoss
+from fettle.optimizer.training.losses import LabelLoss, OwnLoss
 from fettle.optimizer.training.objective import Taught, Weights, objective
 from fettle.runtimes.base import Array
 
@@ -318,3 +318,27 @@ def test_a_training_that_was_killed_goes_on_with_its_loss_to_the_same_file(
     assert resumed.built == undisturbed.built
     assert resumed.training is not None and undisturbed.training is not None
     assert resumed.training.curve == undisturbed.training.curve
+
+
+MEAN = "def loss(outputs, labels): return (outputs['y'].mean(1) - labels).mean()"
+
+
+def test_labels_for_a_function_of_ones_own_may_have_the_byte_order_of_another_machine() -> None:
+    found = OwnLoss.of(CustomLossSpec(code=MEAN), ("y",), np.array([1, 3], ">f4"))
+    assert float(found.loss((torch.zeros(2, 3),), [0, 1])) == -2
+
+
+@pytest.mark.parametrize(
+    ("code", "labels", "message"),
+    [
+        (
+            MEAN,
+            np.array(["2020-01-01"] * 2, "datetime64[D]"),
+            "expected labels that are numbers or texts, found datetime64",
+        ),
+        ("def loss(outputs, labels): return outputs['y'].mean() * 1j", np.arange(2), "returned a complex tensor"),
+    ],
+)
+def test_labels_and_losses_that_pytorch_cannot_take_do_not_apply(code: str, labels: Array, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        OwnLoss.of(CustomLossSpec(code=code), ("y",), labels).loss((torch.ones(2, 3, requires_grad=True),), [0, 1])
