@@ -20,6 +20,8 @@ done
 for framework in sklearn tensorflow; do
   compile --extra "$framework" --extra optimizer --constraint requirements/dev.txt -o "requirements/$framework.txt"
 done
+# LiteRT, on top of the server's lock, in the version that the optimizer measured with.
+compile --extra litert --constraint requirements/dev.txt --constraint requirements/tensorflow.txt -o requirements/litert.txt
 # NVIDIA GPUs: the same way.
 compile --extra gpu --constraint requirements/dev.txt -o requirements/gpu.txt
 # Toolchains that have environments of their own: requirements/toolchains/NAME.txt.

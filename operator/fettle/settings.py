@@ -67,7 +67,10 @@ class Settings(BaseSettings):
         str, Field(description="Image of the Jobs that need PyTorch: for PyTorch sources, and to measure torchscript.")
     ] = "ghcr.io/fettle/optimizer-torch:0.1.0"
     optimizer_tensorflow_image: Annotated[
-        str, Field(description="Image of the Jobs that prepare sources of TensorFlow, Keras and TFLite.")
+        str,
+        Field(
+            description="Image of the Jobs that prepare sources of TensorFlow, Keras and TFLite, or build or measure litert."
+        ),
     ] = "ghcr.io/fettle/optimizer-tensorflow:0.1.0"
     optimizer_transformers_image: Annotated[
         str, Field(description="Image of the Jobs that prepare directories of Hugging Face.")
@@ -76,6 +79,9 @@ class Settings(BaseSettings):
         str,
         Field(description="Image of the Jobs that prepare sources of scikit-learn, XGBoost, LightGBM and CatBoost."),
     ] = "ghcr.io/fettle/optimizer-sklearn:0.1.0"
+    server_litert_image: Annotated[str, Field(description="Image of serving pods that use litert.")] = (
+        "ghcr.io/fettle/server-litert:0.1.0"
+    )
     server_torch_image: Annotated[str, Field(description="Image of serving pods that use torchscript.")] = (
         "ghcr.io/fettle/server-torch:0.1.0"
     )
@@ -233,6 +239,7 @@ class Settings(BaseSettings):
             Image.OPTIMIZER_SKLEARN: self.optimizer_sklearn_image,
             Image.OPTIMIZER_GPU: self.optimizer_gpu_image,
             Image.SERVER: self.server_image,
+            Image.SERVER_LITERT: self.server_litert_image,
             Image.SERVER_TORCH: self.server_torch_image,
             Image.SERVER_GPU: self.server_gpu_image,
         }

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LARGE = (
     *("server-torch", "optimizer-torch", "server-gpu", "optimizer-gpu"),
-    *("optimizer-tensorflow", "optimizer-transformers", "optimizer-sklearn"),
+    *("optimizer-tensorflow", "optimizer-transformers", "optimizer-sklearn", "server-litert"),
 )
 DOCKERFILES = {
     name: (ROOT / "docker" / f"Dockerfile.{name}").read_text() for name in ("operator", "server", "optimizer", *LARGE)
@@ -74,6 +74,7 @@ def test_the_build_context_is_nothing_but_code_and_locks() -> None:
             "operator",
             "server",
             "optimizer",
+            "litert",
             "torch",
             "training",
             "tensorflow",

@@ -226,7 +226,7 @@ def test_a_commit_of_a_model_that_is_not_there_is_degraded_with_the_reason_and_w
     assert pods(team) == serving, "neither the commit nor its revert restarted a serving pod"
 
 
-def test_a_commit_of_an_artifact_that_is_not_what_it_says_is_rolled_back_with_the_reason(
+def test_a_commit_of_an_artifact_at_an_address_of_another_one_is_rolled_back_with_the_reason(
     argo: ArgoCD, team: Kube, repository: Repository
 ) -> None:
     published = (team.get("om", NAME) or {})["status"]["artifacts"][0]["uri"]
@@ -237,7 +237,7 @@ def test_a_commit_of_an_artifact_that_is_not_what_it_says_is_rolled_back_with_th
     app = comes(argo, "models", lambda found: state(found)[1] == "Degraded", look=True)
     assert state(app)[0] == "Synced"
     told = health_of(argo, "ModelDeployment")
-    assert told["message"].startswith("ArtifactTampered: revision "), told
+    assert told["message"].startswith("ArtifactNotFound: revision "), told
     found = team.get("mdep", NAME) or {}
     assert found["status"]["stable"]["revision"] == before
     assert found["spec"]["model"] == fixed, "git is the truth: the operator writes no spec"

@@ -173,7 +173,7 @@ def images(names: tuple[str, ...], cluster: Cluster, torch: bool, gpu: bool) -> 
     """Build Fettle's images that the registry, or the nodes of kind, lack, deliver them, and print NAME=REFERENCE for each.
 
     NAMES are operator, server and optimizer by default. server-torch, optimizer-torch, server-gpu, optimizer-gpu, optimizer-tensorflow,
-    optimizer-transformers and optimizer-sklearn are also available.
+    optimizer-transformers, optimizer-sklearn and server-litert are also available.
     """
     from tools.cluster import images as module
     from tools.cluster.target import resolve_target

@@ -30,6 +30,7 @@ FORMAT_NAMES = (
     "optimizer-tensorflow",
     "optimizer-transformers",
     "optimizer-sklearn",
+    "server-litert",
 )  # of source formats: only by name
 GPU_NAMES = ("server-gpu", "optimizer-gpu")  # larger still
 _MANIFESTS = ", ".join(

@@ -34,6 +34,7 @@ FETTLE_OPTIMIZER_TORCH_IMAGE: {{ include "fettle.image" (list . "optimizerTorch"
 FETTLE_OPTIMIZER_TENSORFLOW_IMAGE: {{ include "fettle.image" (list . "optimizerTensorflow") | quote }}
 FETTLE_OPTIMIZER_TRANSFORMERS_IMAGE: {{ include "fettle.image" (list . "optimizerTransformers") | quote }}
 FETTLE_OPTIMIZER_SKLEARN_IMAGE: {{ include "fettle.image" (list . "optimizerSklearn") | quote }}
+FETTLE_SERVER_LITERT_IMAGE: {{ include "fettle.image" (list . "serverLitert") | quote }}
 FETTLE_SERVER_TORCH_IMAGE: {{ include "fettle.image" (list . "serverTorch") | quote }}
 FETTLE_OPTIMIZER_GPU_IMAGE: {{ include "fettle.image" (list . "optimizerGpu") | quote }}
 FETTLE_SERVER_GPU_IMAGE: {{ include "fettle.image" (list . "serverGpu") | quote }}

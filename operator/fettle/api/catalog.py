@@ -41,6 +41,7 @@ class StepEntry:
     training: bool = False  # needs training items; one that trains and does not need them takes calibration items where there are none
     finishes: bool = False  # ends each build of its family: puts the file into the form that its device takes
     on_device: bool = False  # is built on a node of the target, for the device at hand
+    converts: bool = False  # makes its family's file of the source as a SavedModel, not of the portable form: the only step of a build
 
     def calibrates(self, learns: bool) -> bool:
         """Whether the step needs calibration items. `learns`: there are training items, which a step that trains uses instead."""
@@ -76,6 +77,7 @@ class RuntimeEntry:
     by_default: bool = False  # tried on a target of its device that names no runtimes
     device: DeviceKind = DeviceKind.CPU
     repeats: bool = True  # answers the same inputs alike each time, but for float noise
+    converts: tuple[FormatName, ...] = ()  # sources that a converter of its own makes into what it loads
 
 
 # What tables take: scikit-learn, and boosted trees.
@@ -182,6 +184,28 @@ STEPS: tuple[StepEntry, ...] = (
     ),
 )
 
+
+def _converting(kind: StepKind, function: str, *, lossy: bool = True, calibration: bool = False) -> StepEntry:
+    """The entry of a step of TensorFlow's own converter."""
+    return StepEntry(
+        kind,
+        RuntimeName.LITERT,
+        "TFLite",
+        ("tensorflow-cpu",),
+        f"litert_convert:{function}",
+        lossy=lossy,
+        calibration=calibration,
+        converts=True,
+    )
+
+
+STEPS += (
+    _converting(StepKind.OPTIMIZE_GRAPH, "float32", lossy=False),
+    _converting(StepKind.QUANTIZE_FLOAT16, "float16"),
+    _converting(StepKind.QUANTIZE_DYNAMIC, "dynamic"),
+    _converting(StepKind.QUANTIZE_STATIC, "static", calibration=True),
+)
+
 TRAINER = RuntimeName.TORCHSCRIPT  # the family of steps that train: PyTorch
 
 
@@ -261,9 +285,9 @@ FORMATS: tuple[FormatEntry, ...] = (
     FormatEntry(
         FormatName.TFLITE,
         ("ai-edge-litert", "onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
-        PORTABLE_RUNTIME,
+        RuntimeName.LITERT,
         (".tflite",),
-        converted=True,
+        revision=2,
     ),
     FormatEntry(
         FormatName.SCIKIT_LEARN,
@@ -331,6 +355,15 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         (Precision.FLOAT32,),
         process_bytes=480 << 20,
     ),
+    # It runs sources as they came, too, and what TensorFlow's converter makes of others.
+    RuntimeEntry(
+        RuntimeName.LITERT,
+        "ai-edge-litert",
+        ("TFLite",),
+        (Precision.FLOAT32,),
+        process_bytes=128 << 20,
+        converts=(FormatName.KERAS, FormatName.SAVED_MODEL),
+    ),
     # Of the host's memory: a process that has loaded CUDA's libraries. Not measured on a GPU; a bound that leaves room.
     RuntimeEntry(
         RuntimeName.ONNXRUNTIME_CUDA,
@@ -396,6 +429,11 @@ def finish(family: RuntimeName) -> StepEntry | None:
     """The entry of the step that ends each build of that family, if there is one."""
     entry = _STEPS.get((StepKind.OPTIMIZE_GRAPH, family))
     return entry if entry is not None and entry.finishes else None
+
+
+def converts(family: RuntimeName) -> bool:
+    """Whether the files of that family are made of sources by a converter of its own, and not of the portable form."""
+    return bool(runtime(family).converts)
 
 
 def runs_engines(name: RuntimeName) -> bool:

@@ -21,6 +21,7 @@ class Image(StrEnum):
     OPTIMIZER_TRANSFORMERS = "optimizer-transformers"
     OPTIMIZER_SKLEARN = "optimizer-sklearn"
     SERVER = "server"
+    SERVER_LITERT = "server-litert"
     SERVER_TORCH = "server-torch"
     SERVER_GPU = "server-gpu"
 
@@ -48,6 +49,7 @@ IMAGES: tuple[ImageEntry, ...] = (
     ImageEntry(Image.OPTIMIZER_TRANSFORMERS, _OPTIMIZING | _TRAINING | {"transformers"}),
     ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | catalog.TABLES),
     ImageEntry(Image.SERVER, _SERVED, serves=True),
+    ImageEntry(Image.SERVER_LITERT, _SERVED | {"ai-edge-litert"}, serves=True),
     ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),
     ImageEntry(Image.SERVER_GPU, _SERVED | _ON_GPUS, serves=True),
 )

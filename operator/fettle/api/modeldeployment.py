@@ -109,22 +109,24 @@ class TokenReviewSpec(ApiModel):
         ),
     ] = ()
     users: Annotated[
-        Names,
+        Names | None,
         Field(
+            min_length=1,
             max_length=64,
             description="Users that may send requests, such as system:serviceaccount:NAMESPACE:NAME.",
             json_schema_extra={"x-set": True},
         ),
-    ] = ()
+    ] = None
     groups: Annotated[
-        Names,
+        Names | None,
         Field(
+            min_length=1,
             max_length=64,
             description="Groups that may send requests, such as system:serviceaccounts:NAMESPACE. "
-            "Without users and groups, every valid token is accepted.",
+            "Without users and groups, every valid token is accepted; an empty list is refused.",
             json_schema_extra={"x-set": True},
         ),
-    ] = ()
+    ] = None
 
 
 @rules(

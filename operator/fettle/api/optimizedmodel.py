@@ -314,7 +314,7 @@ class PublishSpec(ApiModel):
         Uri,
         Field(
             description="oci://REGISTRY/REPOSITORY. Each artifact is pushed as a ModelPack with the tag TARGET-DIGEST (the first 12 digits of "
-            "its sha256), so that no tag ever moves. Its address by digest is in status.artifacts[].registryUri."
+            "its digest there), so that no tag ever moves. Its address by digest is in status.artifacts[].registryUri."
         ),
     ]
     secret_name: SecretName = None

@@ -17,6 +17,7 @@ KINDS = {
     QuantizeMode.DYNAMIC: StepKind.QUANTIZE_DYNAMIC,
     QuantizeMode.MIXED: StepKind.QUANTIZE_MIXED,
     QuantizeMode.AWARE: StepKind.QUANTIZE_AWARE,
+    QuantizeMode.FLOAT16: StepKind.QUANTIZE_FLOAT16,
 }
 
 
@@ -35,14 +36,14 @@ class OptimizeGraphStep(StepParameters):
 
 
 class QuantizeStep(StepParameters):
-    """Store weights, and in static mode compute activations, in int8."""
+    """Store weights, and in static mode compute activations, in int8; or only store weights in float16."""
 
     mode: Annotated[
         QuantizeMode,
         Field(
             description="Quantization mode. Static and Mixed need calibration items. Mixed keeps those layers in floating point whose quantization "
             "changes more answers than constraints.accuracy allows. It takes longer to build. Aware trains the model to answer well in int8, and "
-            "quantizes it as Static does. It also needs data.training."
+            "quantizes it as Static does. It also needs data.training. Float16 stores weights in float16 and computes in float32 (litert only)."
         ),
     ] = QuantizeMode.STATIC
     preset: Annotated[
@@ -65,7 +66,7 @@ class QuantizeStep(StepParameters):
     @property
     def quantizes(self) -> bool:
         """Whether the step writes int8. Aware only trains for it; the step that follows writes it."""
-        return self.mode is not QuantizeMode.AWARE
+        return self.mode not in (QuantizeMode.AWARE, QuantizeMode.FLOAT16)
 
     @property
     def dynamic(self) -> bool:
@@ -86,12 +87,12 @@ class RecipeStep(ApiModel):
         OptimizeGraphStep | None,
         Field(
             description="Use the portable form as it is. Its graph is already folded and fused, and each runtime optimizes it further when it "
-            "loads it, so this step has no effect beside other steps. Outputs stay equal."
+            "loads it, so this step has no effect beside other steps. Outputs stay equal. For litert, it is the conversion of the source."
         ),
     ] = None
     quantize: Annotated[
         QuantizeStep | None,
-        Field(description="Quantize to int8. This is lossy, so the accuracy drop must be measured."),
+        Field(description="Quantize to int8, or to float16. This is lossy, so the accuracy drop must be measured."),
     ] = None
     prune: Annotated[
         PruneStep | None,

@@ -223,6 +223,7 @@ class BuildTask(ApiModel):
     evaluation: EvaluationSpec | None = None
     original: StoredModel | None = None  # the source as it came, where a step trains: the teacher
     training: StoredData | None = None
+    saved_model: StoredModel | None = None  # what a step that converts starts from; the key is that of `portable`
 
     @property
     def nodes(self) -> int:

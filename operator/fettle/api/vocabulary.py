@@ -113,6 +113,7 @@ class RuntimeName(StrEnum):
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TORCHSCRIPT = "torchscript"
+    LITERT = "litert"
     ONNXRUNTIME_CUDA = "onnxruntime-cuda"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
@@ -128,8 +129,10 @@ class DeviceKind(StrEnum):
 # Compute capability of an NVIDIA GPU: sm89 is 8.9.
 Architecture = Annotated[str, Field(pattern=r"^sm[0-9]{2,3}$", max_length=8)]
 
-# What the files of a model in the store are. The last two are engines, one library's each.
-ModelFormat = Literal["ONNX", "OpenVINO", "TorchScript", "TorchExport", "TensorRT", "TensorRT-RTX"]
+# What the files of a model in the store are. SavedModel is only built from; the last two are engines, one library's each.
+ModelFormat = Literal[
+    "ONNX", "OpenVINO", "TorchScript", "TorchExport", "SavedModel", "TFLite", "TensorRT", "TensorRT-RTX"
+]
 
 
 class Precision(StrEnum):
@@ -148,6 +151,7 @@ class StepKind(StrEnum):
     QUANTIZE_DYNAMIC = "quantizeDynamic"
     QUANTIZE_MIXED = "quantizeMixed"
     QUANTIZE_AWARE = "quantizeAware"
+    QUANTIZE_FLOAT16 = "quantizeFloat16"
     PRUNE_STRUCTURED = "pruneStructured"
     PRUNE_MAGNITUDE = "pruneMagnitude"
     PRUNE_NM = "pruneNM"
@@ -160,13 +164,14 @@ class QuantizeMode(StrEnum):
     """Dynamic: weights int8, activations measured at run time. Static: both int8, ranges from calibration data.
 
     Mixed: as Static, but the layers that change too many answers stay in floating point. Aware: the model is trained to answer well in int8,
-    then quantized as in Static.
+    then quantized as in Static. Float16: weights are stored in float16, and nothing is int8.
     """
 
     DYNAMIC = "Dynamic"
     STATIC = "Static"
     MIXED = "Mixed"
     AWARE = "Aware"
+    FLOAT16 = "Float16"
 
 
 class QuantizePreset(StrEnum):

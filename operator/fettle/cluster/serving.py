@@ -320,7 +320,7 @@ def _reviewing(owner: Object, review: TokenReviewSpec) -> dict[str, str]:
     """Whose tokens the server accepts."""
     metadata = owner["metadata"]
     audiences = review.audiences or (f"{metadata['name']}.{metadata['namespace']}.svc",)
-    lists = {"AUDIENCES": audiences, "USERS": review.users, "GROUPS": review.groups}
+    lists = {"AUDIENCES": audiences, "USERS": review.users or (), "GROUPS": review.groups or ()}
     told = {f"TOKEN_REVIEW_{key}": json.dumps(names) for key, names in lists.items()}
     return {"TOKEN_REVIEW_FOLDER": KUBERNETES_FOLDER, **told}
 

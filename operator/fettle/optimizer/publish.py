@@ -22,7 +22,6 @@ from fettle.store.registry import Registry, parse
 from fettle.store.store import Store
 from fettle.store.uris import Mounts, store_missing
 
-TAG_DIGITS = 12  # of an artifact's digest, in its tag
 log = logging.getLogger(__name__)
 ReportT = TypeVar("ReportT", PrepareReport, BuildReport, MeasureReport)
 
@@ -39,7 +38,7 @@ def run(task: PublishTask, store: Store, mounts: Mounts) -> PublishReport:
     winners = _winners(task, measures)
     manifests = {digest: _whole(store, digest) for digest in winners.values()}
     registry = {
-        target: _push(task.publish, f"{target}-{digest[:TAG_DIGITS]}", (digest, manifests[digest]), store, mounts)
+        target: _push(task.publish, target, (digest, manifests[digest]), store, mounts)
         for target, digest in winners.items()
         if task.publish is not None
     }
@@ -60,15 +59,15 @@ def run(task: PublishTask, store: Store, mounts: Mounts) -> PublishReport:
     return PublishReport(report_uri=f"{store.uri}/{path}", artifacts=winners, registry=registry or None)
 
 
-def _push(to: PublishSpec, tag: str, artifact: tuple[str, Manifest], store: Store, mounts: Mounts) -> str:
+def _push(to: PublishSpec, target: str, artifact: tuple[str, Manifest], store: Store, mounts: Mounts) -> str:
     """The address, by digest, of an artifact of the store in the registry. Raises StoreError."""
-    reference, _ = parse(f"{to.uri}:{tag}", store_missing)
+    reference, _ = parse(to.uri, store_missing)
     credentials = mounts.credentials(to.uri)
     require_keys(to.uri, credentials, store_missing)
     with TemporaryDirectory(prefix="fettle-") as folder:
         copy_artifact(store, artifact[0], Path(folder))
         pack = Pack(files_in(Path(folder)), artifact)
-        address = push(pack, Registry(reference, credentials, store_missing), lambda _: None, store_missing)
+        address = push(pack, Registry(reference, credentials, store_missing), lambda _: None, store_missing, target)
     log.info("artifact %s pushed to %s", artifact[0], address)
     return address
 

@@ -21,6 +21,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 EIGHT_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"})
 OPENED_BYTES = 12  # per pixel while a picture is opened, turned, converted and scaled
+NARROW = 16  # pixels: each row costs memory of its own, which in narrower pictures is more than that of its pixels
 _TIFF_BITS, _TIFF_WHITE_IS_ZERO, _TIFF_FORMAT = 258, 262, 339
 _REFUSED = {
     "CMYK": "is in CMYK, which cannot be converted to RGB without the printer's profile",
@@ -67,7 +68,9 @@ class Picture:
 def opened(stream: IO[bytes], color: Color, room: Room, where: str, kinds: Kinds = FILES) -> Picture:
     """Open a picture. Raises DataError, which says what is wrong and what to do."""
     with readable(where, str(kinds)), _identified(stream, room, where, kinds) as image:
-        room.require(image.width * image.height * OPENED_BYTES, f"{where}, {image.width} x {image.height} pixels")
+        room.require(
+            max(image.width, NARROW) * image.height * OPENED_BYTES, f"{where}, {image.width} x {image.height} pixels"
+        )
         _refuse(image, where, kinds)
         deep = image.mode in SIXTEEN_BITS or image.mode == "I"
         upright = ImageOps.exif_transpose(image)

@@ -47,7 +47,7 @@ class Bodies:
             body: bytes | bytearray
             if size is not None and size <= AT_ONCE:
                 body = bytes(await incoming())
-                self._hold(len(body))
+                self.reserve(len(body))
             else:
                 body = await self._parts(incoming)
         except asyncio.CancelledError:
@@ -88,14 +88,15 @@ class Bodies:
             async for part in incoming:
                 if len(body) + len(part) > self._settings.max_body_bytes:
                     raise self._too_large()
-                self._hold(len(part))
+                self.reserve(len(part))
                 body += part
         except BaseException:
             self.release(len(body))
             raise
         return body
 
-    def _hold(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
+        """Account for so many bytes of a request; `release` them when it is answered. Raises RequestError UNAVAILABLE."""
         if self.held + size > self._settings.max_bodies_bytes:
             message = f"requests of {self.held} bytes in total are being read or waiting for the model"
             raise RequestError(Code.UNAVAILABLE, message, unread=True)
@@ -103,7 +104,7 @@ class Bodies:
 
     def hold(self, body: bytes) -> bytes:
         """A body that a front's library has read; `release` it when its request is answered. Raises RequestError UNAVAILABLE."""
-        self._hold(len(body))
+        self.reserve(len(body))
         return body
 
     def release(self, size: int) -> None:

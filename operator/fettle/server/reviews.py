@@ -40,6 +40,7 @@ ANSWER_SECONDS, WAIT_SECONDS = 5.0, 10.0
 _MOST_ANSWER_BYTES = 1 << 20
 _AT_ONCE = 4
 _LOG_SECONDS = 10.0
+_EARLY_SECONDS = 0.1  # by which `look` asks again: what it found is still known when `name` is asked for it
 
 
 class ReviewError(Exception):
@@ -68,6 +69,8 @@ class ApiServer:
         spec = {"token": token, "audiences": list(self._audiences)}
         body = orjson.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec})
         own = (self._folder / "token").read_text().strip()
+        if not (own.isascii() and own.isprintable()):  # the library's error for such a header would show it
+            raise ReviewError(f"{self._folder / 'token'} is no token: expected the one of the pod's service account")
         headers = {"Authorization": f"Bearer {own}", "Content-Type": "application/json", "Accept": "application/json"}
         connection = self._connection()
         try:
@@ -141,7 +144,7 @@ class Reviews:
         if not _TOKEN.fullmatch(token):
             return
         digest = _digest(token)
-        if self._found(digest) is not None:
+        if self._found(digest, _EARLY_SECONDS) is not None:
             return
         asking = self._asking.get(digest)
         if asking is None:
@@ -162,12 +165,12 @@ class Reviews:
         for threads in (self._threads, self._threads_of_strangers):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _found(self, digest: bytes) -> Finding | None:
+    def _found(self, digest: bytes, longer: float = 0.0) -> Finding | None:
         for kept in (self._good, self._others):
             found = kept.get(digest)
             if found is not None:
                 kept.move_to_end(digest)
-                return found if self._clock() < found.until else None
+                return found if self._clock() + longer < found.until else None
         return None
 
     def _require_room(self, known: bool) -> None:
@@ -193,7 +196,7 @@ class Reviews:
         threads = self._threads if known else self._threads_of_strangers
         try:
             user = await asyncio.get_running_loop().run_in_executor(threads, self._ask, token)
-        except (OSError, http.client.HTTPException, ReviewError, ValueError) as error:
+        except (OSError, http.client.HTTPException, ReviewError, ValueError, RuntimeError) as error:  # no thread starts
             if self._clock() >= self._next_log:
                 self._next_log = self._clock() + _LOG_SECONDS
                 log.warning("a token could not be reviewed: %s", clip(str(error) or type(error).__name__))

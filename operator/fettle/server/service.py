@@ -133,6 +133,9 @@ class InferenceService:
             log.debug("a request of %s was refused: %s", address, error.message)
             self.metrics.refuse(error.code)
             raise
+        except asyncio.CancelledError:  # the client left while its token was checked
+            self.metrics.refuse(Code.GONE)
+            raise
         return client
 
     def tell(self, function: Callable[..., tuple[Code, _T]], *arguments: Any) -> tuple[Code, _T]:
@@ -176,11 +179,16 @@ class InferenceService:
         self, body: bytes | bytearray, codec: Codec, gone: Gone | None, deadline: Deadline | None, in_thread: bool
     ) -> bytes:
         settings, signature = self.settings, self.model.signature
+        held = len(body)
         try:
             if len(body) <= SMALL_BODY and not in_thread:
                 request = codec.decode(body, signature, settings.max_rows)
             else:
                 request = await self._decode(codec, body)
+            if in_thread:  # what is decoded from a few bytes may be large, and waits for the model
+                made = sum([array.nbytes for array in request.inputs.values()])
+                self.bodies.reserve(made)
+                held += made
             started = time.perf_counter()
             try:
                 outputs = self.model.infer_at_once(request) if self.in_flight == 1 else None
@@ -198,7 +206,7 @@ class InferenceService:
             except asyncio.CancelledError:
                 raise Unheard(failed=False) from None
         finally:
-            self.bodies.release(len(body))
+            self.bodies.release(held)
 
     async def _decode(self, codec: Codec, body: bytes | bytearray) -> InferRequest:
         """Decode in the one thread. Raises RequestError UNAVAILABLE for more than may wait for it, or that waited too long."""

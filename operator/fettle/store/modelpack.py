@@ -38,6 +38,7 @@ _KINDS = {
     ".py": "code",
     ".npz": "dataset",
 }
+TAG_DIGITS = 12  # of a digest, in a tag
 Sent = Callable[[int], None]  # told of bytes that are in the registry
 
 
@@ -62,8 +63,11 @@ def files_in(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def push(pack: Pack, registry: Registry, sent: Sent, missing: Missing) -> str:
-    """The address, by digest, of the artifact that the registry has now. What it had already is not sent again. Raises what `missing` makes."""
+def push(pack: Pack, registry: Registry, sent: Sent, missing: Missing, name: str | None = None) -> str:
+    """The address, by digest, of the artifact that the registry has now. What it had already is not sent again. Raises what `missing` makes.
+
+    With `name`, its tag is NAME and the first digits of that digest: such a tag never moves, and what it names is never without a tag.
+    """
     reference = registry.reference
     if reference.tag is None or reference.digest is not None:
         raise missing(
@@ -88,8 +92,10 @@ def push(pack: Pack, registry: Registry, sent: Sent, missing: Missing) -> str:
             "annotations": pack.annotations,
         }
     )
-    registry.put(f"manifests/{reference.tag}", manifest, len(manifest), IMAGE_MANIFEST)
-    return str(replace(reference, tag=None, digest=_digest(manifest)))
+    digest = _digest(manifest)
+    tag = reference.tag if name is None else f"{name}-{digest.removeprefix('sha256:')[:TAG_DIGITS]}"
+    registry.put(f"manifests/{tag}", manifest, len(manifest), IMAGE_MANIFEST)
+    return str(replace(reference, tag=None, digest=digest))
 
 
 def _layer(path: str, digest: str, size: int) -> dict[str, Any]:

@@ -71,6 +71,18 @@ def save_tflite(model: keras.Model, folder: Path) -> str:
     return "model.tflite"
 
 
+def int8(integer_boundary: bool) -> bytes:
+    """A TFLite file in int8, its boundary in uint8 or in float32."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(convolutional())
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([picture[None]] for picture in pictures())
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    if integer_boundary:
+        converter.inference_input_type = converter.inference_output_type = tf.uint8
+    content: bytes = converter.convert()
+    return content
+
+
 SAVERS: Mapping[str, Callable[[keras.Model, Path], str]] = {
     "Keras": save_keras,
     "h5": save_h5,

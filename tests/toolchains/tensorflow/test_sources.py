@@ -9,7 +9,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from tests.toolchains.tensorflow import examples
 from tests.unit.optimizer.prepare.workbench import Workbench
 
@@ -38,7 +37,8 @@ def test_one_network_answers_alike_from_every_format(bench: Workbench, saver: st
     name = "serving_default_image:0" if saver == "TFLite" else "image"
     evaluation = EvaluationSpec(uri=bench.data("items", **{name: items}))
     report = bench.prepare(bench.task(source=SourceSpec(uri=f"pvc://claim/{file}"), evaluation=evaluation))
-    assert (report.source.format, report.basis) == (FormatName(FORMATS.get(saver, saver)), Basis.PORTABLE_FORM)
+    basis = Basis.SOURCE_RUNTIME if saver == "TFLite" else Basis.PORTABLE_FORM
+    assert (report.source.format, report.basis) == (FormatName(FORMATS.get(saver, saver)), basis)
     (tensor,) = report.signature.inputs
     assert (tensor.name, tensor.shape, tensor.batch_axis) == (name, (-1, 12, 12, 3), 0), "the layout is the user's"
     (found,) = answers(bench, report, {name: items}).values()
@@ -144,21 +144,9 @@ def test_a_layer_of_ones_own_is_named(bench: Workbench) -> None:
     assert "Fancy" in error.message
 
 
-def quantized(folder: Path, integer_boundary: bool) -> str:
-    """A TFLite file in int8, its boundary in uint8 or in float32."""
-    converter = tf.lite.TFLiteConverter.from_keras_model(examples.convolutional())
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([picture[None]] for picture in examples.pictures())
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    if integer_boundary:
-        converter.inference_input_type = converter.inference_output_type = tf.uint8
-    (folder / "model.tflite").write_bytes(converter.convert())
-    return "model.tflite"
-
-
 @pytest.mark.parametrize("integers", [False, True], ids=["float boundary", "uint8 boundary"])
 def test_a_quantized_file_answers_as_litert_does_to_a_step_or_two(bench: Workbench, integers: bool) -> None:
-    quantized(bench.folder, integers)
+    (bench.folder / "model.tflite").write_bytes(examples.int8(integers))
     items = examples.pictures()
     if integers:
         items = np.random.default_rng(0).integers(0, 256, items.shape).astype(np.uint8)
@@ -166,3 +154,17 @@ def test_a_quantized_file_answers_as_litert_does_to_a_step_or_two(bench: Workben
     report = bench.prepare(bench.task(source=SourceSpec(uri="pvc://claim/model.tflite"), evaluation=evaluation))
     assert report.signature.inputs[0].dtype == ("UINT8" if integers else "FP32")
     assert report.traits.quantized
+    assert (report.basis, report.original.format) == (Basis.SOURCE_RUNTIME, "TFLite")
+    assert RuntimeName.LITERT in report.portable_runtimes
+
+
+def test_what_litert_runs_and_onnx_has_no_operators_for_goes_on_as_it_came(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, items = examples.save_tflite(examples.convolutional(), bench.folder), examples.pictures()
+    monkeypatch.setattr("tf2onnx.convert.from_tflite", lambda *given, **named: 1 / 0)  # the library fails on the model
+    evaluation = EvaluationSpec(uri=bench.data("items", **{"serving_default_image:0": items}))
+    report = bench.prepare(bench.task(source=SourceSpec(uri=f"pvc://claim/{file}"), evaluation=evaluation))
+    assert report.conversion_fault is not None
+    assert (report.portable_runtimes, report.portable.format) == ((RuntimeName.LITERT,), "TFLite")
+    assert report.signature.batchable

@@ -108,6 +108,10 @@ def test_what_may_be_a_store(uri: str, fault: str | None) -> None:
 
 REPOSITORIES = [
     ("oci://registry.example:5000/team/models/digits", None),
+    ("oci://registry/a.b/c__d/e-f--g_h", None),
+    ("oci://registry/models/", "publish.uri must be oci://REGISTRY/REPOSITORY, without a tag"),
+    ("oci://registry/models//digits", "publish.uri must be oci://REGISTRY/REPOSITORY, without a tag"),
+    ("oci://registry/-models", "publish.uri must be oci://REGISTRY/REPOSITORY, without a tag"),
     ("oci://registry/models:v1", "publish.uri must be oci://REGISTRY/REPOSITORY, without a tag"),
     ("oci://registry/models@sha256:" + SHA, "publish.uri must be oci://REGISTRY/REPOSITORY, without a tag"),
     ("oci://registry", "publish.uri must be oci://REGISTRY/REPOSITORY, without a tag"),

@@ -25,6 +25,7 @@ SOURCE = ROOT / "operator" / "fettle"
 GRAPH = RecipeStep(optimize_graph=OptimizeGraphStep())
 STATIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC))
 DYNAMIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.DYNAMIC))
+FLOAT16 = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.FLOAT16))
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,9 @@ DYNAMIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.DYNAMIC))
         (STATIC, RuntimeName.ONNXRUNTIME, True, True, ("onnx", "onnxruntime")),
         (STATIC, RuntimeName.OPENVINO, True, True, ("nncf", "openvino")),
         (DYNAMIC, RuntimeName.ONNXRUNTIME, True, False, ("onnx", "onnxruntime")),
+        (GRAPH, RuntimeName.LITERT, False, False, ("tensorflow-cpu",)),
+        (STATIC, RuntimeName.LITERT, True, True, ("tensorflow-cpu",)),
+        (FLOAT16, RuntimeName.LITERT, True, False, ("tensorflow-cpu",)),
     ],
 )
 def test_a_step_tells_what_it_needs(
@@ -45,7 +49,10 @@ def test_a_step_tells_what_it_needs(
     assert (entry.lossy, entry.calibration, entry.libraries) == (lossy, calibration, libraries)
 
 
-@pytest.mark.parametrize(("step", "family"), [(DYNAMIC, RuntimeName.OPENVINO), (RecipeStep(), RuntimeName.OPENVINO)])
+@pytest.mark.parametrize(
+    ("step", "family"),
+    [(DYNAMIC, RuntimeName.OPENVINO), (FLOAT16, RuntimeName.ONNXRUNTIME), (RecipeStep(), RuntimeName.OPENVINO)],
+)
 def test_a_step_that_no_library_offers_has_no_row(step: RecipeStep, family: RuntimeName) -> None:
     assert catalog.step(step, family) is None
 

@@ -79,8 +79,14 @@ FILES: dict[ModelFormat, tuple[Callable[[Path], Path], Signature]] = {
     "TorchScript": (script_file, signature("output_0", "output_1")),
     "TorchExport": (program_file, signature("output_0", "output_1")),
 }
-# Those of GPUs are held to it where there is one: bench/gpu, and tests/unit/runtimes/test_engine.py on a GPU that is played.
-EVERY = [(row.runtime, format) for row in catalog.RUNTIMES if row.device is DeviceKind.CPU for format in row.loads]
+# Those of GPUs are held to it where there is one: bench/gpu, and tests/unit/runtimes/test_engine.py on a GPU that is played. LiteRT is, in the
+# environment of its toolchain: tests/toolchains/tensorflow/test_litert.py.
+EVERY = [
+    (row.runtime, format)
+    for row in catalog.RUNTIMES
+    if row.device is DeviceKind.CPU and row.runtime != RuntimeName.LITERT
+    for format in row.loads
+]
 
 
 @dataclass(frozen=True)

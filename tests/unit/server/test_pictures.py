@@ -271,6 +271,24 @@ def test_a_picture_whose_decoding_takes_too_much_cpu_is_given_up(monkeypatch: py
     assert raised.value.code is Code.INVALID
 
 
+def test_a_narrow_picture_is_bounded_by_its_rows_which_cost_memory_of_their_own() -> None:
+    for width in (1, 8):
+        rows = MOST // width // 2 + 1
+        with pytest.raises(RequestError, match=f"{width} x {rows} pixels: the limit is") as raised:
+            Pictures(signature(-1, 3, 8, 8), PreprocessSpec()).inputs(png(width, rows), PNG, MOST)
+        assert raised.value.code is Code.TOO_LARGE
+
+
+def test_inputs_that_are_made_of_small_pictures_are_bounded_like_bodies_and_released(tmp_path: Path) -> None:
+    made, small, larger = 16 * 16 * 3 * 4, file(photo(8, 8), PNG), file(photo(20, 20), PNG)
+    server = Photos(tmp_path, max_bodies_bytes=made + len(small))
+    try:
+        for _ in range(2):
+            assert [server.ask(picture, PNG).status_code for picture in (small, larger)] == [200, 503]
+    finally:
+        server.stop()
+
+
 def test_a_server_of_a_model_that_takes_no_pictures_does_not_import_what_decodes_them() -> None:
     code = (
         "import sys, fettle.server.process as process; process._imported_fronts(); "

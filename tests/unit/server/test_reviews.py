@@ -220,6 +220,33 @@ async def test_a_pod_without_its_own_token_lets_nobody_in(cluster: Cluster, tmp_
     assert (await refusal(access, "web")).code is Code.UNAVAILABLE
 
 
+async def test_a_pods_own_token_that_is_none_is_not_shown_in_the_log(
+    cluster: Cluster, tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    access = Access(settings(cluster, tmp_path), clock)
+    (tmp_path / "token").write_text("precious\nline")
+    assert (await refusal(access, "web")).code is Code.UNAVAILABLE
+    assert "is no token" in caplog.text and "precious" not in caplog.text
+
+
+async def test_a_pod_that_can_start_no_thread_lets_nobody_in(clock: Clock) -> None:
+    def ask(token: str) -> User | None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RequestError) as raised:
+        await reviews(ask, clock).look("good")
+    assert raised.value.code is Code.UNAVAILABLE
+
+
+async def test_a_token_whose_time_ends_while_it_is_looked_up_is_not_refused(clock: Clock) -> None:
+    asked = reviews(lambda token: User(token), clock)
+    await asked.look("good")
+    clock.now += 59.9999
+    await asked.look("good")
+    clock.now += 0.0001
+    assert asked.name("good") == "good"
+
+
 async def test_tokens_of_a_secret_are_good_beside_those_of_kubernetes_and_are_not_shown_to_it(
     cluster: Cluster, tmp_path: Path, clock: Clock
 ) -> None:

@@ -21,6 +21,7 @@ from fettle.server import protocol
 from fettle.server.access import Access
 from fettle.server.bodies import Incoming
 from fettle.server.request import Code, InferRequest, RequestError
+from fettle.server.reviews import Reviews, User
 from fettle.server.service import InferenceService
 
 NOT_JUDGED = (0, 0)  # requests and errors of windows
@@ -369,6 +370,27 @@ async def test_no_more_requests_wait_to_be_decoded_than_may_wait_for_the_model(
     await first
     assert counted(service) == (2, 1, {200: 1, 503: 1})
     assert is_over(service) and service.decoding == 0
+
+
+async def test_a_client_that_leaves_while_its_token_is_checked_is_counted_once(
+    service: InferenceService,
+) -> None:
+    may = threading.Event()
+
+    def ask(token: str) -> User | None:
+        may.wait(60)
+        return None
+
+    told = service.settings.model_copy(update={"token_review_folder": service.settings.folder})
+    service.access = Access(told)
+    service.access._reviews = Reviews(told, ask)
+    admitting = asyncio.create_task(service.admit("Bearer good", "here:1", infer=True))
+    await asyncio.sleep(0)
+    admitting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await admitting
+    may.set()
+    assert counted(service) == (0, 0, {499: 1})
 
 
 async def test_a_request_that_waited_too_long_to_be_decoded_is_not(service: InferenceService, held: Held) -> None:

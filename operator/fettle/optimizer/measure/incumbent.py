@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fettle.api.task import BuiltCandidate, CandidatePlan, MeasureTask, StoredData
 from fettle.errors import StoreError
-from fettle.optimizer.measure import items
+from fettle.optimizer.measure import artifact, items
 from fettle.optimizer.measure.candidate import MeasuredCandidate
 from fettle.optimizer.measure.items import MappedItems
 from fettle.store.manifest import Manifest, missing_file, read_stored
@@ -28,8 +28,8 @@ def mark(
     """Mark the candidate that is the published artifact; where there is none, a further one for it.
 
     Nothing is compared with an artifact of another source or another signature: it is another model. One that is not whole in the store
-    is left out with a note: a candidate that is the same is written again. So is one that was trained on items that are to certify it now.
-    Raises StoreError.
+    is left out with a note: a candidate that is the same is written again. So is one that was trained on items that are to certify it now,
+    and one whose server would prepare images otherwise than these items were. Raises StoreError.
     """
     if task.incumbent is None:
         return []
@@ -42,6 +42,9 @@ def mark(
         notes.append(f"the published artifact is not measured again: the store no longer has its file {file.path}")
         return []
     if manifest.source_sha256 != task.source_sha256 or manifest.signature != task.signature:
+        return []
+    if manifest.preprocess != artifact.preprocess(task):
+        notes.append("the published artifact is not measured again: it prepares images otherwise than these items were")
         return []
     if (seen := _seen(task, store, manifest, certifying)) is not None:
         notes.append(f"the published artifact is not measured again: {seen}")

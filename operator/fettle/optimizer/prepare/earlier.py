@@ -17,6 +17,7 @@ from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.portable import REVISION
 from fettle.optimizer.prepare import batch, data
 from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
+from fettle.optimizer.prepare.saved_model import asking
 from fettle.store.cache import Learned, version, versions
 
 
@@ -48,6 +49,8 @@ def earlier(job: Job) -> PrepareReport | None:
         return None
     if report.custom_code != job.custom_code:
         return None
+    if report.saved_model is None and asking(job):
+        return None  # nobody asked for it then
     if report.source.sha256 != job.source.sha256 or not _is_stored(job, report) or not _same_items(job, report):
         return None
     learned = Learned(teacher(report.original), report.training)
@@ -56,7 +59,8 @@ def earlier(job: Job) -> PrepareReport | None:
 
 
 def _is_stored(job: Job, report: PrepareReport) -> bool:
-    files = (*report.original.files, *report.portable.files)
+    models = (report.original, report.portable, report.saved_model)
+    files = (file for model in models if model is not None for file in model.files)
     whole = all(job.store.has_blob(file.sha256, file.bytes) for file in files)
     # Given items are stored again when they are looked at; those that were made up are not.
     made_up = (report.calibration, report.screening) if report.generated else ()

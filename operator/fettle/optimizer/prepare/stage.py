@@ -30,6 +30,7 @@ from fettle.optimizer.prepare.earlier import earlier, kept_as, preparation
 from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
 from fettle.optimizer.prepare.portable import portable
 from fettle.optimizer.prepare.profile import traits
+from fettle.optimizer.prepare.saved_model import asking, saved_model
 from fettle.optimizer.prepare.states import refuse_states
 from fettle.optimizer.reference import OriginalAnswers, reference
 from fettle.optimizer.sources.base import Original, RunModel, RunnableModel
@@ -72,6 +73,7 @@ class Form:
     basis: Basis
     notes: tuple[str, ...]
     fault: ConversionFault | None = None
+    saved_model: StoredModel | None = None
 
 
 def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
@@ -114,16 +116,18 @@ def _converted(job: Job) -> PrepareReport:
         job, form.path, judged.signature, job.source.format.name if original.untouched else None
     )
     stored = job.store.put_model(form.path.parent, form.path.name)
+    savable, why_not = saved_model(job)
     return _report(
         job,
         judged,
         Form(
             original=_stored_source(job) if original.untouched else stored,
             portable=stored,
-            runtimes=runtimes,
+            runtimes=(*runtimes, *(asking(job) if savable is not None else ())),
             traits=traits(form, judged.signature, reference_data.data.probes),
             basis=Basis.SOURCE_RUNTIME if original.untouched else Basis.PORTABLE_FORM,
-            notes=(*form.notes, *judged.notes, *((told,) if told else ()), *refusals),
+            notes=(*form.notes, *judged.notes, *((told,) if told else ()), *refusals, *why_not),
+            saved_model=savable,
         ),
     )
 
@@ -182,6 +186,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         original=form.original,
         portable=form.portable,
         conversion_fault=form.fault,
+        saved_model=form.saved_model,
         portable_runtimes=form.runtimes,
         signature=judged.signature,
         traits=form.traits,

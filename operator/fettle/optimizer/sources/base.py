@@ -160,6 +160,11 @@ class SourceFormat(Protocol):
         """What makes the inputs of the model at `path` of texts, where the source brings it. Raises SourceError."""
         ...
 
+    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """The source as a SavedModel in `folder`, with one signature that has the names of the portable form; None where TensorFlow is not its
+        framework. May raise whatever the framework raises."""
+        ...
+
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:
         """The source as its own runtime runs and serves it, without an ONNX form; None where no runtime does. Raises SourceError."""
         ...

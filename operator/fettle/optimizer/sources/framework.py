@@ -116,6 +116,10 @@ class FrameworkFormat(ABC):
             encoder=self.encoder(path, inputs),
         )
 
+    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """See `SourceFormat.saved_model`."""
+        return None
+
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:
         """No runtime serves it."""
         return None

@@ -16,7 +16,7 @@ from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer.sources import archive, tensorflow
 from fettle.optimizer.sources.base import Inputs, NamedArrays
-from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
+from fettle.optimizer.sources.framework import FrameworkFormat, require_modules
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
@@ -51,7 +51,7 @@ class Keras(FrameworkFormat):
             )
             raise SourceError(message, reason=Reason.UNSAFE_CODE)
 
-    def load(self, path: Path, inputs: Inputs) -> LoadedModel:
+    def load(self, path: Path, inputs: Inputs) -> _Loaded:
         """See `FrameworkFormat.load`."""
         tensorflow.quiet()
         import keras
@@ -67,6 +67,10 @@ class Keras(FrameworkFormat):
             )
             raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
         return _Loaded(model)
+
+    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """See `SourceFormat.saved_model`."""
+        return self.load(path, inputs).to_saved_model(folder)
 
 
 FORMATS = (Keras(),)
@@ -147,6 +151,16 @@ class _Loaded:
     def to_onnx(self) -> onnx.ModelProto:
         """See `LoadedModel.to_onnx`."""
         return tensorflow.converted(self._function, self._specs)
+
+    def to_saved_model(self, folder: Path) -> Path:
+        """See `SourceFormat.saved_model`."""
+        import keras
+
+        archive = keras.export.ExportArchive()
+        archive.track(self._model)
+        archive.add_endpoint(tensorflow.SERVING, self._call, input_signature=self._specs)
+        archive.write_out(str(folder), verbose=False)
+        return folder / tensorflow.ENTRY
 
     def run(self, inputs: NamedArrays) -> NamedArrays:
         """See `LoadedModel.run`."""

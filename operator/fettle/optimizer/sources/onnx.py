@@ -82,6 +82,10 @@ class Onnx:
         """A file without a tokenizer."""
         return None
 
+    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """See `SourceFormat.saved_model`."""
+        return None
+
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:
         """It is the portable form."""
         return None

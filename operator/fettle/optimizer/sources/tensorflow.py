@@ -20,7 +20,7 @@ from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.onnx import operators
 from fettle.optimizer.sources.base import Beside, Inputs, NamedArrays
-from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel
+from fettle.optimizer.sources.framework import FrameworkFormat
 
 ENTRY = "saved_model.pb"
 OPSET = 18  # the newest that tf2onnx writes
@@ -46,7 +46,7 @@ class SavedModel(FrameworkFormat):
         """Variables and assets."""
         return [name for name in beside() if name.startswith(_PARTS) or name == "fingerprint.pb"]
 
-    def load(self, path: Path, inputs: Inputs) -> LoadedModel:
+    def load(self, path: Path, inputs: Inputs) -> _Loaded:
         """See `FrameworkFormat.load`."""
         quiet()
         import tensorflow
@@ -54,6 +54,10 @@ class SavedModel(FrameworkFormat):
         loaded = tensorflow.saved_model.load(str(path.parent))
         name = _signature(list(loaded.signatures), inputs.signature, path)
         return _Loaded(path.parent, name, loaded, loaded.signatures[name])
+
+    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """See `SourceFormat.saved_model`: the one signature that is the model."""
+        return self.load(path, inputs).to_saved_model(folder)
 
 
 FORMATS = (SavedModel(),)
@@ -106,6 +110,13 @@ class _Loaded:
         except Exception as error:  # noqa: BLE001 - tf2onnx raises what it likes; its own reader of SavedModels knows tables of words
             log.info("reading the SavedModel with tf2onnx: %s", error)
             return read_by_tf2onnx("--saved-model", str(self.folder), "--signature_def", self.name)
+
+    def to_saved_model(self, folder: Path) -> Path:
+        """See `SourceFormat.saved_model`."""
+        import tensorflow
+
+        tensorflow.saved_model.save(self.owner, str(folder), signatures={SERVING: self.function})
+        return folder / ENTRY
 
     def run(self, inputs: NamedArrays) -> NamedArrays:
         """See `LoadedModel.run`."""

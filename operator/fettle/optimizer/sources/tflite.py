@@ -1,20 +1,21 @@
-"""TensorFlow Lite (LiteRT): flatbuffers for small devices, converted by tf2onnx, judged by LiteRT's own interpreter."""
+"""TensorFlow Lite (LiteRT): flatbuffers for small devices, converted by tf2onnx. The runtime `litert` judges them, and serves them as they came."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 
-from fettle.api.vocabulary import FormatName
+from fettle.api.recipe import RuntimeSettings
+from fettle.api.signature import Signature
+from fettle.api.vocabulary import FormatName, ModelFormat, RuntimeName
+from fettle.errors import RuntimeFailure
 from fettle.optimizer.sources import tensorflow
-from fettle.optimizer.sources.base import Inputs, NamedArrays
+from fettle.optimizer.sources.base import Inputs, NamedArrays, Original, Plain, RunnableModel, failure_of
 from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel
-from fettle.runtimes import cpu
+from fettle.runtimes import base, cpu
+from fettle.runtimes.base import Session
 
 _IDENTIFIER = b"TFL3"
 
@@ -27,6 +28,7 @@ class TFLite(FrameworkFormat):
     framework = "LiteRT"
     modules = ("ai_edge_litert", "tensorflow", "tf2onnx")
     extra = "tensorflow"
+    stored: ModelFormat = "TFLite"
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """By the flatbuffer's identifier."""
@@ -34,12 +36,20 @@ class TFLite(FrameworkFormat):
 
     def load(self, path: Path, inputs: Inputs) -> LoadedModel:
         """See `FrameworkFormat.load`."""
-        tensorflow.quiet()
-        from ai_edge_litert.interpreter import Interpreter
+        return _opened(path)
 
-        interpreter = Interpreter(model_path=str(path), num_threads=cpu.usable_cores())
-        interpreter.allocate_tensors()
-        return _Loaded(path, interpreter)
+    def original(self, path: Path, plain: Plain, inputs: Inputs, folder: Path) -> Original:
+        """The file as it came, unless its boundary was changed: then its portable form is the baseline, as it is with other frameworks."""
+        original = super().original(path, plain, inputs, folder)
+        why = "litert runs the file only as it came" if plain.changes else _refusal(path, plain.signature)
+        if why is not None:
+            return replace(original, notes=(*original.notes, why))
+        return replace(original, untouched=True, foreign=False, notes=())
+
+    def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:
+        """LiteRT runs and serves what ONNX has no operators for."""
+        opened = _opened(path)
+        return RunnableModel(opened.signature, {}, opened.session.infer)
 
 
 FORMATS = (TFLite(),)
@@ -48,7 +58,8 @@ FORMATS = (TFLite(),)
 @dataclass(frozen=True)
 class _Loaded:
     path: Path
-    interpreter: Any
+    signature: Signature
+    session: Session
 
     def to_onnx(self) -> onnx.ModelProto:
         """See `LoadedModel.to_onnx`."""
@@ -59,22 +70,34 @@ class _Loaded:
 
     def run(self, inputs: NamedArrays) -> NamedArrays:
         """See `LoadedModel.run`."""
-        details = {_plain(detail["name"]): detail for detail in self.interpreter.get_input_details()}
-        given = {details[_plain(name)]["index"]: array for name, array in inputs.items()}
-        self._resize(given, list(details.values()))
-        for index, array in given.items():
-            self.interpreter.set_tensor(index, array)
-        self.interpreter.invoke()
-        outputs = self.interpreter.get_output_details()
-        return {detail["name"]: self.interpreter.get_tensor(detail["index"]).copy() for detail in outputs}
+        names = {_plain(tensor.name): tensor.name for tensor in self.signature.inputs}
+        return self.session.infer({names[_plain(name)]: array for name, array in inputs.items()})
 
-    def _resize(self, given: Mapping[int, Any], details: list[Any]) -> None:
-        """A batch of another size needs tensors of another size."""
-        changed = [one for one in details if tuple(one["shape"]) != np.shape(given[one["index"]])]
-        for one in changed:
-            self.interpreter.resize_tensor_input(one["index"], np.shape(given[one["index"]]), strict=True)
-        if changed:
-            self.interpreter.allocate_tensors()
+
+def _opened(path: Path) -> _Loaded:
+    """The file in LiteRT. Raises SourceError."""
+    tensorflow.quiet()
+    from fettle.runtimes import litert
+
+    try:
+        signature = litert.boundary(path)
+        return _Loaded(path, signature, _session(path, signature))
+    except RuntimeFailure as error:
+        raise failure_of(error) from error
+
+
+def _session(path: Path, signature: Signature) -> Session:
+    settings = RuntimeSettings(threads=cpu.usable_cores(), graph_optimization=False)
+    return base.get(RuntimeName.LITERT).load(path, settings, signature)
+
+
+def _refusal(path: Path, signature: Signature) -> str | None:
+    """Why LiteRT does not serve the file with the inputs and outputs of its portable form; None if it does."""
+    try:
+        _session(path, signature).close()
+    except RuntimeFailure as error:
+        return f"litert: {error.message}"
+    return None
 
 
 def _plain(name: str) -> str:

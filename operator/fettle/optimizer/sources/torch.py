@@ -79,6 +79,10 @@ class Torch:
         """A file without a tokenizer."""
         return None
 
+    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """See `SourceFormat.saved_model`."""
+        return None
+
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel:
         """The runtime `torchscript` runs both kinds."""
         from fettle.optimizer.sources import torch_boundary

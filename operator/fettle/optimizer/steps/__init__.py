@@ -35,6 +35,7 @@ FORMATS: dict[str, ModelFormat] = {
     ".onnx": "ONNX",
     ".xml": "OpenVINO",
     ".pt2": "TorchExport",
+    ".tflite": "TFLite",
     ".engine": "TensorRT",
     ".rtx": "TensorRT-RTX",
 }  # by the end of the entry's name

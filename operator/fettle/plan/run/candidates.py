@@ -17,6 +17,7 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan, LossBound
+from fettle.api.text import joined
 from fettle.api.vocabulary import AgreementMode, Basis, DeviceKind, Metric, Objective, RuntimeName
 from fettle.plan.run.constraints import DEFAULT_MAX_DROP, in_force
 from fettle.plan.run.default_plan import default_candidates, default_lines
@@ -205,14 +206,25 @@ def _loads(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     for runtime in (planned.plan.runtime, planned.family):
         if runtime not in loading(facts.prepare):
             notes = "; ".join(note for note in facts.prepare.notes if runtime in note)
-            loads, fault = catalog.runtime(runtime).loads, facts.prepare.conversion_fault
+            entry, fault = catalog.runtime(runtime), facts.prepare.conversion_fault
             if not notes and fault is not None:
                 notes = fault.message
-            elif not notes and facts.prepare.portable.format not in loads:
-                notes = f"it only loads sources in the format {' or '.join(loads)}"
+            elif not notes and facts.prepare.portable.format not in entry.loads:
+                notes = f"it only loads sources in the format {joined((*entry.loads, *entry.converts), 'or')}"
             explained = f": {notes}" if notes else ""
             return Finding(Reason.UNSUPPORTED_MODEL, f"{runtime} cannot load this model{explained}")
     return None
+
+
+def _convertible(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
+    """A step that makes its family's file of the source needs one that its converter takes."""
+    converts = any(entry is not None and entry.converts for entry in planned.entries)
+    if facts.prepare.saved_model is not None or not converts:
+        return None
+    family, given = planned.family, facts.prepare.source.format
+    forms = joined(catalog.runtime(family).converts, "or")
+    text = f"files of {family} are made and quantized from a source in the format {forms}; one in {given} runs as it came ({ORIGINAL})"
+    return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
 
 
 def _known(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
@@ -301,7 +313,7 @@ def _on_its_device(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     return Finding(Reason.RECIPE_NOT_APPLICABLE, text) if text is not None else None
 
 
-APPLICABLE = (_known, _on_its_device, _trainable, _loads, _not_quantized_twice, _calibrated)
+APPLICABLE = (_known, _on_its_device, _trainable, _loads, _convertible, _not_quantized_twice, _calibrated)
 
 
 def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:

@@ -80,7 +80,8 @@ def _int8(
     return (RecipeStep(quantize=QuantizeStep(mode=mode, preset=preset, operators=operators)),)
 
 
-ORT, OPENVINO, TORCHSCRIPT = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO, RuntimeName.TORCHSCRIPT
+ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
+TORCHSCRIPT, LITERT = RuntimeName.TORCHSCRIPT, RuntimeName.LITERT
 ON_GPUS = tuple(entry.runtime for entry in catalog.RUNTIMES if entry.device is DeviceKind.NVIDIA)
 STATIC = _int8()
 TRANSFORMER = _int8(preset=QuantizePreset.TRANSFORMER)
@@ -90,6 +91,8 @@ MIXED_TRANSFORMER = _int8(QuantizeMode.MIXED, QuantizePreset.TRANSFORMER)
 DYNAMIC = _int8(QuantizeMode.DYNAMIC, operators=("MatMul", "Gemm"))
 DYNAMIC_LSTM = _int8(QuantizeMode.DYNAMIC, operators=("LSTM",))
 AWARE = _int8(QuantizeMode.AWARE)
+HALF = (RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.FLOAT16)),)
+DYNAMIC_ALL = _int8(QuantizeMode.DYNAMIC)
 PRUNED = (RecipeStep(prune=PruneStep(target_speedup=2.0)),)
 
 
@@ -113,6 +116,10 @@ def _trainable(facts: Facts) -> bool:
     return facts.prepare.training is not None and not facts.prepare.traits.quantized
 
 
+def _made_for_litert(facts: Facts) -> bool:
+    return facts.prepare.original.format != "TFLite"
+
+
 def _nncf(recipe: str, steps: tuple[RecipeStep, ...], when: Callable[[Facts], bool]) -> tuple[PlanLine, ...]:
     """NNCF's int8 computed in float32, with a free and with a fixed batch, and, for what is not quantized, in bfloat16."""
     plain = PlanLine(recipe, OPENVINO, steps, when=when)
@@ -130,8 +137,10 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
     # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
     PlanLine("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != FormatName.TORCH_EXPORT),
-    # 2b: any other runtime, until it has lines of its own
-    *(PlanLine("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT, *ON_GPUS)),
+    # 2b: what TensorFlow's converter makes of the source for LiteRT, which runs a file of its own only as it came
+    PlanLine("float32", LITERT, when=_made_for_litert),
+    # 2c: any other runtime, until it has lines of its own
+    *(PlanLine("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT, LITERT, *ON_GPUS)),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16, variant="static", static=True, when=_one_shape),
@@ -151,6 +160,10 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("int8-core", ORT, CORE, when=_transformer),
     PlanLine("int8-dynamic", ORT, DYNAMIC, when=lambda facts: facts.prepare.traits.matmul_time_share >= MATMUL_SHARE),
     PlanLine("int8-lstm", ORT, DYNAMIC_LSTM, when=lambda facts: facts.prepare.traits.lstm_time_share >= LSTM_SHARE),
+    # 9a: the converter's own quantization for LiteRT
+    PlanLine("float16", LITERT, HALF, when=_made_for_litert),
+    PlanLine("int8-dynamic", LITERT, DYNAMIC_ALL, when=_made_for_litert),
+    PlanLine("int8", LITERT, STATIC, when=_made_for_litert),
     # 10: on GPUs, for each runtime: float32, float16, int8, and int8 with float16 around it. An engine takes one batch size where one is
     # asked for, else one item to the largest.
     *(PlanLine("float32", name) for name in ON_GPUS),

@@ -12,6 +12,8 @@ from fettle.api.task import BuildPlan, CandidatePlan, DeviceForm, TrainingPlan
 from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import RuntimeName, StepKind
 
+_GRAPH = (RecipeStep(optimize_graph=OptimizeGraphStep()),)
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -93,8 +95,9 @@ def planned_candidate(
     """
     made_by, form, steps = family or runtime, execution.form, completed(steps)
     if catalog.finish(made_by) is not None:  # such a step comes last, and only if a form is requested
-        finish = (RecipeStep(optimize_graph=OptimizeGraphStep()),) if form is not None else ()
-        steps = (*(step for step in steps if catalog.kind(step) is not StepKind.OPTIMIZE_GRAPH), *finish)
+        steps = (*_without_graph(steps), *(_GRAPH if form is not None else ()))
+    if catalog.converts(made_by):  # one step makes the file, and quantizes it on the way
+        steps = _without_graph(steps) or _GRAPH
     built_as = "-".join((recipe, made_by, *(form.words if form is not None else ())))
     training = TrainingPlan(spec=train or TrainSpec()) if any(map(catalog.trains, steps)) else None
     build = BuildPlan(name=built_as, family=made_by, steps=steps, training=training, form=form) if steps else None
@@ -104,3 +107,7 @@ def planned_candidate(
         name=name, recipe=recipe, runtime=runtime, settings=execution.settings, build=build.name if build else None
     )
     return PlannedCandidate(plan=plan, build=build)
+
+
+def _without_graph(steps: Iterable[RecipeStep]) -> tuple[RecipeStep, ...]:
+    return tuple(step for step in steps if catalog.kind(step) is not StepKind.OPTIMIZE_GRAPH)

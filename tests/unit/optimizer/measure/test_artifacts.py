@@ -251,6 +251,19 @@ def test_an_artifact_records_how_pictures_became_its_evaluation_items(bench: Ben
     assert read_stored(bench.store, str(row.artifact)).preprocess == PICTURES.preprocess
 
 
+@pytest.mark.parametrize("before", [None, PreprocessSpec(crop=0.5)], ids=["none", "another"])
+def test_a_published_artifact_that_prepares_pictures_otherwise_is_replaced_even_by_the_same_model(
+    bench: Bench, before: PreprocessSpec | None
+) -> None:
+    same = candidate("original", bench.original, untouched=True)
+    then = PICTURES.model_copy(update={"preprocess": before})
+    (first,) = bench.measure(same, evaluation=then).candidates
+    report = bench.measure(same, evaluation=PICTURES, incumbent=str(first.artifact))
+    (row,) = report.candidates
+    assert read_stored(bench.store, str(row.artifact)).preprocess == PICTURES.preprocess
+    assert any("prepares images otherwise" in note for note in report.notes)
+
+
 @pytest.mark.parametrize(
     ("changes", "recorded"),
     [

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from tests.servers.registry import RegistryServer
 from tests.servers.web import serving
-from tests.unit.optimizer.report.run_of_digits import fill, publish_task
+from tests.unit.optimizer.report.run_of_digits import MACHINE, fill, publish_task
 
 from fettle.api.reasons import Reason
 from fettle.errors import StoreError
 from fettle.optimizer import publish
 from fettle.store import places
-from fettle.store.manifest import check_fetched, fetch_artifact
+from fettle.store.manifest import MeasurementRecord, check_fetched, fetch_artifact, write_measurement
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
@@ -63,13 +63,27 @@ def test_a_winner_is_in_the_registry_under_a_tag_of_its_own_and_what_is_there_is
     assert found.registry is not None
     address = found.registry["cpu"]
     assert address.startswith(f"{repository(registry)}@sha256:")
-    assert f"/v2/models/digits/manifests/cpu-{digest[:12]}" in registry.files
+    assert f"/v2/models/digits/manifests/cpu-{address.partition('@sha256:')[2][:12]}" in registry.files
     fetch_artifact(address, digest, tmp_path / "pulled", Mounts(secrets={address: secret}))
     check_fetched(tmp_path / "pulled", digest)
     assert address in store.read_bytes("reports/vision/digits/3.html").decode()
     sent = registry.uploads
     assert publish.run(task(registry, store), store, mounts) == found
     assert registry.uploads == sent
+
+
+def test_no_tag_moves_where_a_winner_was_measured_again_and_its_pack_is_another(
+    registry: RegistryServer, store: Store, tmp_path: Path
+) -> None:
+    digest = fill(store, tmp_path / "model")
+    secret = keys(tmp_path / "keys", username=LOGIN[0], password=LOGIN[1])
+    mounts = Mounts(secrets={repository(registry): secret})
+    publish.run(task(registry, store), store, mounts)
+    tagged = {path: content for path, content in registry.files.items() if "/manifests/cpu-" in path}
+    write_measurement(store, digest, "again", MeasurementRecord(measured_on=MACHINE, row={}))
+    publish.run(task(registry, store), store, mounts)
+    after = {path: content for path, content in registry.files.items() if "/manifests/cpu-" in path}
+    assert len(after) == 2 and after.items() >= tagged.items()
 
 
 @pytest.mark.parametrize(

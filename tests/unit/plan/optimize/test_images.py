@@ -79,7 +79,8 @@ def candidate(runtime: RuntimeName) -> BuiltCandidate:
     return BuiltCandidate(plan=plan, model=ONNX)
 
 
-ORT, OPENVINO, TORCHSCRIPT = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO, RuntimeName.TORCHSCRIPT
+ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
+TORCHSCRIPT, LITERT = RuntimeName.TORCHSCRIPT, RuntimeName.LITERT
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,8 @@ ORT, OPENVINO, TORCHSCRIPT = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO, Runt
         (ORT, (OPENVINO,), Image.OPTIMIZER),
         (TORCHSCRIPT, (ORT, OPENVINO), Image.OPTIMIZER_TORCH),
         (ORT, (TORCHSCRIPT,), Image.OPTIMIZER_TORCH),
+        (LITERT, (ORT, OPENVINO), Image.OPTIMIZER_TENSORFLOW),
+        (ORT, (LITERT,), Image.OPTIMIZER_TENSORFLOW),
     ],
 )
 def test_a_target_is_measured_with_what_its_runtimes_need(
@@ -123,9 +126,9 @@ def test_every_image_has_a_setting() -> None:
     assert len({settings.image(image) for image in Image}) == len(Image)
 
 
-def test_only_torchscript_is_served_with_pytorch_and_only_gpus_with_cuda() -> None:
+def test_each_runtime_is_served_with_what_it_needs_and_no_more() -> None:
     served = {name: server_image(name) for name in RuntimeName}
-    slim = {ORT: Image.SERVER, OPENVINO: Image.SERVER, TORCHSCRIPT: Image.SERVER_TORCH}
+    slim = {ORT: Image.SERVER, OPENVINO: Image.SERVER, TORCHSCRIPT: Image.SERVER_TORCH, LITERT: Image.SERVER_LITERT}
     assert served == slim | dict.fromkeys(ON_GPUS, Image.SERVER_GPU)
 
 
