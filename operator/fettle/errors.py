@@ -6,6 +6,7 @@ FettleError                    something a person should read: reason (closed li
 ├── DataError                  calibration or evaluation data
 ├── RecipeError                a recipe that does not fit the source or the hardware
 ├── RuntimeFailure             a runtime could not load or run a model
+├── WorkerLostError            another process of a training on several nodes is gone: the attempt ends, and the next goes on from its checkpoint
 ├── StoreError                 the artifact store: not found, full, unreachable, tampered with
 ├── ClusterError               Kubernetes refused or could not be reached
 │   ├── ConflictError          the object changed since it was read: read again
@@ -64,6 +65,15 @@ class RuntimeFailure(FettleError):
     """A runtime could not load a model or failed while it ran."""
 
     default_reason = Reason.MODEL_LOAD_FAILED
+
+
+class WorkerLostError(FettleError):
+    """Another process of a training on several nodes cannot be reached, or is gone. Always retryable: the next attempt goes on."""
+
+    default_reason = Reason.NODE_LOST
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=True)
 
 
 class StoreError(FettleError):

@@ -16,6 +16,7 @@ from tests.charts.helm import CHART, HelmError, helm, only, render
 import fettle
 from fettle.api.uris import Address
 from fettle.cluster.credentials import labels
+from fettle.cluster.jobs import TRAINING_LABEL
 from fettle.cluster.kinds import LEASE, WATCHED, ResourceKind
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OPTIMIZED_MODEL_LABEL
 from fettle.cluster.serving import MANAGEMENT_PORT, REVIEW_LABEL
@@ -229,7 +230,7 @@ def test_the_readme_tells_every_right_of_the_operator() -> None:
     assert [name for rule in rules for name in rule["resources"] if name.split("/")[0] not in told] == []
 
 
-POLICIES = ["fettle", "fettle-jobs", "fettle-servers", "fettle-addresses", "fettle-token-review"]
+POLICIES = ["fettle", "fettle-jobs", "fettle-trainings", "fettle-servers", "fettle-addresses", "fettle-token-review"]
 
 
 def policies(values: dict[str, Any]) -> dict[tuple[str, str], Any]:
@@ -263,6 +264,16 @@ def test_network_policies_select_the_pods_that_there_are_and_let_nothing_of_a_jo
         "from" in rule for rule in servers["ingress"] if {"protocol": "TCP", "port": "management"} in rule["ports"]
     )
     assert servers["egress"][1]["ports"] == [{"protocol": "TCP", "port": MANAGEMENT_PORT}]
+
+
+def test_pods_that_train_together_reach_each_other_and_names_and_nothing_else() -> None:
+    spec = policies({"watchNamespaces": ["team-a"]})["team-a", "fettle-trainings"]
+    each_other = [{"podSelector": {"matchExpressions": [{"key": TRAINING_LABEL, "operator": "Exists"}]}}]
+    assert [spec["podSelector"]] == [one["podSelector"] for one in each_other]
+    assert spec["ingress"] == [{"from": each_other}]
+    names, peers = spec["egress"]
+    assert [port["port"] for port in names["ports"]] == [53, 53]
+    assert peers == {"to": each_other}
 
 
 def test_pods_with_addresses_outside_reach_them_and_no_other_pod_does() -> None:

@@ -12,10 +12,12 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.cluster.conftest import Kubectl, install_crds
+from tests.cluster.operator_process import eventually
 from tests.cluster.operator_process import operator as operator_process
 from tools.cluster.target import Target
 from tools.demo import install, watch
@@ -91,7 +93,7 @@ async def test_a_script_is_optimized_in_jobs_and_served_by_torchscript(target: T
         np.testing.assert_allclose(np.reshape(answer["data"], answer["shape"]), wanted, rtol=1e-4, atol=1e-5)
 
 
-def trained() -> dict[str, object]:
+def trained() -> dict[str, Any]:
     """One candidate, with half of its channels, taught by the original."""
     small = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": 1, "memory": "4Gi"}}
     data = {name: {"uri": f"pvc://models/{name}.npz"} for name in ("evaluation", "training")}
@@ -121,3 +123,41 @@ async def test_a_recipe_that_trains_does_so_in_a_job_and_what_it_made_is_measure
         assert row["state"] in ("Selected", "Measured"), row
         assert row["accuracyDrop"]["high"] <= 0.1
         assert ("build", refs["optimizer-torch"]) in images_by_stage(kube)
+
+
+async def test_two_pods_train_together_and_one_that_is_lost_costs_an_epoch_and_not_the_training(
+    target: Target, tmp_path: Path
+) -> None:
+    from tests.data import trainable
+
+    trainable.save(trainable.learned(), tmp_path / "model.pt2")
+    for name, items in trainable.digits().items():
+        np.savez(tmp_path / f"{name}.npz", **items)  # type: ignore[arg-type]
+    together = trained()
+    together["spec"]["recipes"][0]["train"] = {"epochs": 40, "nodes": 2}
+    async with operated(target, tmp_path) as (kube, _):
+        kube.apply([together])
+
+        def workers() -> list[dict[str, Any]]:
+            pods = json.loads(kube.kubectl("get", "pods", "-l", "fettle.dev/training", "-o", "json"))["items"]
+            return [
+                pod for pod in pods if pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] == "1"
+            ]
+
+        async def trains() -> bool:
+            rows = ((kube.get("om", "lean") or {}).get("status") or {}).get("candidates", ())
+            return any(row.get("training", {}).get("epoch", 0) >= 1 for row in rows)
+
+        await eventually(trains, 400)
+        (lost,) = workers()
+        kube.kubectl("delete", "pod", lost["metadata"]["name"], "--grace-period=0", "--force")
+        found = await asyncio.to_thread(watch.optimized, kube, "lean", 600, print)
+        (row,) = (row for row in found["status"]["candidates"] if row["name"] == "lean-onnxruntime")
+        assert row["state"] in ("Selected", "Measured"), row
+        assert row["accuracyDrop"]["high"] <= 0.1
+        jobs = json.loads(kube.kubectl("get", "jobs", "-l", "fettle.dev/stage=build", "-o", "json"))["items"]
+        assert {job["metadata"]["labels"]["fettle.dev/attempt"] for job in jobs} == {"0", "1"}
+        logs = [
+            kube.kubectl("logs", pod["metadata"]["name"]) for pod in workers() if pod["status"]["phase"] == "Succeeded"
+        ]
+        assert any("resuming from checkpoint" in log for log in logs)

@@ -99,7 +99,7 @@ FETTLE_LOG_FORMAT: {{ .Values.operator.log.format | quote }}
 - apiGroups: [apps]
   resources: [deployments, controllerrevisions]
   verbs: [get, list, watch, create, patch, delete]
-# The address of a ModelDeployment. Its annotation records the stable revision. It is deleted together with its owner.
+# The address of a ModelDeployment, whose annotation records the stable revision, and the names of pods that train together. Deleted with its owner.
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch]

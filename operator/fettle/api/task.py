@@ -41,6 +41,7 @@ JUDGING = 5
 SECONDS_PER_CANDIDATE = 20.0  # of the clock; the operator's settings may say otherwise
 PLAIN_LIMIT = 64 << 10  # bytes of JSON; above, it is compressed (the kernel takes 128 KiB for one variable)
 COMPRESSED = "zlib:"
+LEADER_VARIABLE = "FETTLE_LEADER"  # host:port of the first of several pods that train together
 
 
 class StoredFile(ApiModel):
@@ -223,6 +224,11 @@ class BuildTask(ApiModel):
     original: StoredModel | None = None  # the source as it came, where a step trains: the teacher
     training: StoredData | None = None
     saved_model: StoredModel | None = None  # what a step that converts starts from; the key is that of `portable`
+
+    @property
+    def nodes(self) -> int:
+        """How many pods train together; one where there is nothing to train on."""
+        return self.plan.training.spec.nodes if self.plan.training is not None and self.training is not None else 1
 
 
 class BuiltCandidate(ApiModel):

@@ -84,6 +84,15 @@ class TrainSpec(ApiModel):
             "bfloat16 instructions."
         ),
     ] = False
+    nodes: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=16,
+            description="Number of pods that train together, each on its part of every batch. On a cluster only. The store and the nodes' class of "
+            "CPU must be the same for all of them.",
+        ),
+    ] = 1
     deadline_seconds: Annotated[
         int,
         Field(

@@ -12,7 +12,7 @@ from fettle.api.report import unframe
 from fettle.cluster import events
 from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
-from fettle.cluster.jobs import CONTAINER, trains
+from fettle.cluster.jobs import CONTAINER, LEADER, index_of, trains
 from fettle.cluster.kinds import JOB, POD, Object
 from fettle.cluster.observe import JobObservation, attempt_of, explain, finished, observe, task_hash_of
 from fettle.cluster.progress import PROGRESS_SECONDS, TrainingLogs
@@ -90,7 +90,9 @@ async def _pods(client: Client, cache: Cache, job: Object) -> list[Object]:
 
 
 def _running(pods: Sequence[Object]) -> Object | None:
-    return next((pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running"), None)
+    """The pod whose log tells how far a training has come."""
+    running = (pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running")
+    return next((pod for pod in running if index_of(pod) == LEADER), None)
 
 
 async def _with_report(client: Client, job: Object, seen: JobObservation) -> TaskState:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from fettle.api.base import GROUP, MANAGED_LABEL
 from fettle.api.optimizedmodel import JobsSpec, TargetSpec
 from fettle.api.pods import ResourceSpec
-from fettle.api.task import AnyTask, encode_task
+from fettle.api.task import LEADER_VARIABLE, AnyTask, encode_task
 from fettle.api.uris import MOUNTS_VARIABLE, Address, encode_mounts
 from fettle.cluster import credentials
 from fettle.cluster.claims import claims_of, mounts
-from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
+from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, SERVICE, Object
 from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child
 from fettle.cluster.quantity import quantity
 from fettle.cluster.security import container_security, pod_security
@@ -31,19 +31,45 @@ ATTEMPT_LABEL = f"{GROUP}/attempt"
 GENERATION_LABEL = f"{GROUP}/generation"
 OWNER_UID_LABEL = f"{GROUP}/owner-uid"
 TRAINS_ANNOTATION = f"{GROUP}/trains"  # its log tells how far a training has come
+TRAINING_LABEL = f"{GROUP}/training"  # on pods that train together: what their Service, and the chart's NetworkPolicy, lets talk to each other
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+MEETING_PORT = 29500
+LEADER = "0"
 
 
 def job_name(owner: Object, request: TaskRequest) -> str:
-    """`<name>-<stage>-<10 hex digits of owner's UID, task and attempt>`, at most 63 characters."""
+    """`<name>-<stage>-<10 hex digits of owner's UID, task and attempt>`, at most 63 characters, and fewer where pods have a number behind it."""
     identity = f"{owner['metadata']['uid']}/{request.task_hash}/{request.attempt}"
     tail = f"-{request.stage}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
     name: str = owner["metadata"]["name"]
-    return name.replace(".", "-")[: 63 - len(tail)].rstrip("-") + tail
+    most = 63 - len(tail) - (len("-99") if request.nodes > 1 else 0)
+    return name.replace(".", "-")[:most].rstrip("-") + tail
 
 
 def trains(job: Object) -> bool:
     """Whether a Job is a training."""
     return TRAINS_ANNOTATION in (job["metadata"].get("annotations") or {})
+
+
+def index_of(pod: Object) -> str:
+    """The number of a pod among those that train together; LEADER, whose answer and log are the Job's, for one that is alone."""
+    return str((pod["metadata"].get("annotations") or {}).get(INDEX_ANNOTATION, LEADER))
+
+
+def meeting(job: str) -> str:
+    """Name of the Service by which the pods of a Job find each other. It starts with a letter, which the name of a Job need not."""
+    return f"training-{job[-10:]}"
+
+
+def render_meeting(job: Object) -> Object:
+    """That Service, which goes with the Job: without an address of its own, a name for each pod, before any of them is ready."""
+    name = meeting(job["metadata"]["name"])
+    labels = {MANAGED_LABEL: "true", OPTIMIZED_MODEL_LABEL: job["metadata"]["labels"][OPTIMIZED_MODEL_LABEL]}
+    annotations = {OWNER_ANNOTATION: job["metadata"]["annotations"][OWNER_ANNOTATION]}
+    return {
+        **child(SERVICE, JOB, job, name, labels, annotations=annotations),
+        "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {TRAINING_LABEL: name}},
+    }
 
 
 def render(owner: Object, jobs: JobsSpec, request: TaskRequest, store: Address, settings: Settings) -> Object:
@@ -66,7 +92,7 @@ def render(owner: Object, jobs: JobsSpec, request: TaskRequest, store: Address, 
         OWNER_ANNOTATION: f"{OPTIMIZED_MODEL.kind}/{metadata['name']}",
         **({TRAINS_ANNOTATION: "true"} if request.trains else {}),
     }
-    return {
+    job = {
         **child(JOB, OPTIMIZED_MODEL, owner, job_name(owner, request), labels, annotations=annotations),
         "spec": {
             "backoffLimit": 0,  # another attempt is another Job: whether it may help is decided from the reason
@@ -78,6 +104,31 @@ def render(owner: Object, jobs: JobsSpec, request: TaskRequest, store: Address, 
             },
         },
     }
+    return _together(job, request.nodes) if request.nodes > 1 else job
+
+
+def _together(job: Object, nodes: int) -> Object:
+    """The Job with so many pods, each with a number and a name, on different nodes where there are as many."""
+    name, template = job["metadata"]["name"], job["spec"]["template"]
+    service = meeting(name)
+    (container,) = template["spec"]["containers"]
+    leader = {"name": LEADER_VARIABLE, "value": f"{name}-0.{service}:{MEETING_PORT}"}
+    apart = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": {TRAINING_LABEL: service}},
+    }
+    labels = {**template["metadata"]["labels"], TRAINING_LABEL: service}
+    pod = {
+        **template["spec"],
+        "subdomain": service,
+        "topologySpreadConstraints": [apart],
+        "containers": [{**container, "env": [*container["env"], leader]}],
+    }
+    numbered = {"completionMode": "Indexed", "completions": nodes, "parallelism": nodes}
+    template = {"metadata": {**template["metadata"], "labels": labels}, "spec": pod}
+    return {**job, "spec": {**job["spec"], **numbered, "template": template}}
 
 
 def pod_spec(jobs: JobsSpec, request: TaskRequest, store: Address, settings: Settings) -> Object:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from fettle.api.reasons import Reason
 from fettle.api.report import Termination
 from fettle.api.text import MESSAGE_LIMIT, clip
-from fettle.cluster.jobs import ATTEMPT_LABEL, CONTAINER, TASK_ANNOTATION
+from fettle.cluster.jobs import ATTEMPT_LABEL, CONTAINER, LEADER, TASK_ANNOTATION, index_of
 from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
 from fettle.cluster.waiting import (
@@ -61,15 +61,18 @@ def finished(job: Object) -> bool:
 def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -> JobObservation:
     """The state of a Job's task. `patience`: how many seconds a pod may wait for anything before this is reported."""
     running = TaskState(task_hash_of(job), TaskPhase.RUNNING, attempt_of(job))
-    pod = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+    newest = {index_of(pod): pod for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))}
     if _condition(job, "Complete") is not None:
-        return _complete(running, pod, _finished_at(job, now))
+        return _complete(running, newest.get(LEADER), _finished_at(job, now))
     failed = _condition(job, "Failed")
     if failed is not None:
-        return JobObservation(_failed(running, failed, pod, _finished_at(job, now)))
-    if pod is None:
+        return JobObservation(_failed(running, failed, list(newest.values()), _finished_at(job, now)))
+    if not newest:
         return _without_pod(running, job, now)
-    return _waiting(running, pod, now, patience)
+    seen = [_waiting(running, pod, now, patience) for pod in newest.values()]
+    return max(
+        seen, key=lambda one: (one.state.reason is not None, one.events_of is not None, one.look_seconds is not None)
+    )
 
 
 def explain(state: TaskState, events: Sequence[Object]) -> TaskState:
@@ -87,9 +90,12 @@ def _complete(running: TaskState, pod: Object | None, at: datetime) -> JobObserv
     return JobObservation(done, log_of=pod["metadata"]["name"], result_sha256=termination.result_sha256)
 
 
-def _failed(running: TaskState, condition: Object, pod: Object | None, at: datetime) -> TaskState:
-    """Why a Job failed: because of the deadline, the node, the task itself or the kernel, checked in this order."""
-    reason, message, retryable = _cause(condition, pod)
+def _failed(running: TaskState, condition: Object, pods: Sequence[Object], at: datetime) -> TaskState:
+    """Why a Job failed: because of the deadline, the node, the task itself or the kernel, checked in this order. Of several pods, one that would
+    fail again has the word: the others only lost it."""
+    blamed = [pod for pod in pods if (terminated(pod) or {}).get("exitCode") or _lost(pod)] or pods
+    causes = [_cause(condition, pod) for pod in blamed] or [_cause(condition, None)]
+    reason, message, retryable = next((cause for cause in causes if not cause[2]), causes[0])
     return replace(
         running,
         phase=TaskPhase.FAILED,

@@ -14,8 +14,8 @@ from fettle.api.reasons import Reason
 from fettle.cluster.answers import JobAnswers, TaskStates
 from fettle.cluster.claims import require_claims
 from fettle.cluster.credentials import store_of
-from fettle.cluster.jobs import job_name, render
-from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, Object
+from fettle.cluster.jobs import job_name, render, render_meeting
+from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, SERVICE, Object
 from fettle.cluster.nodes import offers
 from fettle.cluster.observe import finished
 from fettle.cluster.owner import controller_of, name_conflict, owned_by, terminating
@@ -82,6 +82,9 @@ class OptimizedModels:
         unrequested = [job for name, job in jobs.items() if name not in requests and not finished(job)]
         if due or unrequested:
             await _require_current(context, obj)
+        for name, task in requests.items():
+            if task.nodes > 1 and name in jobs and not finished(jobs[name]):
+                await _ensure_meeting(context, jobs[name])
         refused = [not await self._create(context, obj, spec, task) for task in due]
         for job in unrequested:
             await _delete(context, job)
@@ -164,6 +167,18 @@ async def _create_owned(context: Context, obj: Object, job: Object) -> None:
     if there is None or not owned_by(there, obj["metadata"]["uid"]) or terminating(there):
         raise name_conflict(JOB, there or job, controller_of(job))
     context.cache.put(JOB, there)
+
+
+async def _ensure_meeting(context: Context, job: Object) -> None:
+    """Create the Service by which the pods of a Job find each other. It needs the Job's UID, so the Job comes first, and its pods wait."""
+    service = render_meeting(job)
+    namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+    if context.cache.get(SERVICE, namespace, name) is not None:
+        return
+    try:
+        context.cache.put(SERVICE, await context.client.create(SERVICE, service))
+    except ExistsError:
+        logger.debug("Service %s/%s is there already", namespace, name)
 
 
 async def _delete(context: Context, job: Object) -> None:

@@ -7,6 +7,7 @@ import random
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from fettle.api.task import BuildTask, StoredData, StoredModel
 from fettle.api.text import clip
 from fettle.api.vocabulary import DeviceKind
 from fettle.errors import RecipeError, RuntimeFailure, StoreError
-from fettle.optimizer import steps
+from fettle.optimizer import ranks, steps
 from fettle.optimizer.loss import Loss
 from fettle.optimizer.measure.items import MappedItems, opened, unpack
 from fettle.runtimes import base, cpu
@@ -49,7 +50,8 @@ def run(task: BuildTask, store: Store) -> BuildReport:
         if built is None:
             built = _trained(task, store, key, notes, figures) if task.plan.trains else _build(task, store, notes)
             message = clip("; ".join(notes))
-            write_build(store, key, built)
+            if ranks.leads():
+                write_build(store, key, built)
     except (RecipeError, RuntimeFailure) as error:
         log.info("the recipe does not apply", exc_info=True)
         reason, message = RecipeError.default_reason, clip(error.message)
@@ -90,12 +92,13 @@ def _build(task: BuildTask, store: Store, notes: list[str]) -> StoredModel:
 def _trained(task: BuildTask, store: Store, key: str, notes: list[str], figures: list[TrainingFigures]) -> StoredModel:
     """A segment that trains: the portable form of what it made, which is kept in the form that can be trained further as well.
 
-    A training that was killed goes on from its last checkpoint.
+    A training that was killed goes on from its last checkpoint. Of several processes that train together, the leader writes to the store.
     """
-    from fettle.optimizer.training import session
+    from fettle.optimizer.training import session, together
+    from fettle.optimizer.training.checkpoints import Checkpoints
     from fettle.optimizer.training.export import to_portable
 
-    with tempfile.TemporaryDirectory(prefix="fettle-build-") as name:
+    with tempfile.TemporaryDirectory(prefix="fettle-build-") as name, together.joined(task.nodes) as group:
         folder = Path(name)
         original = store.fetch_model(task.original or task.portable, folder / "original")
         entry = original
@@ -106,18 +109,23 @@ def _trained(task: BuildTask, store: Store, key: str, notes: list[str], figures:
                 raise StoreError(message, reason=Reason.STORE_NOT_FOUND)
             entry = store.fetch_model(before, folder / "given")
         calibration = _items(store, task.calibration, task.signature, folder / "calibration")
-        training = session.begin(store, task, original, folder / "training", key, calibration, notes)
+        checkpoints = Checkpoints(store, group.agreed(lambda: key))
+        training = session.begin(task, original, folder / "training", checkpoints, calibration, notes, group)
         made = folder / "made"
         made.mkdir()
         context = steps.BuildContext(calibration=calibration, notes=notes, training=training)
         for step in task.plan.steps:
             entry = steps.apply(step, task.plan.family, entry, made, context)
         figures += training.figures
-        form = to_portable(entry, task.signature, training.seen, folder / "portable")
-        write_trained(store, key, _stored(store, entry, folder / "trained"))
-        built = _stored(store, form, folder / "built")
-        training.checkpoints.clear()
-        return built
+
+        def kept() -> dict[str, Any]:
+            form = to_portable(entry, task.signature, training.seen, folder / "portable")
+            write_trained(store, key, _stored(store, entry, folder / "trained"))
+            built = _stored(store, form, folder / "built")
+            checkpoints.clear()
+            return built.to_json()
+
+        return StoredModel.model_validate(group.agreed(kept))
 
 
 def _items(store: Store, data: StoredData | None, signature: Signature, folder: Path) -> MappedItems | None:

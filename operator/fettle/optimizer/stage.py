@@ -23,6 +23,7 @@ from fettle.api.task import AnyTask, BuildTask, MeasureTask, PrepareTask, Publis
 from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
+from fettle.optimizer import ranks
 from fettle.runtimes import cpu, machine
 from fettle.store.cache import Learned, build_key, own_code, read_trained, runtime_versions
 from fettle.store.credentials import hidden_values
@@ -125,7 +126,8 @@ def run(task: AnyTask, mounts: Mounts) -> AnyReport:
         log.info("reusing the result from the store")
         return before
     report = _dispatch(task, store, mounts)
-    store.put_result(key, report)
+    if ranks.leads():
+        store.put_result(key, report)
     return report
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fettle.api.optimizedmodel import JobsSpec, OptimizedModelSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.task import (
+    LEADER_VARIABLE,
     PLAIN_LIMIT,
     AnyTask,
     BuildPlan,
@@ -25,14 +27,17 @@ from fettle.api.task import (
     PrepareTask,
     PublishTask,
     StoredData,
+    TrainingPlan,
     decode_task,
     task_hash,
 )
+from fettle.api.training import TrainSpec
 from fettle.api.uris import Address
 from fettle.api.vocabulary import RuntimeName
 from fettle.cluster.claims import claims_of, read_from
-from fettle.cluster.jobs import job_name, render, trains
+from fettle.cluster.jobs import job_name, render, render_meeting, trains
 from fettle.cluster.kinds import Object
+from fettle.cluster.owner import Key, controller_of, owner_key
 from fettle.plan.run.state import TaskRequest
 from fettle.plan.run.tasks import prepare_task
 from fettle.settings import Settings
@@ -274,3 +279,58 @@ def test_the_code_of_a_loss_is_read_where_it_lies_and_with_the_secret_beside_it(
     assert claims_of(given({"uri": "pvc://code/loss.py"})) == {"models": True, "code": True, "fettle-store": False}
     remote = read_from(given({"uri": "s3://code/loss.py", "secretName": "code"}))
     assert remote["train.custom.uri of lean-openvino"] == Address("s3://code/loss.py", "code")
+
+
+def training(nodes: int, items: bool = True) -> TaskRequest:
+    """A build that trains, on so many nodes."""
+    plan = BuildPlan(
+        name="lean",
+        family=RuntimeName.TORCHSCRIPT,
+        steps=(RecipeStep.model_validate({"prune": {}}),),
+        training=TrainingPlan(spec=TrainSpec(nodes=nodes)),
+    )
+    task = BuildTask(
+        store=STORE.uri,
+        plan=plan,
+        cache_key="0" * 64,
+        portable=stored("portable"),
+        signature=Signature(inputs=(), outputs=()),
+        training=StoredData(sha256="1" * 64, items=100) if items else None,
+    )
+    return wanted(task, "build")
+
+
+def test_pods_that_train_together_have_numbers_and_names_and_are_kept_apart() -> None:
+    alone, job = (render(OWNER, JobsSpec(), training(nodes), STORE, SETTINGS) for nodes in (1, 3))
+    assert "completionMode" not in alone["spec"] and "subdomain" not in alone["spec"]["template"]["spec"]
+    spec, pod = job["spec"], job["spec"]["template"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"], spec["backoffLimit"]) == (
+        "Indexed",
+        3,
+        3,
+        0,
+    )
+    service = render_meeting(job | {"metadata": {**job["metadata"], "uid": "job-uid"}})
+    assert service["spec"]["clusterIP"] == "None" and service["spec"]["publishNotReadyAddresses"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert controller_of(service) == {**(controller_of(service) or {}), "kind": "Job", "uid": "job-uid"}, (
+        "it goes with the Job"
+    )
+    assert owner_key(service) == Key("OptimizedModel", "team", "digits")
+    name = service["metadata"]["name"]
+    assert pod["spec"]["subdomain"] == name and re.fullmatch("[a-z][a-z0-9-]{0,62}", name)
+    (container,) = pod["spec"]["containers"]
+    assert container["env"][-1] == {"name": LEADER_VARIABLE, "value": f"{job['metadata']['name']}-0.{name}:29500"}
+    assert container["securityContext"] == alone["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+    (apart,) = pod["spec"]["topologySpreadConstraints"]
+    assert apart["labelSelector"]["matchLabels"] == service["spec"]["selector"]
+
+
+def test_a_pods_number_fits_behind_the_name_of_its_job() -> None:
+    owner = {"metadata": {**OWNER["metadata"], "name": "d" * 253}}
+    assert len(job_name(owner, training(1))) == 63
+    assert len(f"{job_name(owner, training(16))}-15") <= 63
+
+
+def test_a_step_without_training_items_runs_in_one_pod() -> None:
+    assert training(3, items=False).nodes == 1

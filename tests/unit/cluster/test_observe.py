@@ -168,6 +168,40 @@ def test_a_complete_job_without_a_word_has_lost_its_answer(pods: list[Object]) -
     assert (seen.state.phase, seen.state.report, seen.log_of) == (TaskPhase.SUCCEEDED, None, None)
 
 
+def numbered(rank: int, one: Object) -> Object:
+    """A pod of several that train together."""
+    annotations = {"batch.kubernetes.io/job-completion-index": str(rank)}
+    return {**one, "metadata": {**one["metadata"], "name": f"p-{rank}", "annotations": annotations}}
+
+
+LOST = said(outcome="Failed", reason=Reason.NODE_LOST, message="another process is gone", retryable=True)
+TOGETHER = [
+    ("the worker was evicted", pod("Failed", state=ended(1, LOST)), pod("Failed", reason="Evicted"), Reason.NODE_LOST, True),
+    ("the worker was too large", pod("Failed", state=ended(1, LOST)), pod("Failed", state=ended(137, "", "OOMKilled")), Reason.OUT_OF_MEMORY, False),
+    ("the leader was too large", pod("Failed", state=ended(137, "", "OOMKilled")), pod("Failed", state=ended(1, LOST)), Reason.OUT_OF_MEMORY, False),
+    ("the worker lost the leader, which had ended", pod("Succeeded", state=ended(0)), pod("Failed", state=ended(1, LOST)), Reason.NODE_LOST, True),
+    ("the leader still runs", pod(), pod("Failed", state=ended(1, STORE_FULL)), Reason.STORE_FULL, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "leader", "worker", "reason", "retryable"), TOGETHER)
+def test_of_pods_that_train_together_the_one_that_failed_says_why(
+    name: str, leader: Object, worker: Object, reason: Reason, retryable: bool
+) -> None:
+    for pods in ([numbered(0, leader), numbered(1, worker)], [numbered(1, worker), numbered(0, leader)]):
+        state = observe(FAILED, pods, NOW, PATIENCE).state
+        assert (state.reason, state.retryable) == (reason, retryable), name
+
+
+def test_of_pods_that_train_together_the_first_has_the_report_and_any_that_waits_is_told() -> None:
+    message = said(outcome="Succeeded", result_sha256="f" * 64)
+    done = pod("Succeeded", state=ended(0, message, "Completed"))
+    seen = observe(job("Complete"), [numbered(1, done), numbered(0, done)], NOW, PATIENCE)
+    assert (seen.log_of, seen.result_sha256) == ("p-0", "f" * 64)
+    waits = numbered(1, pod("Pending", conditions=no_node(30)))
+    assert observe(job(), [numbered(0, pod()), waits], NOW, PATIENCE).state.reason == Reason.UNSCHEDULABLE
+
+
 def event(reason: str, message: str, seconds_ago: float = 1, kind: str = "Warning") -> Object:
     return {"type": kind, "reason": reason, "message": message, "lastTimestamp": at(seconds_ago), "metadata": {}}
 

@@ -16,6 +16,7 @@ from fettle.api.progress import TrainingStatus, progress_line
 from fettle.api.reasons import Reason
 from fettle.api.task import StoredData
 from fettle.cluster.kinds import CLAIM, JOB, POD, Object
+from fettle.cluster.owner import owned_by
 from fettle.cluster.progress import PROGRESS_SECONDS
 from fettle.errors import ClusterError, ConflictError
 
@@ -354,3 +355,36 @@ async def test_while_a_training_runs_its_figures_are_in_status(world: ClusterWor
     assert {row["name"] for row in rows} == {"lean-onnxruntime", "lean-openvino"}
     assert {(row["state"], row["message"]) for row in rows} == {("Running", come.words)}
     assert rows[0]["training"] == come.to_json()
+
+
+async def test_pods_that_train_together_get_a_service_to_meet_and_the_first_one_is_heard(world: ClusterWorld) -> None:
+    world.answers = World(prepare={"training": StoredData(sha256=digest("training"), items=800)})
+    data = {**SPEC["data"], "training": {"uri": "pvc://models/training.npz"}}
+    world.submit(data=data, recipes=[{"name": "lean", "steps": [{"prune": {}}], "train": {"nodes": 2}}])
+    await world.look()
+    world.work()
+    await world.look()
+    world.restart()  # as if the operator had been killed between the Job and its Service
+    await world.look()
+    (job,) = [job for job in world.kind("Job") if job["metadata"]["labels"]["fettle.dev/stage"] == "build"]
+    (service,) = world.kind("Service")
+    assert owned_by(service, job["metadata"]["uid"])
+    for rank, epoch in ((1, 9), (0, 3)):
+        metadata = {
+            "labels": {"fettle.dev/managed": "true"},
+            "annotations": {"batch.kubernetes.io/job-completion-index": str(rank)},
+            "ownerReferences": [{"kind": "Job", "uid": job["metadata"]["uid"], "controller": True}],
+        }
+        world.server.store(POD.path("team", f"trains-{rank}"), {"metadata": metadata, "status": {"phase": "Running"}})
+        come = TrainingStatus(
+            epoch=epoch, epochs=20, validation_loss=0.5, validation_score=0.9, best_epoch=3, seconds=9
+        )
+        world.server.logs[f"trains-{rank}"] = f"{progress_line(come)}\n"
+    rows: list[Object] = []
+    while not rows:
+        assert await world.look() == PROGRESS_SECONDS
+        rows = [row for row in world.model()["status"]["candidates"] if "training" in row]
+    assert {row["training"]["epoch"] for row in rows} == {3}
+    world.server.requests.clear()
+    await world.look()
+    assert world.server.writes() == [], "the Service is there"

@@ -80,12 +80,12 @@ def training_items(items: MappedItems, labels: Array | Texts | None) -> Training
     )
 
 
-def batches(places: Sequence[int], size: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """`places` in an order of that epoch, `size` at a time. A last batch of one item joins the one before it: it has no statistics."""
+def batches(places: Sequence[int], size: int, seed: int, epoch: int, nodes: int = 1) -> Iterator[list[int]]:
+    """`places` in an order of that epoch, `size` at a time. A last batch with one item for a node joins the one before it: it has no statistics."""
     generator = np.random.default_rng((seed, epoch))
     order = [places[index] for index in generator.permutation(len(places))]
     starts = list(range(0, len(order), size))
-    if len(starts) > 1 and len(order) - starts[-1] == 1:
+    if len(starts) > 1 and len(order) - starts[-1] < 2 * nodes:
         starts.pop()
     for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
         yield order[start:end]

@@ -25,6 +25,7 @@ from fettle.optimizer.measure.items import padded
 from fettle.optimizer.training.items import TrainingItems, batches
 from fettle.optimizer.training.objective import TrainingObjective
 from fettle.optimizer.training.program import Module, call
+from fettle.optimizer.training.together import ALONE, Group
 
 RATES = {Optimizer.ADAM_W: 1e-3, Optimizer.SGD: 0.02}
 MOMENTUM = 0.9
@@ -123,6 +124,7 @@ class Trainer:
     share: float = 1.0
     prepared: AfterStep = lambda: None
     clock: Callable[[], float] = time.monotonic
+    group: Group = ALONE
 
     def run(self, state: dict[str, Any] | None, keep: Keep) -> Progress:
         """Train from `state`, or from the start; the student has the best weights then. `keep` takes the state after each epoch.
@@ -130,10 +132,12 @@ class Trainer:
         Raises RecipeError where it diverges before it gained anything, MemoryError.
         """
         optimizer = self._optimizer()
+        self.group.share(self.student.state_dict().values())
         progress, best = self._begun(state, optimizer)
         started = self.clock() - progress.seconds
         while not progress.ended and progress.epoch <= self.epochs:
             loss = self._epoch(progress.epoch, optimizer, started)
+            self.group.share(self.student.state_dict().values())
             before = replace(progress, seconds=self.clock() - started)
             progress = self._judged(before, loss)
             if progress.best != before.best:
@@ -212,11 +216,11 @@ class Trainer:
         """The mean loss of an epoch; None where it was stopped: the deadline, or a loss that is no number."""
         items = self.teacher.items
         with training(self.student, items.signature.batchable):
-            torch.manual_seed(self.spec.seed * 1_000_003 + epoch)
-            planned = list(batches(items.teaching, self.spec.batch_size, self.spec.seed, epoch))
+            torch.manual_seed(self.spec.seed * 1_000_003 + epoch + 100_003 * self.group.rank)
+            planned = list(batches(items.teaching, self.spec.batch_size, self.spec.seed, epoch, self.group.size))
             total = 0.0
             for number, places in enumerate(planned):
-                if self.clock() - started >= self.share * self.spec.deadline_seconds:
+                if self.group.any(self.clock() - started >= self.share * self.spec.deadline_seconds):
                     return None
                 share = (epoch - 1 + number / len(planned)) / self.epochs
                 for group in optimizer.param_groups:
@@ -229,22 +233,35 @@ class Trainer:
 
     def _step(self, places: Sequence[int], optimizer: torch.optim.Optimizer, drawn: tuple[int, ...]) -> float:
         """The mean loss of these items. `drawn`: the numbers from which random changes of them follow."""
-        items, total = self.teacher.items, 0.0
+        group, refused = self.group, ""
+        weights = [weight for some in optimizer.param_groups for weight in some["params"]]
         optimizer.zero_grad(set_to_none=True)
-        for number, run in enumerate(items.runs(places)):
-            given = items.seen(run, (*drawn, number))
+        try:
+            total = self._part(places, drawn)
+        except RecipeError as error:
+            if group.size == 1:
+                raise
+            refused, total = error.message, math.nan  # the others wait for the gradients
+        total = group.add(weights, total)
+        if math.isfinite(total):
+            torch.nn.utils.clip_grad_norm_(weights, CLIPPED)
+            optimizer.step()
+            self.prepared()
+        else:
+            group.refuse(refused)
+        return total
+
+    def _part(self, places: Sequence[int], drawn: tuple[int, ...]) -> float:
+        """The share of this process in the loss of these items, and the gradients of it."""
+        items, total, group = self.teacher.items, 0.0, self.group
+        for number, run in enumerate(items.runs(group.part(places))):
+            given = items.seen(run, (*drawn, number * group.size + group.rank))
             taught = self.teacher.answers(run) if items.augmenter is None else self.teacher.afresh(given)
             loss = self.objective.loss(self._answers(given), taught, run) * (len(run) / len(places))
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                return value
+            total += float(loss.detach())
+            if not math.isfinite(total):
+                break
             loss.backward()
-            total += value
-        torch.nn.utils.clip_grad_norm_(
-            [weight for group in optimizer.param_groups for weight in group["params"]], CLIPPED
-        )
-        optimizer.step()
-        self.prepared()
         return total
 
     def _answers(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -304,6 +321,17 @@ class Trainer:
         return replace(progress, ended=why)
 
     def _row(self, epoch: int, loss: float | None) -> TrainingEpoch:
+        held_out_loss, score = self.group.agreed(self._held_out)
+        return TrainingEpoch(
+            epoch=epoch,
+            loss=loss,
+            held_out_loss=held_out_loss,
+            score=score,
+            learning_rate=self._rate((epoch - 1) / self.epochs) if epoch else None,
+        )
+
+    def _held_out(self) -> tuple[float, float]:
+        """The loss on held-out items, and the score."""
         items, size = self.teacher.items, min(EVALUATED, self.spec.batch_size)
         losses = points = possible = 0.0
         self.student.eval()
@@ -314,14 +342,7 @@ class Trainer:
                     losses += float(self.objective.loss(answers, taught, run)) * len(run)
                     right, most = self.objective.right(answers, taught, run)
                     points, possible = points + right, possible + most
-        score = points / possible if possible else 0.0
-        return TrainingEpoch(
-            epoch=epoch,
-            loss=loss,
-            held_out_loss=losses / len(items.held_out),
-            score=score,
-            learning_rate=self._rate((epoch - 1) / self.epochs) if epoch else None,
-        )
+        return losses / len(items.held_out), points / possible if possible else 0.0
 
 
 @contextmanager

@@ -25,7 +25,16 @@ log = logging.getLogger(__name__)
 def least_for(
     wanted: float, changed: Callable[[float], Module], original: Module, training: Training, folder: Path
 ) -> float:
-    """The smallest share with which `changed` is `wanted` times as fast as `original`. Raises RecipeError where none is."""
+    """The smallest share with which `changed` is `wanted` times as fast as `original`. Raises RecipeError where none is.
+
+    Of several processes that train together, one looks at its clock.
+    """
+    return training.group.agreed(lambda: _found(wanted, changed, original, training, folder))
+
+
+def _found(
+    wanted: float, changed: Callable[[float], Module], original: Module, training: Training, folder: Path
+) -> float:
     before = _seconds(original, training, folder / "original")
 
     def speedup(share: float) -> float:

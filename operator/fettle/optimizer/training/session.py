@@ -19,7 +19,7 @@ from fettle.api.task import BuildTask, TrainingPlan
 from fettle.api.text import quoted
 from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import Metric
-from fettle.errors import RecipeError
+from fettle.errors import RecipeError, WorkerLostError
 from fettle.optimizer.data.columns import LABELS
 from fettle.optimizer.measure.items import MappedItems, of, unpack
 from fettle.optimizer.onnx.session import session
@@ -30,10 +30,10 @@ from fettle.optimizer.training.items import TrainingItems, training_items
 from fettle.optimizer.training.loop import RATES, Progress, Teacher, Trainer, mixed_precision, rounded
 from fettle.optimizer.training.objective import Taught, TrainingObjective, Weights, objective
 from fettle.optimizer.training.program import Module, call, opened, runner
+from fettle.optimizer.training.together import ALONE, Group
 from fettle.runtimes import cpu
 from fettle.runtimes.torchscript import to_array, to_tensor
 from fettle.store.arrays import mapped
-from fettle.store.store import Store
 
 EXAMPLES = 32  # items whose answers say what an output is
 EPOCHS, STEPS = 20, 500
@@ -73,6 +73,7 @@ class Training:
     calibration: MappedItems | None = None
     notes: list[str] = field(default_factory=list)
     figures: list[TrainingFigures] = field(default_factory=list)
+    group: Group = ALONE
 
     def __post_init__(self) -> None:
         torch.set_num_threads(cpu.usable_cores())
@@ -135,13 +136,20 @@ class Training:
 
     @cached_property
     def resumed(self) -> dict[str, Any] | None:
-        """The state that an earlier attempt left."""
-        return self.checkpoints.newest()
+        """The state that an earlier attempt left. Raises WorkerLostError where other processes find another one."""
+        state = self.checkpoints.newest()
+        reached = [state["stage"], state["epoch"]] if state is not None else []
+        if self.group.agreed(lambda: reached) != reached:
+            raise WorkerLostError(
+                "the processes of this training found different checkpoints: the store does not show all of them the same"
+            )
+        return state
 
     @cached_property
     def remembered(self) -> Teacher:
         """The teacher with its answers so far."""
-        return Teacher(self.teacher, self.taught, min(self.spec.batch_size, len(self.taught.teaching)))
+        size = -(-self.spec.batch_size // self.group.size)
+        return Teacher(self.teacher, self.taught, min(size, len(self.taught.teaching)))
 
     def objective(self, weights: Weights) -> TrainingObjective:
         """What is minimized. Raises RecipeError."""
@@ -185,10 +193,12 @@ class Training:
         self._try_precision(student)
         judging, rate = self.objective(weights), self.spec.learning_rate or RATES[self.spec.optimizer] * rate_share
         spec, epochs = self.spec.model_copy(update={"learning_rate": rate}), phase.epochs or self.epochs
-        trainer = Trainer(student, self.remembered, judging, spec, epochs, phase.share, prepared)
+        trainer = Trainer(student, self.remembered, judging, spec, epochs, phase.share, prepared, group=self.group)
         state = self.resumed if self.resumed is not None and self.resumed["stage"] == phase.number else None
 
         def keep(reached: dict[str, Any]) -> None:
+            if not self.group.leads:
+                return
             number = phase.number * LONGEST + int(reached["epoch"])
             self.checkpoints.save(number, {**reached, "stage": phase.number, "architecture": phase.architecture})
 
@@ -237,26 +247,38 @@ class Training:
 
 
 def begin(
-    store: Store,
     task: BuildTask,
     original: Path,
     folder: Path,
-    key: str,
+    checkpoints: Checkpoints,
     calibration: MappedItems | None,
     notes: list[str],
+    group: Group = ALONE,
 ) -> Training:
-    """The training that `task` asks for; `key` is its build's. Raises RecipeError where its items do not suit, StoreError."""
+    """The training that `task` asks for. Raises RecipeError where its items do not suit, StoreError."""
     plan = task.plan.training or TrainingPlan(spec=TrainSpec())
     items = None
     if task.training is not None:
-        files = unpack(store, task.training, folder)
+        files = unpack(checkpoints.store, task.training, folder)
         labels = mapped(files[LABELS]) if LABELS in files else None
         items = training_items(of({name: mapped(path) for name, path in files.items()}, task.signature), labels)
         changes = augmenter(plan.augment, task.signature, items.tensors(items.teaching[:1]), labels)
         items = replace(items, augmenter=changes)
         _require_precision(plan.spec)
-    checkpoints = Checkpoints(store, key)
-    return Training(original, task.signature, items, plan.spec, task.evaluation, checkpoints, calibration, notes)
+        _require_parts(min(plan.spec.batch_size, len(items.teaching)), group.size)
+
+    return Training(
+        original, task.signature, items, plan.spec, task.evaluation, checkpoints, calibration, notes, group=group
+    )
+
+
+def _require_parts(batch: int, nodes: int) -> None:
+    """Raises RecipeError where a batch is too small to be shared."""
+    if nodes > 1 and batch < 2 * nodes:
+        raise RecipeError(
+            f"train.nodes: {nodes} needs batches of {2 * nodes} items or more, two for each node, found {batch}: raise train.batchSize, or set "
+            "fewer nodes"
+        )
 
 
 def _require_precision(spec: TrainSpec) -> None:

@@ -136,6 +136,11 @@ class TaskRequest:
         """Whether it is a training."""
         return isinstance(self.task, BuildTask) and self.task.plan.trains
 
+    @property
+    def nodes(self) -> int:
+        """How many pods do it together."""
+        return self.task.nodes if isinstance(self.task, BuildTask) else 1
+
 
 @dataclass(frozen=True)
 class Stage:
