@@ -48,10 +48,22 @@ _QLINEAR = {
 }
 _OF_QLINEAR_ONLY = ("channels_last", "opset")  # attributes
 _PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
-_EIGHT_BITS = (np.uint8, np.int8)
+_INTEGERS = (np.uint8, np.int8, np.uint16, np.int16)
 # What hands on or picks among values, of whatever type.
 _PASSING = frozenset(
-    {"Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+    {
+        "Concat",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "MaxPool",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
 )
 
 
@@ -88,9 +100,14 @@ class _QLinearOperators:
             return
         names = [*node.input, *[""] * 3]
         out, biases = node.output[0], self._bias(node, rule)
-        given = [self._operand(node, rule, place, [names[at] for at in rule.operands[place]]) for place in range(len(rule.operands))]
+        given = [
+            self._operand(node, rule, place, [names[at] for at in rule.operands[place]])
+            for place in range(len(rule.operands))
+        ]
         yield from (pair for _, pair in given if pair is not None)
-        plain = f"{out}_plain" if names[rule.result[0]] else out  # a QGemm without a scale answers in float32
+        plain = (
+            _fresh(self._known, f"{out}_plain") if names[rule.result[0]] else out
+        )  # a QGemm without a scale answers in float32
         made = helper.make_node(rule.kind, [*[name for name, _ in given], *biases], [plain], name=f"{out}_{rule.kind}")
         made.attribute.extend(a for a in node.attribute if a.name not in _OF_QLINEAR_ONLY)
         yield made
@@ -102,7 +119,7 @@ class _QLinearOperators:
         self, node: onnx.NodeProto, rule: _QLinear, place: int, names: list[str]
     ) -> tuple[str, onnx.NodeProto | None]:
         """The name of an operand in float32, and the node that makes it where it is no constant."""
-        name = f"{node.output[0]}_operand{place}"
+        name = _fresh(self._known, f"{node.output[0]}_operand{place}")
         numbers = _numbers(self._known, names[0], names[1], names[2], _columns(node, rule))
         if numbers is not None:
             return _constant(self._known, name, numbers), None
@@ -138,7 +155,7 @@ class _Pairs:
         for node in known.graph.node:
             for name in node.input:
                 self._readers[name].append(node)
-        self._free: dict[str, tuple[float, int, np.dtype[Any]]] = {}  # tensors of 8 bits that may be float32, with their grid
+        self._free: dict[str, tuple[float, int, np.dtype[Any]]] = {}  # integers that may be float32, with their grid
         for node in known.graph.node:
             grid = self._grid(node) if node.op_type == "QuantizeLinear" else self._passed(node)
             self._free.update(dict.fromkeys(node.output, grid) if grid is not None else {})
@@ -157,8 +174,11 @@ class _Pairs:
 
     def _grid(self, node: onnx.NodeProto) -> tuple[float, int, np.dtype[Any]] | None:
         """Scale, zero point and type of a pair with one of each in the file; None for any other."""
-        scale, zero = self._known.value(node.input[1]), self._known.value(node.input[2]) if len(node.input) > 2 else None
-        if scale is None or zero is None or scale.dtype != np.float32 or zero.dtype not in _EIGHT_BITS:
+        scale = self._known.value(node.input[1])
+        zero = self._known.value(node.input[2]) if len(node.input) > 2 else np.zeros((), np.uint8)
+        if scale is None or zero is None or scale.dtype != np.float32 or zero.dtype not in _INTEGERS:
+            return None
+        if any(attribute.name == "output_dtype" and attribute.i for attribute in node.attribute):
             return None
         return (scale.item(), zero.item(), zero.dtype) if scale.size == zero.size == 1 else None
 
@@ -220,7 +240,9 @@ class _Dynamic:
     def __call__(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         plain = None
         if node.op_type == "Mul":
-            plain = self._product(node, node.input[0], node.input[1]) or self._product(node, node.input[1], node.input[0])
+            plain = self._product(node, node.input[0], node.input[1]) or self._product(
+                node, node.input[1], node.input[0]
+            )
         elif node.op_type == "DynamicQuantizeLSTM":
             plain = self._lstm(node)
         yield plain or node
@@ -228,21 +250,51 @@ class _Dynamic:
     def _product(self, node: onnx.NodeProto, sums: str, scale: str) -> onnx.NodeProto | None:
         """The floating-point product, if `node` scales the sums of an integer one."""
         cast = self._known.inner(sums, "Cast")
-        product = self._known.inner(cast.input[0], *_PRODUCTS) if cast is not None else None
+        product, added = self._summed(cast.input[0]) if cast is not None else (None, None)
         quantized = self._known.made.get(product.input[0]) if product is not None else None
         if product is None or quantized is None or quantized.op_type != "DynamicQuantizeLinear":
             return None
         names = [*product.input, "", ""]
         if names[2] != quantized.output[2]:
             return None
-        weights = self._weights(product, names[1], self._other_factor(scale, quantized.output[1]), names[3])
-        if weights is None:
+        scales = self._other_factor(scale, quantized.output[1])
+        weights = self._weights(product, names[1], scales, names[3])
+        if weights is None or scales is None:
             return None
+        biases = []
+        if added is not None:
+            bias = self._bias(added, quantized.output[1], scales)
+            if bias is None or product.op_type != "ConvInteger" or bias.shape != weights.shape[:1]:
+                return None
+            biases = [_constant(self._known, f"{node.output[0]}_bias", bias)]
         stored = _constant(self._known, f"{node.output[0]}_weights", weights)
         kind = _PRODUCTS[product.op_type]
-        plain = helper.make_node(kind, [quantized.input[0], stored], node.output, name=f"{node.output[0]}_{kind}")
+        given = [quantized.input[0], stored, *biases]
+        plain = helper.make_node(kind, given, node.output, name=f"{node.output[0]}_{kind}")
         plain.attribute.extend(product.attribute)
         return plain
+
+    def _summed(self, name: str) -> tuple[onnx.NodeProto | None, str | None]:
+        """The integer product that makes `name`, and the bias that is added to its sums: old tools divide one by the scale while the model runs."""
+        product, add = self._known.inner(name, *_PRODUCTS), self._known.inner(name, "Add")
+        if add is None:
+            return product, None
+        for operand, other in ((0, 1), (1, 0)):
+            product = self._known.inner(add.input[operand], *_PRODUCTS)
+            if product is not None:
+                return product, add.input[other]
+        return None, None
+
+    def _bias(self, name: str, factor: str, scales: Array) -> Array | None:
+        """The constant that was divided by the scale of the sums, which is `factor` times `scales`."""
+        node = self._known.made.get(name)
+        while node is not None and node.op_type in ("Reshape", "Unsqueeze", "Cast", "Floor", "Round"):
+            node = self._known.made.get(node.input[0])
+        if node is None or node.op_type != "Div":
+            return None
+        beside = self._other_factor(node.input[1], factor)
+        same = beside is not None and np.array_equal(beside.ravel(), scales.ravel())
+        return self._known.value(node.input[0]) if same else None
 
     def _other_factor(self, name: str, factor: str) -> Array | None:
         """What `name` is a product of, beside `factor`."""
@@ -281,10 +333,16 @@ class _Dynamic:
 
 def _constant(known: Graph, name: str, array: Array) -> str:
     """A new constant of float32, and its name."""
-    while name in known.stored or name in known.made:
-        name += "_"
+    name = _fresh(known, name)
     known.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
     known.stored[name] = known.graph.initializer[-1]
+    return name
+
+
+def _fresh(known: Graph, name: str) -> str:
+    """`name`, or one like it that no tensor has."""
+    while name in known.stored or name in known.made or known.uses[name]:
+        name += "_"
     return name
 
 

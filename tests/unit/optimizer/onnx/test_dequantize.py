@@ -138,6 +138,35 @@ def test_products_with_dynamic_ranges_are_plain_products_again(tmp_path: Path, w
     assert _far(answer(changed), answer(plain)) < 0.02
 
 
+def test_a_bias_that_old_tools_divide_while_the_model_runs_is_one_again(tmp_path: Path) -> None:
+    plain = products()
+    changed = dynamic(plain, tmp_path, "Conv", weight_type=QuantType.QUInt8)
+    cast = next(node for node in changed.graph.node if node.op_type == "Cast")
+    scaling = next(node for node in changed.graph.node if node.op_type == "Mul" and cast.output[0] in node.input)
+    (scales,) = set(scaling.input) - set(cast.output)
+    bias = next(node for node in changed.graph.node if node.op_type == "Add" and scaling.output[0] in node.input)
+    nodes = [
+        helper.make_node("Div", ["b1", scales], ["divided"]),
+        helper.make_node("Floor", ["divided"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["integers"], to=TensorProto.INT32),
+        helper.make_node("Reshape", ["integers", "across"], ["beside"]),
+        helper.make_node("Add", [cast.input[0], "beside"], ["sums"]),
+    ]
+    place = list(changed.graph.node).index(cast)
+    cast.input[0] = "sums"
+    for offset, node in enumerate(nodes):
+        changed.graph.node.insert(place + offset, node)
+    bias.CopyFrom(helper.make_node("Identity", [scaling.output[0]], list(bias.output)))
+    changed.graph.initializer.append(numpy_helper.from_array(np.int64([1, -1, 1, 1]), "across"))
+    if not any(tensor.name == "b1" for tensor in changed.graph.initializer):
+        changed.graph.initializer.append(plain.graph.initializer[1])
+    order = {node.output[0]: node for node in changed.graph.node}
+    assert "ConvInteger" in quantized_operators(changed) and order["sums"].op_type == "Add"
+    restored = dequantized(changed)
+    assert not quantized_operators(restored)
+    assert _far(answer(restored), answer(plain)) < 0.02
+
+
 def test_weights_with_a_scale_for_each_column_keep_them(tmp_path: Path) -> None:
     plain = products()
     wide = numpy_helper.to_array(plain.graph.initializer[2]) * np.array([1, 10, 100, 0.1, 1], np.float32)
