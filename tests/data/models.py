@@ -354,6 +354,21 @@ def quantized(folder: Path) -> onnx.ModelProto:
     return loaded
 
 
+def with_cast_integers() -> onnx.ModelProto:
+    """A model that computes with the integers of a QuantizeLinear as numbers."""
+    model = dynamic_batch()
+    name = model.graph.node[0].input[0]
+    nodes = [
+        helper.make_node("QuantizeLinear", [name, "grid"], ["integers"], name="quantize"),
+        helper.make_node("Cast", ["integers"], ["numbers"], to=TensorProto.FLOAT, name="cast"),
+    ]
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.01), "grid"))
+    model.graph.node[0].input[0] = "numbers"
+    for place, node in enumerate(nodes):
+        model.graph.node.insert(place, node)
+    return model
+
+
 def with_zip_map() -> onnx.ModelProto:
     """A scikit-learn classifier as skl2onnx writes it: labels, and probabilities as a sequence of maps."""
     from skl2onnx import to_onnx

@@ -87,6 +87,14 @@ STEPS: tuple[StepEntry, ...] = (
     # The portable form is already folded and fused, and each runtime refines it when it loads it: this step is exact.
     StepEntry(StepKind.OPTIMIZE_GRAPH, RuntimeName.ONNXRUNTIME, "ONNX", ("onnx",)),
     StepEntry(StepKind.OPTIMIZE_GRAPH, RuntimeName.OPENVINO, "ONNX", ("onnx",)),
+    # A source that came quantized is put into float32 again.
+    *(
+        StepEntry(
+            StepKind.DEQUANTIZE, family, "ONNX", ("onnx", "onnxruntime"), "onnx_dequantize:dequantize", lossy=True
+        )
+        for family in RuntimeName
+        if family not in (RuntimeName.TORCHSCRIPT, RuntimeName.LITERT)
+    ),
     # QDQ, activations unsigned and weights signed: what x86 runs fast with and without VNNI.
     StepEntry(
         StepKind.QUANTIZE_STATIC,

@@ -35,6 +35,20 @@ class OptimizeGraphStep(StepParameters):
         return "optimize graph"
 
 
+class DequantizeStep(StepParameters):
+    """A source that came quantized, in float32 again, so that each runtime has its fast kernels, and a quantization that suits it can follow."""
+
+    @property
+    def kind(self) -> StepKind:
+        """The only kind."""
+        return StepKind.DEQUANTIZE
+
+    @property
+    def words(self) -> str:
+        """The step has no parameters."""
+        return "dequantize"
+
+
 class QuantizeStep(StepParameters):
     """Store weights, and in static mode compute activations, in int8; or only store weights in float16."""
 
@@ -88,6 +102,13 @@ class RecipeStep(ApiModel):
         Field(
             description="Use the portable form as it is. Its graph is already folded and fused, and each runtime optimizes it further when it "
             "loads it, so this step has no effect beside other steps. Outputs stay equal. For litert, it is the conversion of the source."
+        ),
+    ] = None
+    dequantize: Annotated[
+        DequantizeStep | None,
+        Field(
+            description="Put a source that came quantized into float32 again; a quantize step may follow. Its answers change a little, because "
+            "nothing is rounded to 8 bits any more, so the accuracy drop must be measured."
         ),
     ] = None
     quantize: Annotated[

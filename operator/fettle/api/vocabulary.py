@@ -147,6 +147,7 @@ class StepKind(StrEnum):
     """A recipe step's key in the API; quantization is one kind per mode and pruning one per method, for each needs other things."""
 
     OPTIMIZE_GRAPH = "optimizeGraph"
+    DEQUANTIZE = "dequantize"
     QUANTIZE_STATIC = "quantizeStatic"
     QUANTIZE_DYNAMIC = "quantizeDynamic"
     QUANTIZE_MIXED = "quantizeMixed"

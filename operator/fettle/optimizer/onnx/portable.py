@@ -29,7 +29,7 @@ from fettle.optimizer.onnx.stft import convolve_stft
 WANTED_OPSETS = (21, 17, 13)
 RAISE_BELOW = 17
 GROWTH_LIMIT = (2.0, 16 << 20)  # folding may not make a file larger than this factor plus these bytes
-REVISION = 2  # of the steps and of what is found out about their result, for every format: raise it when they change
+REVISION = 3  # of the steps and of what is found out about their result, for every format: raise it when they change
 
 
 @dataclass(frozen=True)
@@ -245,20 +245,25 @@ _QUANTIZED = frozenset(
         "DequantizeLinear",
         "QuantizeLinear",
         "DynamicQuantizeLinear",
-        "QLinearConv",
-        "QLinearMatMul",
+        "DynamicQuantizeLSTM",
         "ConvInteger",
         "MatMulInteger",
+        "MatMulNBits",
+        "QAttention",
+        "QGemm",
     }
 )
 
 
+def quantized_operators(model: onnx.ModelProto) -> frozenset[str]:
+    """The operators that compute in integers, or whose weights are stored as integers."""
+    used = {node.op_type for node in onnx_model.nodes(model)}
+    return frozenset(kind for kind in used if kind in _QUANTIZED or kind.startswith("QLinear"))
+
+
 def is_quantized(model: onnx.ModelProto) -> bool:
     """Whether any part of the model already computes in integers, or stores weights as integers."""
-    return any(
-        node.op_type in _QUANTIZED or node.op_type in ("QAttention", "MatMulNBits", "QGemm")
-        for node in onnx_model.nodes(model)
-    )
+    return bool(quantized_operators(model))
 
 
 def has_half_precision(model: onnx.ModelProto) -> bool:

@@ -268,8 +268,12 @@ def _trainable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
 
 
 def _not_quantized_twice(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    if planned.quantizes and facts.prepare.traits.quantized:
-        return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is already quantized")
+    quantized = facts.prepare.traits.quantized
+    if planned.dequantizes and not quantized:
+        return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is not quantized, so there is nothing to dequantize")
+    if planned.quantizes and quantized and not planned.dequantizes:
+        text = "the source is already quantized: put the step dequantize first"
+        return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
     return None
 
 

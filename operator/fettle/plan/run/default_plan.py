@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from fettle.api import catalog
 from fettle.api.optimizedmodel import TargetSpec
-from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
+from fettle.api.recipe import DequantizeStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.training import PruneStep
 from fettle.api.vocabulary import DeviceKind, FormatName, Precision, QuantizeMode, QuantizePreset, RuntimeName
@@ -92,6 +92,7 @@ DYNAMIC = _int8(QuantizeMode.DYNAMIC, operators=("MatMul", "Gemm"))
 DYNAMIC_LSTM = _int8(QuantizeMode.DYNAMIC, operators=("LSTM",))
 AWARE = _int8(QuantizeMode.AWARE)
 HALF = (RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.FLOAT16)),)
+DEQUANTIZED = (RecipeStep(dequantize=DequantizeStep()),)
 DYNAMIC_ALL = _int8(QuantizeMode.DYNAMIC)
 PRUNED = (RecipeStep(prune=PruneStep(target_speedup=2.0)),)
 
@@ -108,6 +109,10 @@ def _no_transformer(facts: Facts) -> bool:
     return not facts.prepare.traits.transformer
 
 
+def _quantized(facts: Facts) -> bool:
+    return facts.prepare.traits.quantized
+
+
 def _one_shape(facts: Facts) -> bool:
     return facts.one_shape
 
@@ -120,8 +125,8 @@ def _made_for_litert(facts: Facts) -> bool:
     return facts.prepare.original.format != "TFLite"
 
 
-def _nncf(recipe: str, steps: tuple[RecipeStep, ...], when: Callable[[Facts], bool]) -> tuple[PlanLine, ...]:
-    """NNCF's int8 computed in float32, with a free and with a fixed batch, and, for what is not quantized, in bfloat16."""
+def _openvino(recipe: str, steps: tuple[RecipeStep, ...], when: Callable[[Facts], bool]) -> tuple[PlanLine, ...]:
+    """What OpenVINO loads, computed in float32, with a free and with a fixed batch, and, where it is not int8, in bfloat16."""
     plain = PlanLine(recipe, OPENVINO, steps, when=when)
     static = replace(plain, variant="static", static=True, when=lambda facts: when(facts) and facts.one_shape)
     return plain, static, replace(plain, precision=Precision.BFLOAT16, variant="bfloat16")
@@ -146,11 +151,11 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16, variant="static", static=True, when=_one_shape),
     PlanLine("float16", OPENVINO, precision=Precision.FLOAT16),
     # 4: NNCF with the preset that suits the model (the default one ruins transformers)
-    *_nncf("int8", STATIC, _no_transformer),
-    *_nncf("int8-transformer", TRANSFORMER, _transformer),
+    *_openvino("int8", STATIC, _no_transformer),
+    *_openvino("int8-transformer", TRANSFORMER, _transformer),
     # 5: the same with asymmetric ranges; the layers that lose too much stay in floating point
-    *_nncf("int8-mixed", MIXED, _no_transformer),
-    *_nncf("int8-transformer-mixed", MIXED_TRANSFORMER, _transformer),
+    *_openvino("int8-mixed", MIXED, _no_transformer),
+    *_openvino("int8-transformer-mixed", MIXED_TRANSFORMER, _transformer),
     # 6, 7: onnxruntime's QDQ file, in both runtimes
     PlanLine("int8", ORT, STATIC),
     PlanLine("int8", OPENVINO, STATIC, family=ORT),
@@ -160,6 +165,12 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("int8-core", ORT, CORE, when=_transformer),
     PlanLine("int8-dynamic", ORT, DYNAMIC, when=lambda facts: facts.prepare.traits.matmul_time_share >= MATMUL_SHARE),
     PlanLine("int8-lstm", ORT, DYNAMIC_LSTM, when=lambda facts: facts.prepare.traits.lstm_time_share >= LSTM_SHARE),
+    # 9b: a source that came quantized, in float32 again, and quantized as suits each runtime
+    PlanLine("dequantized", ORT, DEQUANTIZED, when=_quantized),
+    *_openvino("dequantized", DEQUANTIZED, _quantized),
+    *_openvino("requantized", DEQUANTIZED + STATIC, lambda facts: _quantized(facts) and _no_transformer(facts)),
+    *_openvino("requantized", DEQUANTIZED + TRANSFORMER, lambda facts: _quantized(facts) and _transformer(facts)),
+    PlanLine("requantized", ORT, DEQUANTIZED + STATIC, when=_quantized),
     # 9a: the converter's own quantization for LiteRT
     PlanLine("float16", LITERT, HALF, when=_made_for_litert),
     PlanLine("int8-dynamic", LITERT, DYNAMIC_ALL, when=_made_for_litert),
@@ -185,7 +196,11 @@ def default_lines(runtimes: frozenset[RuntimeName]) -> tuple[PlanLine, ...]:
 
 
 def default_candidates(target: TargetSpec, prepare: PrepareReport) -> tuple[PlannedCandidate, ...]:
-    """The lines that apply to this model on this target. An already quantized source gets no quantize lines."""
+    """The lines that apply to this model on this target. A source that came quantized is not quantized again unless it is dequantized first."""
     facts = Facts(target, prepare)
     candidates = [line.candidate(target) for line in default_lines(frozenset(target.runtimes)) if line.when(facts)]
-    return tuple(candidate for candidate in candidates if not (candidate.quantizes and prepare.traits.quantized))
+    return tuple(
+        candidate
+        for candidate in candidates
+        if candidate.dequantizes or not (candidate.quantizes and prepare.traits.quantized)
+    )

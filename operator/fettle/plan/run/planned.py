@@ -74,6 +74,11 @@ class PlannedCandidate:
         return catalog.lossy(self.steps, self.plan.settings.precision)
 
     @property
+    def dequantizes(self) -> bool:
+        """Whether it begins with a model that is not quantized, whatever the source is."""
+        return bool(self.steps) and self.steps[0].dequantize is not None
+
+    @property
     def quantizes(self) -> bool:
         """Whether a step writes int8."""
         return any(step.quantizes for step in self.steps)

@@ -18,7 +18,7 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 from fettle.api.data import EvaluationSpec
 from fettle.api.images import Image, ImageEntry
 from fettle.api.reasons import Reason
-from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
+from fettle.api.recipe import DequantizeStep, OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import BuildReport, PrepareReport, Termination, unframe
 from fettle.api.task import BuildPlan, BuildTask, encode_task, task_hash
 from fettle.api.vocabulary import QuantizeMode, QuantizePreset, RuntimeName
@@ -186,6 +186,35 @@ def test_a_recipe_that_does_not_fit_is_an_answer_not_an_error(
     answer = built(bench, report, wanted)
     assert answer.built is None
     assert (answer.reason, words in answer.message) == (Reason.RECIPE_NOT_APPLICABLE, True), answer.message
+
+
+DEQUANTIZE = RecipeStep(dequantize=DequantizeStep())
+
+
+@pytest.mark.parametrize("family", [ORT, OPENVINO])
+def test_a_source_that_came_quantized_is_put_into_float32_and_quantized_as_its_runtime_likes_it(
+    bench: Workbench, tmp_path: Path, family: RuntimeName
+) -> None:
+    report = images(bench, models.quantized(tmp_path))
+    plain = built(bench, report, BuildPlan(name="dequantized", family=family, steps=(DEQUANTIZE,)))
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(kinds(bench, plain))
+    again = built(bench, report, BuildPlan(name="requantized", family=family, steps=(DEQUANTIZE, *plan(family).steps)))
+    assert again.built is not None, again.message
+    path = bench.store.fetch_model(again.built, bench.folder / "requantized")
+    feed = items.of(arrays_in(bench.store, report.items.sha256), report.signature).feed([0])
+    assert base.get(family).executed(path, RuntimeSettings(threads=1), feed).int8
+
+
+def test_a_model_that_is_not_quantized_is_not_dequantized(bench: Workbench) -> None:
+    answer = built(bench, images(bench), BuildPlan(name="dequantized", family=ORT, steps=(DEQUANTIZE,)))
+    assert (answer.reason, answer.message) == (Reason.RECIPE_NOT_APPLICABLE, "the model is not quantized")
+
+
+def test_a_quantized_form_that_is_not_known_is_named(bench: Workbench) -> None:
+    report = images(bench, models.with_cast_integers())
+    answer = built(bench, report, BuildPlan(name="dequantized", family=ORT, steps=(DEQUANTIZE,)))
+    assert answer.reason == Reason.RECIPE_NOT_APPLICABLE
+    assert answer.message == "the model has QuantizeLinear, which this step cannot put into float32"
 
 
 def test_names_that_the_tool_would_confuse_are_kept_apart(bench: Workbench) -> None:

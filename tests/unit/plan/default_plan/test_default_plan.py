@@ -76,8 +76,10 @@ PLANS: list[tuple[str, dict[str, Any], dict[str, Any], list[str], list[str]]] = 
     ("LSTM layers are quantized dynamically where they are half of the work", {}, {"traits": traits(lstm_time_share=0.5)},
      ["int8-lstm-onnxruntime"], ["int8-dynamic-onnxruntime"]),
     ("LSTM layers that take little time stay as they are", {}, {"traits": traits(lstm_time_share=0.49)}, [], ["int8-lstm-onnxruntime"]),
-    ("a quantized source is not quantized again", {}, {"traits": traits(quantized=True)},
-     ["float32-openvino", "bfloat16-openvino"], ["int8-openvino", "int8-onnxruntime", "int8-onnxruntime-in-openvino"]),
+    ("a quantized source is dequantized before it is quantized again", {}, {"traits": traits(quantized=True)},
+     ["float32-openvino", "bfloat16-openvino", "dequantized-onnxruntime", "dequantized-openvino", "requantized-openvino", "requantized-onnxruntime"],
+     ["int8-openvino", "int8-onnxruntime", "int8-onnxruntime-in-openvino"]),
+    ("what is not quantized is not dequantized", {}, {}, [], ["dequantized-onnxruntime", "requantized-openvino"]),
     ("a static shape is not tried where several batch sizes are served", {"targets": [{"name": "cpu", "batchSizes": [1, 8]}]}, {},
      ["float32-openvino"], ["float32-openvino-static", "int8-openvino-static", "bfloat16-openvino-static"]),
     ("a static shape is not tried on a model that takes no batch", {}, {"batchable": False}, [], ["float32-openvino-static"]),
@@ -206,7 +208,8 @@ def test_explicit_recipes_are_tried_in_every_runtime_of_the_target() -> None:
 CALIBRATION = {"calibration": {"uri": "pvc://m/c.npz"}}
 EVALUATION = {"evaluation": {"uri": "pvc://m/e.npz"}}
 REFUSALS: list[tuple[str, dict[str, Any], dict[str, Any], Reason, list[str]]] = [
-    ("quantizing what is quantized", {}, {"traits": traits(quantized=True)}, Reason.RECIPE_NOT_APPLICABLE, ["already quantized"]),
+    ("quantizing what is quantized", {}, {"traits": traits(quantized=True)}, Reason.RECIPE_NOT_APPLICABLE,
+     ["already quantized", "put the step dequantize first"]),
     ("calibrating on nothing", {}, {"calibration": None, "items": 4}, Reason.CALIBRATION_TOO_SMALL,
      ["needs 10 calibration items or more, found 0, split off from 4 evaluation items", "set data.calibration"]),
     ("calibrating on what a small evaluation can spare", {}, {"calibration": 9, "items": 38}, Reason.CALIBRATION_TOO_SMALL,
@@ -303,7 +306,7 @@ def test_exact_candidates_go_on_where_items_are_too_few() -> None:
 
 PLACES: list[tuple[str, dict[str, Any], float, int, int]] = [
     ("four at most, however many are planned", {}, 0.02, 900, 4),
-    ("only lossy candidates share the error", {"traits": traits(quantized=True)}, 0.02, 900, 3),
+    ("only lossy candidates share the error", {"calibration": None}, 0.02, 900, 3),
     ("one place where nothing planned is lossy", {"portable_runtimes": (ORT,), "calibration": None}, 0.02, 900, 1),
     ("no more than the items can prove: all four", {}, 0.01, 618, 4),
     ("no more than the items can prove: three", {}, 0.01, 617, 3),

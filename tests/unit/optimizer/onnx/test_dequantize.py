@@ -1,0 +1,236 @@
+"""Quantized graphs in floating point again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+
+from fettle.optimizer.onnx.dequantize import dequantized
+from fettle.optimizer.onnx.portable import quantized_operators
+
+RANDOM = np.random.default_rng(3)
+IMAGES = RANDOM.normal(size=(16, 3, 12, 12)).astype(np.float32)
+FRAMES = np.tanh(RANDOM.normal(size=(5, 2, 6))).astype(np.float32)
+Values = dict[str, np.ndarray]
+
+
+def _weights(**shapes: tuple[int, ...]) -> list[TensorProto]:
+    return [
+        numpy_helper.from_array((RANDOM.normal(size=shape) * 0.3).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+
+
+def _model(nodes: list[onnx.NodeProto], weights: list[TensorProto], given: tuple[object, ...]) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, given)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def network() -> onnx.ModelProto:
+    """Convolutions, pools, a sum of branches, and a dense layer."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], pads=[1, 1, 1, 1], name="first"),
+        helper.make_node("Relu", ["c1"], ["r1"], name="relu"),
+        helper.make_node("MaxPool", ["r1"], ["m1"], kernel_shape=[2, 2], strides=[2, 2], name="pool"),
+        helper.make_node("Conv", ["m1", "w2"], ["c2"], pads=[1, 1, 1, 1], name="second"),
+        helper.make_node("Concat", ["m1", "c2"], ["k"], axis=1, name="both"),
+        helper.make_node("Conv", ["k", "w3"], ["c3"], name="third"),
+        helper.make_node("Add", ["c3", "m1"], ["a"], name="sum"),
+        helper.make_node("GlobalAveragePool", ["a"], ["g"], name="average"),
+        helper.make_node("Flatten", ["g"], ["f"], name="flat"),
+        helper.make_node("Gemm", ["f", "w4", "b4"], ["y"], transB=1, name="dense"),
+    ]
+    return _model(
+        nodes,
+        _weights(w1=(8, 3, 3, 3), b1=(8,), w2=(8, 8, 3, 3), w3=(8, 16, 1, 1), w4=(5, 8), b4=(5,)),
+        ("N", 3, 12, 12),
+    )
+
+
+def products() -> onnx.ModelProto:
+    """What dynamic quantization changes: a convolution without bias, and a product of matrices."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], pads=[1, 1, 1, 1], name="first"),
+        helper.make_node("GlobalAveragePool", ["c1"], ["g"], name="average"),
+        helper.make_node("Flatten", ["g"], ["f"], name="flat"),
+        helper.make_node("MatMul", ["f", "w2"], ["y"], name="dense"),
+    ]
+    return _model(nodes, _weights(w1=(8, 3, 3, 3), b1=(8,), w2=(8, 5)), ("N", 3, 12, 12))
+
+
+def recurrent() -> onnx.ModelProto:
+    """An LSTM that reads in both directions."""
+    node = helper.make_node("LSTM", ["x", "w", "r", "b"], ["y"], hidden_size=4, direction="bidirectional", name="lstm")
+    return _model([node], _weights(w=(2, 16, 6), r=(2, 16, 4), b=(2, 32)), (5, "N", 6))
+
+
+class Items(CalibrationDataReader):  # type: ignore[misc]
+    """The images, one by one."""
+
+    def __init__(self) -> None:
+        self._items = iter([{"x": image[None]} for image in IMAGES])
+
+    def get_next(self) -> Values | None:
+        return next(self._items, None)
+
+
+def static(model: onnx.ModelProto, folder: Path, **options: object) -> onnx.ModelProto:
+    """`model` as ONNX Runtime's tool quantizes it with ranges from the images."""
+    onnx.save(model, folder / "model.onnx")
+    quantize_static(folder / "model.onnx", folder / "quantized.onnx", Items(), **options)
+    return onnx.load(folder / "quantized.onnx")
+
+
+def dynamic(model: onnx.ModelProto, folder: Path, *kinds: str, **options: object) -> onnx.ModelProto:
+    """`model` with ranges that are taken while it runs."""
+    onnx.save(model, folder / "model.onnx")
+    quantize_dynamic(folder / "model.onnx", folder / "quantized.onnx", op_types_to_quantize=list(kinds), **options)
+    return onnx.load(folder / "quantized.onnx")
+
+
+def answer(model: onnx.ModelProto, x: np.ndarray = IMAGES) -> np.ndarray:
+    """The model's one output."""
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {"x": x})
+    return np.asarray(y)
+
+
+def _far(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max() / np.ptp(other))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("activations", [QuantType.QUInt8, QuantType.QInt8])
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_a_statically_quantized_model_answers_in_float32_and_nearer_to_what_it_was_made_from(
+    tmp_path: Path, form: QuantFormat, activations: QuantType, per_channel: bool
+) -> None:
+    plain = network()
+    options = {"quant_format": form, "activation_type": activations, "weight_type": QuantType.QInt8}
+    quantized = static(plain, tmp_path, **options, per_channel=per_channel)
+    changed = dequantized(quantized)
+    assert not quantized_operators(changed)
+    onnx.checker.check_model(changed, full_check=True)
+    # What is left is what the weights lost, and ranges that calibration cut off: nothing for these very items.
+    assert _far(answer(changed), answer(plain)) < min(0.02, _far(answer(quantized), answer(plain)))
+
+
+@pytest.mark.parametrize("weights", [QuantType.QUInt8, QuantType.QInt8])
+def test_products_with_dynamic_ranges_are_plain_products_again(tmp_path: Path, weights: QuantType) -> None:
+    plain = products()
+    quantized = dynamic(plain, tmp_path, "Conv", "MatMul", weight_type=weights)
+    assert {"ConvInteger", "MatMulInteger"} <= quantized_operators(quantized)
+    changed = dequantized(quantized)
+    assert not quantized_operators(changed)
+    assert {"Conv", "MatMul"} <= {node.op_type for node in changed.graph.node}
+    assert _far(answer(changed), answer(plain)) < 0.02
+
+
+def test_a_bias_that_old_tools_divide_while_the_model_runs_is_one_again(tmp_path: Path) -> None:
+    plain = products()
+    changed = dynamic(plain, tmp_path, "Conv", weight_type=QuantType.QUInt8)
+    cast = next(node for node in changed.graph.node if node.op_type == "Cast")
+    scaling = next(node for node in changed.graph.node if node.op_type == "Mul" and cast.output[0] in node.input)
+    (scales,) = set(scaling.input) - set(cast.output)
+    bias = next(node for node in changed.graph.node if node.op_type == "Add" and scaling.output[0] in node.input)
+    nodes = [
+        helper.make_node("Div", ["b1", scales], ["divided"]),
+        helper.make_node("Floor", ["divided"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["integers"], to=TensorProto.INT32),
+        helper.make_node("Reshape", ["integers", "across"], ["beside"]),
+        helper.make_node("Add", [cast.input[0], "beside"], ["sums"]),
+    ]
+    place = list(changed.graph.node).index(cast)
+    cast.input[0] = "sums"
+    for offset, node in enumerate(nodes):
+        changed.graph.node.insert(place + offset, node)
+    bias.CopyFrom(helper.make_node("Identity", [scaling.output[0]], list(bias.output)))
+    changed.graph.initializer.append(numpy_helper.from_array(np.int64([1, -1, 1, 1]), "across"))
+    if not any(tensor.name == "b1" for tensor in changed.graph.initializer):
+        changed.graph.initializer.append(plain.graph.initializer[1])
+    order = {node.output[0]: node for node in changed.graph.node}
+    assert "ConvInteger" in quantized_operators(changed) and order["sums"].op_type == "Add"
+    restored = dequantized(changed)
+    assert not quantized_operators(restored)
+    assert _far(answer(restored), answer(plain)) < 0.02
+
+
+def test_weights_with_a_scale_for_each_column_keep_them(tmp_path: Path) -> None:
+    plain = products()
+    wide = numpy_helper.to_array(plain.graph.initializer[2]) * np.array([1, 10, 100, 0.1, 1], np.float32)
+    plain.graph.initializer[2].CopyFrom(numpy_helper.from_array(wide, "w2"))
+    changed = dequantized(dynamic(plain, tmp_path, "MatMul", weight_type=QuantType.QInt8, per_channel=True))
+    assert not quantized_operators(changed)
+    for column, wanted in zip(answer(changed).T, answer(plain).T, strict=True):
+        assert _far(column, wanted) < 0.02
+
+
+def test_a_quantized_lstm_is_one_in_float32_again(tmp_path: Path) -> None:
+    plain = recurrent()
+    quantized = dynamic(plain, tmp_path, "LSTM", weight_type=QuantType.QInt8)
+    assert "DynamicQuantizeLSTM" in quantized_operators(quantized)
+    changed = dequantized(quantized)
+    assert [node.op_type for node in changed.graph.node] == ["LSTM"]
+    assert _far(answer(changed, FRAMES), answer(plain, FRAMES)) < 0.02
+
+
+def _pair(zero: int, kind: type, *, readers: tuple[onnx.NodeProto, ...] = ()) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], name="dq"),
+        *readers,
+    ]
+    weights = [
+        numpy_helper.from_array(np.float32(0.1), "scale"),
+        numpy_helper.from_array(kind(zero), "zero"),
+        numpy_helper.from_array(np.float32(0.2), "twice"),
+    ]
+    return _model(nodes, weights, ("N",))
+
+
+@pytest.mark.parametrize(("zero", "kind", "least", "most"), [(0, np.uint8, 0.0, 25.5), (-28, np.int8, -10.0, 15.5)])
+def test_a_pair_still_cuts_off_what_lies_outside_of_its_range(zero: int, kind: type, least: float, most: float) -> None:
+    changed = dequantized(_pair(zero, kind))
+    assert not quantized_operators(changed)
+    assert answer(changed, np.float32([-100, 0.04, 100])) == pytest.approx([least, 0.04, most], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        pytest.param(helper.make_node("DequantizeLinear", ["q", "twice", "zero"], ["z"]), id="in another scale"),
+        pytest.param(helper.make_node("Cast", ["q"], ["z"], to=TensorProto.FLOAT), id="as numbers"),
+    ],
+)
+def test_integers_that_somebody_else_reads_stay_integers(reader: onnx.NodeProto) -> None:
+    model = _pair(3, np.uint8, readers=(reader,))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    changed = dequantized(model)
+    assert quantized_operators(changed) == {"QuantizeLinear", "DequantizeLinear"}
+    x = np.float32([0, 1, 2.04])
+    for one, other in zip(*(_all(each, x) for each in (model, changed)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def _all(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return [np.asarray(each) for each in session.run(None, {"x": x})]
+
+
+def test_the_argument_is_not_changed(tmp_path: Path) -> None:
+    quantized = static(network(), tmp_path, quant_format=QuantFormat.QDQ)
+    before = quantized.SerializeToString()
+    dequantized(quantized)
+    assert quantized.SerializeToString() == before
