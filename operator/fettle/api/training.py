@@ -89,8 +89,9 @@ class TrainSpec(ApiModel):
         Field(
             ge=1,
             le=16,
-            description="Number of pods that train together, each on its part of every batch. On a cluster only. The store and the nodes' class of "
-            "CPU must be the same for all of them.",
+            description="Number of pods that train together, each on its part of every batch. On a cluster only. All of them need the same store, "
+            "and nodes with the same class of CPU.",
+            exclude_if=lambda nodes: nodes == 1,  # keys of builds that one pod trained stay as they were
         ),
     ] = 1
     deadline_seconds: Annotated[
