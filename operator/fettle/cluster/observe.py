@@ -67,9 +67,9 @@ def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -
     failed = _condition(job, "Failed")
     if failed is not None:
         return JobObservation(_failed(running, failed, list(newest.values()), _finished_at(job, now)))
-    if not newest:
-        return _without_pod(running, job, now)
     seen = [_waiting(running, pod, now, patience) for pod in newest.values()]
+    if len(newest) < ((job.get("spec") or {}).get("completions") or 1):
+        seen.append(_without_pod(running, job, now))
     return max(
         seen, key=lambda one: (one.state.reason is not None, one.events_of is not None, one.look_seconds is not None)
     )
@@ -92,10 +92,11 @@ def _complete(running: TaskState, pod: Object | None, at: datetime) -> JobObserv
 
 def _failed(running: TaskState, condition: Object, pods: Sequence[Object], at: datetime) -> TaskState:
     """Why a Job failed: because of the deadline, the node, the task itself or the kernel, checked in this order. Of several pods, one that would
-    fail again has the word: the others only lost it."""
-    blamed = [pod for pod in pods if (terminated(pod) or {}).get("exitCode") or _lost(pod)] or pods
+    fail again has the word, then one with a reason of its own: the others only lost it."""
+    ended = [pod for pod in pods if (terminated(pod) or {}).get("exitCode") or _lost(pod)]
+    blamed = sorted(ended, key=lambda pod: not _lost(pod)) or pods
     causes = [_cause(condition, pod) for pod in blamed] or [_cause(condition, None)]
-    reason, message, retryable = next((cause for cause in causes if not cause[2]), causes[0])
+    reason, message, retryable = min(causes, key=lambda cause: (cause[2], cause[0] == Reason.NODE_LOST))
     return replace(
         running,
         phase=TaskPhase.FAILED,
@@ -146,6 +147,7 @@ def _lost(pod: Object) -> str:
 
 
 def _without_pod(running: TaskState, job: Object, now: datetime) -> JobObservation:
+    """The state of a task whose Job has no pod, or fewer than it should have: its Events may say why none can be created."""
     age = (now - _time(job["metadata"]["creationTimestamp"], now)).total_seconds()
     if age < QUIET_SECONDS / 4:
         return JobObservation(running, look_seconds=QUIET_SECONDS / 4)

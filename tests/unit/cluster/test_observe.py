@@ -181,6 +181,8 @@ TOGETHER = [
     ("the leader was too large", pod("Failed", state=ended(137, "", "OOMKilled")), pod("Failed", state=ended(1, LOST)), Reason.OUT_OF_MEMORY, False),
     ("the worker lost the leader, which had ended", pod("Succeeded", state=ended(0)), pod("Failed", state=ended(1, LOST)), Reason.NODE_LOST, True),
     ("the leader still runs", pod(), pod("Failed", state=ended(1, STORE_FULL)), Reason.STORE_FULL, True),
+    ("the leader found the store full", pod("Failed", state=ended(1, STORE_FULL)), pod("Failed", state=ended(1, LOST)), Reason.STORE_FULL, True),
+    ("the leader is ended with the Job", DELETED, pod("Failed", state=ended(1, STORE_FULL)), Reason.STORE_FULL, True),
 ]  # fmt: skip
 
 
@@ -193,6 +195,12 @@ def test_of_pods_that_train_together_the_one_that_failed_says_why(
         assert (state.reason, state.retryable) == (reason, retryable), name
 
 
+def test_what_took_a_pod_away_is_told_and_not_that_the_others_lost_it() -> None:
+    evicted = numbered(1, pod("Failed", reason="Evicted", message="low on disk"))
+    state = observe(FAILED, [numbered(0, pod("Failed", state=ended(1, LOST))), evicted], NOW, PATIENCE).state
+    assert state.message == "Evicted: low on disk"
+
+
 def test_of_pods_that_train_together_the_first_has_the_report_and_any_that_waits_is_told() -> None:
     message = said(outcome="Succeeded", result_sha256="f" * 64)
     done = pod("Succeeded", state=ended(0, message, "Completed"))
@@ -200,6 +208,12 @@ def test_of_pods_that_train_together_the_first_has_the_report_and_any_that_waits
     assert (seen.log_of, seen.result_sha256) == ("p-0", "f" * 64)
     waits = numbered(1, pod("Pending", conditions=no_node(30)))
     assert observe(job(), [numbered(0, pod()), waits], NOW, PATIENCE).state.reason == Reason.UNSCHEDULABLE
+
+
+def test_a_job_with_fewer_pods_than_it_should_have_is_asked_for_its_events() -> None:
+    two = {**job(), "spec": {"completions": 2}}
+    assert observe(two, [numbered(0, pod())], NOW, PATIENCE).events_of == "job-uid"
+    assert observe(two, [numbered(0, pod()), numbered(1, pod())], NOW, PATIENCE).events_of is None
 
 
 def event(reason: str, message: str, seconds_ago: float = 1, kind: str = "Warning") -> Object:
