@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from dataclasses import replace
 
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from fettle.cluster.jobs import job_name, render, render_meeting
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, SERVICE, Object
 from fettle.cluster.nodes import offers
 from fettle.cluster.observe import finished
-from fettle.cluster.owner import controller_of, name_conflict, owned_by, terminating
+from fettle.cluster.owner import apply_owned, controller_of, name_conflict, owned_by, terminating
 from fettle.controller.context import Context
 from fettle.controller.refusals import Refusals
 from fettle.controller.stored import conditions_of, legible, observed, status_of
@@ -73,42 +74,44 @@ class OptimizedModels:
     async def _apply_jobs(
         self, context: Context, obj: Object, spec: OptimizedModelSpec, tasks: TaskStates, decision: RunDecision
     ) -> float | None:
-        """Create missing Jobs, and delete unfinished Jobs that are no longer needed. Returns when to reconcile again."""
-        uid = obj["metadata"]["uid"]
+        """Create missing Jobs and Services, and delete unfinished Jobs that are no longer needed. Returns when to reconcile again."""
+        uid, now = obj["metadata"]["uid"], context.now()
         jobs = {job["metadata"]["name"]: job for job in context.cache.owned(JOB, uid)}
         requests = {job_name(obj, task): task for task in decision.requests}
         missing = [task for name, task in requests.items() if name not in jobs and not _over(tasks, task)]
-        due = [task for task in missing if self._refusals.may_try(uid, task, context.now())]
-        unrequested = [job for name, job in jobs.items() if name not in requests and not finished(job)]
+        due = [task for task in missing if self._refusals.may_try(uid, task, now)]
+        unfinished = {name: job for name, job in jobs.items() if not finished(job)}
+        unrequested = [job for name, job in unfinished.items() if name not in requests]
+        meetings = {name: task for name, task in requests.items() if name in unfinished and task.nodes > 1}
         if due or unrequested:
             await _require_current(context, obj)
-        for name, task in requests.items():
-            if task.nodes > 1 and name in jobs and not finished(jobs[name]):
-                await _ensure_meeting(context, jobs[name])
-        refused = [not await self._create(context, obj, spec, task) for task in due]
+        refused = [not await self._made(context, obj, task, _start(context, obj, spec, task)) for task in due]
+        for name, task in meetings.items():
+            if self._refusals.may_try(uid, task, now):
+                meeting = _ensure_meeting(context, unfinished[name])
+                refused.append(not await self._made(context, obj, task, meeting, begun=True))
         for job in unrequested:
             await _delete(context, job)
         if any(refused):
             return 0.0  # the next pass writes down why
-        return self._refusals.next_try(uid, missing, context.now())
+        return self._refusals.next_try(uid, [*missing, *meetings.values()], context.now())
 
-    async def _create(self, context: Context, obj: Object, spec: OptimizedModelSpec, task: TaskRequest) -> bool:
-        """Create one Job; returns False if it was refused, which is kept as the task's state."""
-        namespace, uid = obj["metadata"]["namespace"], obj["metadata"]["uid"]
-        store = store_of(spec, context.settings)
+    async def _made(
+        self, context: Context, obj: Object, task: TaskRequest, making: Awaitable[None], *, begun: bool = False
+    ) -> bool:
+        """Make a task's Job, or its Service (`begun`); returns False if that was refused, which is kept as the task's state."""
+        metadata = obj["metadata"]
         try:
-            await require_claims(context.client, context.settings, namespace, task.task)
-            await _create_owned(context, obj, render(obj, spec.jobs, task, store, context.settings))
+            await making
         except ConflictError:
             raise
         except ClusterError as error:
             if error.reason == Reason.CLUSTER_UNREACHABLE:
                 raise
-            logger.warning("%s/%s: %s was rejected: %s", namespace, obj["metadata"]["name"], task.label, error)
-            self._refusals.note(uid, task, error, context.now())
+            logger.warning("%s/%s: %s was rejected: %s", metadata["namespace"], metadata["name"], task.label, error)
+            self._refusals.note(metadata["uid"], task, error, context.now(), begun=begun)
             return False
-        self._refusals.clear(uid, task)
-        logger.info("%s/%s: %s started", namespace, obj["metadata"]["name"], task.label)
+        self._refusals.clear(metadata["uid"], task)
         return True
 
 
@@ -156,6 +159,14 @@ async def _require_current(context: Context, obj: Object) -> None:
     )
 
 
+async def _start(context: Context, obj: Object, spec: OptimizedModelSpec, task: TaskRequest) -> None:
+    """Create the Job of a task, and its store's claim where that is missing. Raises ClusterError."""
+    metadata, settings = obj["metadata"], context.settings
+    await require_claims(context.client, settings, metadata["namespace"], task.task)
+    await _create_owned(context, obj, render(obj, spec.jobs, task, store_of(spec, settings), settings))
+    logger.info("%s/%s: %s started", metadata["namespace"], metadata["name"], task.label)
+
+
 async def _create_owned(context: Context, obj: Object, job: Object) -> None:
     """Create a Job, unless one of that name exists and is ours. Raises ClusterError NameConflict if it belongs to something else."""
     try:
@@ -170,15 +181,13 @@ async def _create_owned(context: Context, obj: Object, job: Object) -> None:
 
 
 async def _ensure_meeting(context: Context, job: Object) -> None:
-    """Create the Service by which the pods of a Job find each other. It needs the Job's UID, so the Job comes first, and its pods wait."""
+    """Create the Service by which the pods of a Job find each other. It needs the Job's UID, so the Job comes first, and its pods wait.
+
+    Raises ClusterError NameConflict if it belongs to something else, such as an earlier Job of that name."""
     service = render_meeting(job)
-    namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
-    if context.cache.get(SERVICE, namespace, name) is not None:
-        return
-    try:
-        context.cache.put(SERVICE, await context.client.create(SERVICE, service))
-    except ExistsError:
-        logger.debug("Service %s/%s is there already", namespace, name)
+    metadata = service["metadata"]
+    known = context.cache.get(SERVICE, metadata["namespace"], metadata["name"])
+    await apply_owned(context.client, SERVICE, service, known)
 
 
 async def _delete(context: Context, job: Object) -> None:

@@ -1,4 +1,4 @@
-"""Jobs that could not be created: why, and when to try again."""
+"""Jobs, and Services of Jobs, that could not be created: why, and when to try again."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ KEPT = 4096
 
 @dataclass(frozen=True)
 class Refusal:
-    """One refused attempt."""
+    """One refused attempt. `begun`: its Job is there, and lacks something else."""
 
     state: TaskState
     again_at: datetime
+    begun: bool = False
+
+    def holds(self, known: TaskState | None) -> bool:
+        """Whether it says more than what is known from Jobs."""
+        if known is None or known.attempt < self.state.attempt:
+            return True
+        return self.begun and known.attempt == self.state.attempt and known.phase == TaskPhase.RUNNING
 
     def seconds_left(self, now: datetime) -> float:
         """Until it may be tried again; 0 where that lies further ahead than it ever did: the clock was set back."""
@@ -34,7 +41,7 @@ class Refusals:
     def __init__(self) -> None:
         self._refused: dict[tuple[str, str], Refusal] = {}  # owner's UID, task hash
 
-    def note(self, uid: str, request: TaskRequest, error: ClusterError, now: datetime) -> None:
+    def note(self, uid: str, request: TaskRequest, error: ClusterError, now: datetime, *, begun: bool = False) -> None:
         """Remember a refusal: the task waits for a quota, a right, a claim; or has failed, where the Job itself is invalid."""
         hopeless = error.reason == Reason.INVALID_SPEC
         state = TaskState(
@@ -46,20 +53,20 @@ class Refusals:
             finished_at=now if hopeless else None,
         )
         self._refused.pop((uid, request.task_hash), None)
-        self._refused[uid, request.task_hash] = Refusal(state, now + timedelta(seconds=RETRY_SECONDS))
+        self._refused[uid, request.task_hash] = Refusal(state, now + timedelta(seconds=RETRY_SECONDS), begun)
         while len(self._refused) > KEPT:
             del self._refused[next(iter(self._refused))]
 
     def clear(self, uid: str, request: TaskRequest) -> None:
-        """The Job was created after all."""
+        """It was created after all."""
         self._refused.pop((uid, request.task_hash), None)
 
     def states(self, uid: str, known: Mapping[str, TaskState]) -> dict[str, TaskState]:
-        """The owner's refused tasks, where they are newer than what is known from Jobs."""
+        """The owner's refused tasks, where that says more than what is known from Jobs."""
         return {
             task: refusal.state
             for (owner, task), refusal in self._refused.items()
-            if owner == uid and (task not in known or known[task].attempt < refusal.state.attempt)
+            if owner == uid and refusal.holds(known.get(task))
         }
 
     def may_try(self, uid: str, request: TaskRequest, now: datetime) -> bool:

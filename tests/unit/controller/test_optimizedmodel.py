@@ -15,7 +15,7 @@ from tests.unit.plan.optimize.world import World, digest
 from fettle.api.progress import TrainingStatus, progress_line
 from fettle.api.reasons import Reason
 from fettle.api.task import StoredData
-from fettle.cluster.kinds import CLAIM, JOB, POD, Object
+from fettle.cluster.kinds import CLAIM, JOB, POD, SERVICE, Object
 from fettle.cluster.owner import owned_by
 from fettle.cluster.progress import PROGRESS_SECONDS
 from fettle.errors import ClusterError, ConflictError
@@ -357,13 +357,18 @@ async def test_while_a_training_runs_its_figures_are_in_status(world: ClusterWor
     assert rows[0]["training"] == come.to_json()
 
 
-async def test_pods_that_train_together_get_a_service_to_meet_and_the_first_one_is_heard(world: ClusterWorld) -> None:
+async def train_together(world: ClusterWorld) -> None:
+    """A run whose training, on two nodes, has its Job."""
     world.answers = World(prepare={"training": StoredData(sha256=digest("training"), items=800)})
     data = {**SPEC["data"], "training": {"uri": "pvc://models/training.npz"}}
     world.submit(data=data, recipes=[{"name": "lean", "steps": [{"prune": {}}], "train": {"nodes": 2}}])
     await world.look()
     world.work()
     await world.look()
+
+
+async def test_pods_that_train_together_get_a_service_to_meet_and_the_first_one_is_heard(world: ClusterWorld) -> None:
+    await train_together(world)
     world.restart()  # as if the operator had been killed between the Job and its Service
     await world.look()
     (job,) = [job for job in world.kind("Job") if job["metadata"]["labels"]["fettle.dev/stage"] == "build"]
@@ -388,3 +393,38 @@ async def test_pods_that_train_together_get_a_service_to_meet_and_the_first_one_
     world.server.requests.clear()
     await world.look()
     assert world.server.writes() == [], "the Service is there"
+
+
+async def test_a_refused_service_of_a_training_is_told_and_tried_again(world: ClusterWorld) -> None:
+    await train_together(world)
+    world.server.refuse = lambda method, path: (
+        status(403, "Forbidden", "exceeded quota: services") if method == "PATCH" and "/services/" in path else None
+    )
+    assert await world.look() == 0.0
+    wait = await world.look()
+    assert wait is not None and wait > 0
+    assert f"{Reason.QUOTA_EXCEEDED}: " in world.ready()["message"]
+    world.server.refuse = lambda method, path: None
+    world.now += timedelta(seconds=wait)
+    await world.look()
+    assert len(world.kind("Service")) == 1
+    await world.look()
+    assert Reason.QUOTA_EXCEEDED not in world.ready()["message"]
+
+
+async def test_a_service_of_an_earlier_job_is_not_taken_for_that_of_the_one_that_runs(world: ClusterWorld) -> None:
+    await train_together(world)
+    await world.look()
+    (service,) = world.kind("Service")
+    path = SERVICE.path("team", service["metadata"]["name"])
+    (reference,) = service["metadata"]["ownerReferences"]
+    earlier = {**service["metadata"], "ownerReferences": [{**reference, "uid": "earlier"}]}
+    world.server.store(path, {**service, "metadata": earlier})
+    assert await world.look() == 0.0
+    wait = await world.look()
+    assert wait is not None and f"{Reason.NAME_CONFLICT}: " in world.ready()["message"]
+    del world.server.objects[path]  # as the garbage collector does
+    world.now += timedelta(seconds=wait)
+    await world.look()
+    (service,) = world.kind("Service")
+    assert owned_by(service, reference["uid"])
