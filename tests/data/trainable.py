@@ -5,6 +5,7 @@ Import this only where PyTorch is needed: it takes seconds.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -115,6 +116,11 @@ def nothing() -> int:
 def leaving() -> nn.Module:
     """No net, and no process either."""
     sys.exit(3)
+
+
+def uneven() -> nn.Module:
+    """A net that is not the same in every process of a training."""
+    return Net(width=8 + int(os.environ["JOB_COMPLETION_INDEX"]))
 
 
 class Plain(nn.Module):

@@ -110,7 +110,9 @@ def _trained(task: BuildTask, store: Store, key: str, notes: list[str], figures:
             entry = store.fetch_model(before, folder / "given")
         calibration = _items(store, task.calibration, task.signature, folder / "calibration")
         checkpoints = Checkpoints(store, group.agreed(lambda: key))
-        training = session.begin(task, original, folder / "training", checkpoints, calibration, notes, group)
+        training = group.every(
+            lambda: session.begin(task, original, folder / "training", checkpoints, calibration, notes, group)
+        )
         made = folder / "made"
         made.mkdir()
         context = steps.BuildContext(calibration=calibration, notes=notes, training=training)

@@ -132,6 +132,7 @@ class Trainer:
         Raises RecipeError where it diverges before it gained anything, MemoryError.
         """
         optimizer = self._optimizer()
+        self.group.every(self._require_same_student)
         self.group.share(self.student.state_dict().values())
         progress, best = self._begun(state, optimizer)
         started = self.clock() - progress.seconds
@@ -149,6 +150,15 @@ class Trainer:
         return progress if progress.ended else replace(progress, ended=f"{self.epochs} epochs")
 
     # ------------------------------------------------------------------------------------------------------------- states
+
+    def _require_same_student(self) -> None:
+        """Raises RecipeError where another process made a student of other shapes: each of them changes the model for itself."""
+        shapes = [list(value.shape) for value in self.student.state_dict().values()]
+        if self.group.agreed(lambda: shapes) != shapes:
+            raise RecipeError(
+                "train.nodes: the pods changed the model to different shapes, because their CPUs round differently: use nodes with the same class "
+                "of CPU, or set it to 1"
+            )
 
     def _begun(self, state: dict[str, Any] | None, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Any]]:
         if state is None:

@@ -20,12 +20,13 @@ from torch import distributed
 
 from fettle.api.task import LEADER_VARIABLE
 from fettle.api.text import quoted
-from fettle.errors import RecipeError, WorkerLostError
+from fettle.errors import RecipeError, RuntimeFailure, WorkerLostError
 from fettle.optimizer import ranks
 
 TIMEOUT = timedelta(minutes=30)  # until all pods are there; and while the leader judges an epoch or exports the model
 log = logging.getLogger(__name__)
 JsonT = TypeVar("JsonT")
+MadeT = TypeVar("MadeT")
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,25 @@ class Group:
         if self.leads:
             try:
                 told = {"value": make()}
-            except RecipeError as error:
+            except (RecipeError, RuntimeFailure) as error:
                 told = {"refused": error.message}
         told = json.loads(self._said(json.dumps(told).encode(), 0))
         if "refused" in told:
             raise RecipeError(told["refused"])
         value: JsonT = told["value"]
         return value
+
+    def every(self, make: Callable[[], MadeT]) -> MadeT:
+        """What `make` returns here, once it has returned in all processes. Raises RecipeError in all of them if it does in any."""
+        if self.size == 1:
+            return make()
+        made, refused = [], ""
+        try:
+            made.append(make())
+        except RecipeError as error:
+            refused = error.message
+        self.refuse(refused)
+        return made[0]
 
     def refuse(self, here: str) -> None:
         """Raises RecipeError in all processes if any has a reason; `here`: that of this one, or empty. The leader's answer counts."""

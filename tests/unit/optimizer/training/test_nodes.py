@@ -19,7 +19,7 @@ import pytest
 from onnx import numpy_helper
 from tests.data import trainable
 from tests.unit.optimizer.training.course import Course
-from tools.serving import free_port
+from tools.ports import free_port
 
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, unframe
@@ -150,18 +150,28 @@ def loss(outputs, labels):
 """
 
 
-def test_why_a_recipe_does_not_apply_is_known_to_the_leader_although_only_a_worker_found_it(
-    plain: Course, tmp_path: Path
-) -> None:
-    task = plain.task(STEP, **TRAIN, nodes=2, loss="Custom", custom={"code": PICKY})
-    folder = copied(plain, tmp_path / "claim")
+def refused(task: BuildTask, folder: Path) -> str:
+    """Why the leader answers that the recipe does not apply; the others end without an error."""
     with pods(task, folder) as processes:
         out = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], (folder / "termination-0").read_text()
     report = unframe(out[0], termination(folder, 0)["resultSha256"])
     assert isinstance(report, BuildReport)
     assert (report.built, report.reason) == (None, Reason.RECIPE_NOT_APPLICABLE)
-    assert "ValueError: a label that only the worker has" in report.message
+    return report.message
+
+
+def test_why_a_recipe_does_not_apply_is_known_to_the_leader_although_only_a_worker_found_it(
+    plain: Course, tmp_path: Path
+) -> None:
+    task = plain.task(STEP, **TRAIN, nodes=2, loss="Custom", custom={"code": PICKY})
+    assert "ValueError: a label that only the worker has" in refused(task, copied(plain, tmp_path / "claim"))
+
+
+def test_students_of_different_shapes_are_not_trained_together(plain: Course, tmp_path: Path) -> None:
+    step = {"distill": {"student": {"callable": "tests.data.trainable:uneven"}}}
+    message = refused(plain.task(step, **TRAIN, nodes=2), copied(plain, tmp_path / "claim"))
+    assert "the pods changed the model to different shapes" in message and "set it to 1" in message
 
 
 def test_several_nodes_need_a_cluster(plain: Course) -> None:
