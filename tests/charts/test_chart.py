@@ -245,9 +245,9 @@ def test_the_operator_has_a_network_policy_and_jobs_and_servers_where_the_chart_
     assert list(policies({})) == [("fettle-system", "fettle")]
     assert policies({"networkPolicies": {"enabled": False}}) == {}
     watched = policies({"watchNamespaces": ["team-a"]})
-    assert list(watched) == list(zip(["fettle-system", *["team-a"] * 4], POLICIES, strict=True))
+    assert list(watched) == list(zip(["fettle-system", *["team-a"] * 5], POLICIES, strict=True))
     listed = policies({"networkPolicies": {"namespaces": ["team-b"]}})
-    assert list(listed) == list(zip(["fettle-system", *["team-b"] * 4], POLICIES, strict=True))
+    assert list(listed) == list(zip(["fettle-system", *["team-b"] * 5], POLICIES, strict=True))
 
 
 def test_network_policies_select_the_pods_that_there_are_and_let_nothing_of_a_job_through() -> None:
