@@ -92,6 +92,13 @@ class AgreementMode(StrEnum):
     ELEMENTWISE = "Elementwise"
 
 
+class UnsureItems(StrEnum):
+    """Whether items on which the original itself is unsure count in the agreement with it."""
+
+    COUNT = "Count"
+    SKIP = "Skip"
+
+
 class Layout(StrEnum):
     """Order of an image's dimensions."""
 

@@ -106,6 +106,8 @@ class _Measuring:
         if reference.without_answer:
             count = f"{reference.without_answer} of {len(reference)}"
             self.notes.append(f"the original outputs NaN for {count} items: check them, or leave them out")
+        if reference.skipped is not None:
+            self.notes.append(reference.skipped.told)
         for candidate in as_candidates:
             same_as(candidate, self._original, self.certifying.reference)
         return worker

@@ -321,3 +321,11 @@ def test_the_error_is_shared_among_as_many_lossy_finalists_as_the_items_can_prov
     found = plan(make_spec(constraints={"accuracy": {"maxDrop": max_drop}}), items=items, **facts)
     assert found.places == places
     assert found.alpha == pytest.approx(0.05 / places)
+
+
+@pytest.mark.parametrize(("unsure", "labelled", "places"), [("Count", False, 4), ("Skip", False, 1), ("Skip", True, 4)])
+def test_items_that_may_not_count_in_the_agreement_prove_fewer_lossy_finalists(
+    unsure: str, labelled: bool, places: int
+) -> None:
+    data = {"evaluation": {"uri": "pvc://models/evaluation.npz", "agreement": {"unsure": unsure}}}
+    assert plan(make_spec(data=data), labelled=labelled, items=400).places == places
