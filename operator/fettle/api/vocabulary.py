@@ -255,6 +255,13 @@ class Objective(StrEnum):
     SIZE = "Size"
 
 
+class SearchStrategy(StrEnum):
+    """How many candidates are measured in full."""
+
+    PRUNING = "Pruning"
+    EXHAUSTIVE = "Exhaustive"
+
+
 class CandidateState(StrEnum):
     """Where a candidate stands."""
 

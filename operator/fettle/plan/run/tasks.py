@@ -23,7 +23,7 @@ from fettle.api.task import (
     PublishTask,
     StoredModel,
 )
-from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Metric, UnsureItems
+from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Metric, SearchStrategy, UnsureItems
 from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
@@ -121,6 +121,7 @@ def measure_task(
         constraints=constraints,
         objective=spec.objective,
         places=asked.plan.places,
+        exhaustive=spec.search.strategy is SearchStrategy.EXHAUSTIVE,
         alpha=asked.plan.alpha,
         incumbent=asked.incumbent,
         seconds_per_candidate=snapshot.seconds_per_candidate,

@@ -323,6 +323,14 @@ def test_the_error_is_shared_among_as_many_lossy_finalists_as_the_items_can_prov
     assert found.alpha == pytest.approx(0.05 / places)
 
 
+def test_in_an_exhaustive_search_every_lossy_candidate_takes_its_share_of_the_error() -> None:
+    found = plan(make_spec(search={"strategy": "Exhaustive"}))
+    lossy = sum(row.lossy and row.refusal is None for row in found.candidates)
+    assert lossy > 4
+    assert found.places == lossy
+    assert found.alpha == pytest.approx(0.05 / lossy)
+
+
 @pytest.mark.parametrize(("unsure", "labelled", "places"), [("Count", False, 4), ("Skip", False, 1), ("Skip", True, 4)])
 def test_items_that_may_not_count_in_the_agreement_prove_fewer_lossy_finalists(
     unsure: str, labelled: bool, places: int

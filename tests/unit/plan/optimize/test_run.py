@@ -225,6 +225,17 @@ def test_layers_are_chosen_by_the_items_that_count_when_they_are_certified(label
     assert told == [unsure] * 2, "the two that choose layers"
 
 
+@pytest.mark.parametrize(
+    ("search", "exhaustive"), [({}, None), ({"strategy": "Pruning"}, None), ({"strategy": "Exhaustive"}, True)]
+)
+def test_a_search_that_prunes_keeps_the_hash_of_its_task(search: dict[str, str], exhaustive: bool | None) -> None:
+    world = World(make_spec(search={"parallelism": 4, **search}))
+    world.settle()
+    (measure,) = [task.task for task in world.started if isinstance(task.task, MeasureTask)]
+    assert measure.to_json().get("exhaustive") == exhaustive
+    assert measure.exhaustive == bool(exhaustive)
+
+
 def test_the_percentile_of_the_constraint_reaches_the_clock() -> None:
     world = World(make_spec(constraints={"latency": {"maxMilliseconds": 50, "percentile": 95}}))
     world.settle()
