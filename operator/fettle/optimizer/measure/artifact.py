@@ -44,7 +44,10 @@ def write(
     feed = bench.items.feed(candidate.reference_items(bench))
     calibrated = any(entry.calibration for entry in entries)
     libraries = {catalog.runtime(plan.runtime).library, *(name for entry in entries for name in entry.libraries)}
-    quantized = candidate.executed is not None and candidate.executed.int8 > 0
+    ran = candidate.executed
+    quantized = (
+        ran is not None and ran.int8 + ran.weight_only > 0
+    )  # where weights alone are integers, runtimes round activations on the way
     skipped = bench.reference.skipped
     return manifests.write_artifact(
         store,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.plan.optimize.world import OPENVINO, ORT, make_spec, prepared
+from tests.unit.plan.optimize.world import OPENVINO, ORT, make_spec, prepared, stored
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.reasons import Reason
@@ -73,6 +73,8 @@ PLANS: list[tuple[str, dict[str, Any], dict[str, Any], list[str], list[str]]] = 
     ("dynamic int8 is tried where products are half of the work", {}, {"traits": traits(matmul_time_share=0.5)},
      ["int8-dynamic-onnxruntime"], []),
     ("dynamic int8 is not tried on convolutions", {}, {"traits": traits(matmul_time_share=0.49)}, [], ["int8-dynamic-onnxruntime"]),
+    ("weights alone are not quantized in a model that fits into a cache", {}, {"traits": traits(matmul_time_share=0.9)}, [],
+     ["int8-weights-onnxruntime", "int8-weights-openvino"]),
     ("LSTM layers are quantized dynamically where they are half of the work", {}, {"traits": traits(lstm_time_share=0.5)},
      ["int8-lstm-onnxruntime"], ["int8-dynamic-onnxruntime"]),
     ("LSTM layers that take little time stay as they are", {}, {"traits": traits(lstm_time_share=0.49)}, [], ["int8-lstm-onnxruntime"]),
@@ -97,6 +99,19 @@ def test_the_default_plan(
     found = tried(plan(make_spec(**fields), **facts))
     assert [name for name in found if name in among] == among
     assert not set(found) & set(not_among)
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "among"), [(0.5, 4 << 20, True), (0.49, 4 << 20, False), (0.5, (4 << 20) - 1, False)]
+)
+def test_weights_alone_are_quantized_where_products_of_a_large_model_are_the_work(
+    share: float, size: int, among: bool
+) -> None:
+    spec = make_spec()
+    report = prepared(possible_builds(spec), traits=traits(matmul_time_share=share), calibration=None)
+    found = tried(plan(spec, report.model_copy(update={"portable": stored("portable", size)})))
+    names = {"int8-weights-onnxruntime", "int8-weights-openvino"}
+    assert set(found) & names == (names if among else set()), "without calibration items"
 
 
 def test_the_plan_of_a_convolutional_net_is_exactly_this() -> None:
