@@ -177,7 +177,9 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("dequantized", ORT, DEQUANTIZED, when=_quantized),
     *_openvino("dequantized", DEQUANTIZED, _quantized),
     *_openvino("requantized", DEQUANTIZED + STATIC, lambda facts: _quantized(facts) and _no_transformer(facts)),
-    *_openvino("requantized", DEQUANTIZED + TRANSFORMER, lambda facts: _quantized(facts) and _transformer(facts)),
+    *_openvino(
+        "requantized-transformer", DEQUANTIZED + TRANSFORMER, lambda facts: _quantized(facts) and _transformer(facts)
+    ),
     PlanLine("requantized", ORT, DEQUANTIZED + STATIC, when=_quantized),
     # 9a: the converter's own quantization for LiteRT
     PlanLine("float16", LITERT, HALF, when=_made_for_litert),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -163,8 +164,8 @@ def test_every_build_of_any_plan_was_asked_for_in_prepare() -> None:
     for fields in specs:
         spec = make_spec(**fields)
         asked = {build.name: build for build in possible_builds(spec)}
-        for transformer in (False, True):
-            facts = traits(transformer=transformer, matmul_time_share=1.0)
+        for transformer, quantized in product((False, True), repeat=2):
+            facts = traits(transformer=transformer, quantized=quantized, matmul_time_share=1.0)
             calibration = None if fields.get("data") == {} else 200
             report = prepared(asked.values(), traits=facts, calibration=calibration)
             for row in plan(spec, report).candidates:
