@@ -151,6 +151,22 @@ STEPS: tuple[StepEntry, ...] = (
         revision=2,
         instruction_set=True,  # as above
     ),
+    # Weights of products alone, which needs to know nothing of activations.
+    *(
+        entry
+        for kind, bits in ((StepKind.QUANTIZE_WEIGHT_ONLY, "int8"), (StepKind.QUANTIZE_WEIGHT_ONLY_INT4, "int4"))
+        for entry in (
+            StepEntry(
+                kind,
+                RuntimeName.ONNXRUNTIME,
+                "ONNX",
+                ("onnx", "onnx-ir", "onnxruntime"),
+                f"onnxruntime_weights:{bits}",
+                lossy=True,
+            ),
+            StepEntry(kind, RuntimeName.OPENVINO, "OpenVINO", ("nncf", "openvino"), f"nncf_weights:{bits}", lossy=True),
+        )
+    ),
     # On GPUs the same QDQ file serves every runtime: both sides signed and symmetric, biases in floating point, products only.
     *(
         StepEntry(

@@ -36,7 +36,7 @@ class ImageEntry:
 
 
 _SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
-_OPTIMIZING = _SERVED | {"nncf", "onnx", "onnxconverter-common", "safetensors"}
+_OPTIMIZING = _SERVED | {"nncf", "onnx", "onnx-ir", "onnxconverter-common", "safetensors"}
 _TRAINING = frozenset({"onnx2pytorch", "onnxscript", "tensorly", "torch", "torch-pruning"})
 _ON_GPUS = frozenset({"cuda-bindings", "onnxruntime-gpu", "tensorrt-cu12", "tensorrt-rtx-cu12"})
 

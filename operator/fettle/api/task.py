@@ -249,7 +249,8 @@ class MeasureTask(ApiModel):
 
     `items` are the evaluation items, or generated items if `generated` is set (only exact candidates can pass then, unless `allow_lossy`).
     `screening` are the items for the screening, none of which is an evaluation item. At most `places` lossy candidates are evaluated in full;
-    `alpha` is the two-sided error probability of each accuracy interval. `incumbent` is the artifact that is published now; it is measured in the
+    `alpha` is the two-sided error probability of each accuracy interval. If `exhaustive` is set, all candidates are evaluated and timed in full.
+    `incumbent` is the artifact that is published now; it is measured in the
     same rounds.
     """
 
@@ -273,6 +274,9 @@ class MeasureTask(ApiModel):
     constraints: Constraints = Constraints()
     objective: Objective = Objective.LATENCY
     places: int = 1
+    exhaustive: Annotated[bool, Field(exclude_if=lambda exhaustive: not exhaustive)] = (
+        False  # absent: tasks keep their hashes
+    )
     alpha: float
     incumbent: Sha256 | None = None
     seconds_per_candidate: float = SECONDS_PER_CANDIDATE

@@ -57,12 +57,16 @@ class RecipeRecord(ApiModel):
 
 
 class DataRecord(ApiModel):
-    """Digests of the items that were used; `generated` when no data was given."""
+    """Digests of the items that were used; `generated` when no data was given.
+
+    `unsure`: how many evaluation items did not count in the agreement, because the original is unsure; absent where all count.
+    """
 
     calibration: str | None = None
     training: str | None = None
     evaluation: str | None = None
     generated: bool = False
+    unsure: int | None = None
 
 
 class Tolerance(ApiModel):

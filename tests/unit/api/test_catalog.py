@@ -26,6 +26,7 @@ GRAPH = RecipeStep(optimize_graph=OptimizeGraphStep())
 STATIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC))
 DYNAMIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.DYNAMIC))
 FLOAT16 = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.FLOAT16))
+WEIGHT_ONLY = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.WEIGHT_ONLY))
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,8 @@ FLOAT16 = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.FLOAT16))
         (GRAPH, RuntimeName.LITERT, False, False, ("tensorflow-cpu",)),
         (STATIC, RuntimeName.LITERT, True, True, ("tensorflow-cpu",)),
         (FLOAT16, RuntimeName.LITERT, True, False, ("tensorflow-cpu",)),
+        (WEIGHT_ONLY, RuntimeName.ONNXRUNTIME, True, False, ("onnx", "onnx-ir", "onnxruntime")),
+        (WEIGHT_ONLY, RuntimeName.OPENVINO, True, False, ("nncf", "openvino")),
     ],
 )
 def test_a_step_tells_what_it_needs(

@@ -101,7 +101,7 @@ def rejection(task: MeasureTask, candidate: MeasuredCandidate, timed: TimedCandi
         )
         return Reason.NUMERICAL_MISMATCH, text
     if judgement.no_evidence is not None and candidate.must_be_proved:
-        return Reason.DATA_INVALID, f"{judgement.no_evidence}: provide items with different answers"
+        return Reason.DATA_INVALID, judgement.no_evidence
     if judgement.gone is not None:
         return Reason.OUTPUTS_INVALID, judgement.gone
     if judgement.too_few is not None:

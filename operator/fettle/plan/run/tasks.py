@@ -23,7 +23,7 @@ from fettle.api.task import (
     PublishTask,
     StoredModel,
 )
-from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Metric
+from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Metric, SearchStrategy, UnsureItems
 from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
@@ -71,13 +71,13 @@ def build_task(
 
 
 def _without_labels(evaluation: EvaluationSpec | None, prepare: PrepareReport) -> EvaluationSpec | None:
-    """How answers are compared without labels: by the decided class, in an output whose labels are classes."""
+    """How answers are compared without labels: by the decided class, in an output whose labels are classes. Every item counts, as with labels."""
     if evaluation is None or not prepare.items.labelled or not metrics.entry(evaluation.metric).names_classes:
         return evaluation
-    if evaluation.agreement.mode != AgreementMode.AUTO:
-        return evaluation
-    output = evaluation.output or prepare.signature.outputs[0].name
-    agreement = evaluation.agreement.model_copy(update={"mode": AgreementMode.TOP_ONE, "outputs": (output,)})
+    agreement = evaluation.agreement.model_copy(update={"unsure": UnsureItems.COUNT})
+    if agreement.mode == AgreementMode.AUTO:
+        output = evaluation.output or prepare.signature.outputs[0].name
+        agreement = agreement.model_copy(update={"mode": AgreementMode.TOP_ONE, "outputs": (output,)})
     return evaluation.model_copy(update={"agreement": agreement})
 
 
@@ -121,6 +121,7 @@ def measure_task(
         constraints=constraints,
         objective=spec.objective,
         places=asked.plan.places,
+        exhaustive=spec.search.strategy is SearchStrategy.EXHAUSTIVE,
         alpha=asked.plan.alpha,
         incumbent=asked.incumbent,
         seconds_per_candidate=snapshot.seconds_per_candidate,
