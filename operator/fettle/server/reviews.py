@@ -40,7 +40,6 @@ ANSWER_SECONDS, WAIT_SECONDS = 5.0, 10.0
 _MOST_ANSWER_BYTES = 1 << 20
 _AT_ONCE = 4
 _LOG_SECONDS = 10.0
-_EARLY_SECONDS = 0.1  # by which `look` asks again: what it found is still known when `name` is asked for it
 
 
 class ReviewError(Exception):
@@ -126,7 +125,7 @@ class Reviews:
             OrderedDict()
         )  # as long as there is room: who was good is asked for first
         self._others: OrderedDict[bytes, Finding] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[bool]] = {}
+        self._asking: dict[bytes, asyncio.Task[Finding | None]] = {}
         self._strangers = 0  # of them
         self._allowed, self._at = BURST, clock()
         self._threads, self._threads_of_strangers = (
@@ -134,44 +133,43 @@ class Reviews:
         )
         self._next_log = clock()
 
-    def name(self, token: str) -> str | None:
-        """Whose token it is, as far as that is known; None where nobody is let in with it."""
-        found = self._found(_digest(token))
-        return found.name if found is not None else None
-
-    async def look(self, token: str) -> None:
-        """Have `name` know the token. Raises RequestError UNAVAILABLE where nobody can be asked, or for too many."""
+    async def name(self, token: str) -> str | None:
+        """Whose token it is; None where nobody is let in with it. Raises RequestError UNAVAILABLE where nobody can be asked, or for too many."""
         if not _TOKEN.fullmatch(token):
-            return
-        digest = _digest(token)
-        if self._found(digest, _EARLY_SECONDS) is not None:
-            return
-        asking = self._asking.get(digest)
-        if asking is None:
-            known = digest in self._good
-            self._require_room(known)
-            self._strangers += not known
-            asking = self._asking[digest] = asyncio.create_task(self._review(digest, token, known))
-        answered = False
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(WAIT_SECONDS):
-                answered = await asyncio.shield(asking)  # who hangs up ends nothing that others wait for
-        if not answered:
-            message = "the token cannot be checked, because the Kubernetes API server does not answer as expected: try again later"
-            raise RequestError(Code.UNAVAILABLE, message, unread=True)
+            return None
+        digest = digest_of(token)
+        found = self._found(digest) or await self._asked(digest, token)
+        return found.name
 
     def close(self) -> None:
         """End the threads, once they have heard what they asked for."""
         for threads in (self._threads, self._threads_of_strangers):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _found(self, digest: bytes, longer: float = 0.0) -> Finding | None:
+    def _found(self, digest: bytes) -> Finding | None:
         for kept in (self._good, self._others):
             found = kept.get(digest)
             if found is not None:
                 kept.move_to_end(digest)
-                return found if self._clock() + longer < found.until else None
+                return found if self._clock() < found.until else None
         return None
+
+    async def _asked(self, digest: bytes, token: str) -> Finding:
+        """What the API server says of it. Raises RequestError UNAVAILABLE."""
+        asking = self._asking.get(digest)
+        if asking is None:
+            known = digest in self._good
+            self._require_room(known)
+            self._strangers += not known
+            asking = self._asking[digest] = asyncio.create_task(self._review(digest, token, known))
+        found: Finding | None = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                found = await asyncio.shield(asking)  # who hangs up ends nothing that others wait for
+        if found is None:
+            message = "the token cannot be checked, because the Kubernetes API server does not answer as expected: try again later"
+            raise RequestError(Code.UNAVAILABLE, message, unread=True)
+        return found
 
     def _require_room(self, known: bool) -> None:
         """Raises RequestError UNAVAILABLE."""
@@ -191,8 +189,8 @@ class Reviews:
         self._allowed -= 1
         return True
 
-    async def _review(self, digest: bytes, token: str, known: bool) -> bool:
-        """Whether the API server said whose token it is, or that it is nobody's."""
+    async def _review(self, digest: bytes, token: str, known: bool) -> Finding | None:
+        """None where the API server does not say whose token it is, or that it is nobody's."""
         threads = self._threads if known else self._threads_of_strangers
         try:
             user = await asyncio.get_running_loop().run_in_executor(threads, self._ask, token)
@@ -200,26 +198,26 @@ class Reviews:
             if self._clock() >= self._next_log:
                 self._next_log = self._clock() + _LOG_SECONDS
                 log.warning("a token could not be reviewed: %s", clip(str(error) or type(error).__name__))
-            return False
+            return None
         finally:
             self._strangers -= not known
             del self._asking[digest]
-        self._keep(digest, user.name if user is not None and self._may(user) else None)
-        return True
+        return self._keep(digest, user.name if user is not None and self._may(user) else None)
 
     def _may(self, user: User) -> bool:
         everybody = not self._users and not self._groups
         return everybody or user.name in self._users or bool(user.groups & self._groups)
 
-    def _keep(self, digest: bytes, name: str | None) -> None:
+    def _keep(self, digest: bytes, name: str | None) -> Finding:
         self._good.pop(digest, None)
         self._others.pop(digest, None)
         kept, seconds = (self._others, REFUSED_SECONDS) if name is None else (self._good, self._seconds)
-        kept[digest] = Finding(name, self._clock() + seconds)
+        found = kept[digest] = Finding(name, self._clock() + seconds)
         if len(kept) > MOST_KEPT:
             kept.popitem(last=False)
+        return found
 
 
-def _digest(token: str) -> bytes:
-    # Digests are compared, and kept: how long that takes, and a memory dump, say nothing of tokens.
-    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+def digest_of(token: str | bytes) -> bytes:
+    """What is kept and compared of a token: how long that takes, and a memory dump, say nothing of it."""
+    return hashlib.sha256(token if isinstance(token, bytes) else token.encode(errors="surrogatepass")).digest()

@@ -125,8 +125,7 @@ class InferenceService:
         nothing of the model.
         """
         try:
-            await self.access.review(authorization)
-            client = self.access.identify(authorization, address)
+            client = await self.access.identify(authorization, address)
             if infer:
                 self.access.enter(client)
         except RequestError as error:
