@@ -115,7 +115,7 @@ async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None
         for front in fronts:
             front.stop()
         await _ended("the data port", *serving)
-        await service.idle.wait()
+        await service.finish()
         service.close()
         model.close()
         if model.lost is not None:
@@ -192,4 +192,4 @@ async def _drain(service: InferenceService, fronts: Sequence[Front], seconds: fl
         front.drain()
     log.info("draining for %s s", seconds)
     await asyncio.sleep(seconds)
-    await service.idle.wait()
+    await service.finish()
