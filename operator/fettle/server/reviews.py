@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from fettle.api.text import clip
+from fettle.errors import ClusterError
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
 
@@ -40,10 +41,15 @@ ANSWER_SECONDS, WAIT_SECONDS = 5.0, 10.0
 _MOST_ANSWER_BYTES = 1 << 20
 _AT_ONCE = 4
 _LOG_SECONDS = 10.0
+_NOBODYS = "nobodys"  # a token
 
 
 class ReviewError(Exception):
     """The API server did not say whose token it is."""
+
+
+class NotAllowed(ReviewError):
+    """This pod may not ask it."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,16 @@ class User:
 
 
 Ask = Callable[[str], User | None]
+# RuntimeError: no thread could be started.
+ASK_ERRORS = (OSError, http.client.HTTPException, ReviewError, ValueError, RuntimeError)
 
 
 class ApiServer:
-    """Asks the API server, with this pod's own token. `folder`: the files token and ca.crt, which the kubelet renews."""
+    """Asks the API server, with this pod's own token: `token_review_folder` has the files token and ca.crt, which the kubelet renews."""
 
-    def __init__(self, address: str, folder: Path, audiences: tuple[str, ...]) -> None:
-        self._address, self._folder, self._audiences = urlsplit(address), folder, audiences
+    def __init__(self, settings: ServerSettings) -> None:
+        self._address, self._audiences = urlsplit(settings.token_review_server), settings.token_review_audiences
+        self._folder = settings.token_review_folder or Path()
 
     def __call__(self, token: str) -> User | None:
         """Whose token it is; None if it is not valid for one of the audiences. Raises OSError, HTTPException, ReviewError."""
@@ -78,9 +87,11 @@ class ApiServer:
             content = answer.read(_MOST_ANSWER_BYTES)
         finally:
             connection.close()
+        said = f"the Kubernetes API server answered {answer.status} {answer.reason}"
+        if answer.status == 403:
+            raise NotAllowed(f"{said}: expected a service account that may create tokenreviews")
         if answer.status not in (200, 201):
-            advice = "; its service account must be allowed to create tokenreviews" if answer.status == 403 else ""
-            raise ReviewError(f"the Kubernetes API server answered {answer.status} {answer.reason}{advice}")
+            raise ReviewError(said)
         return self._user(content)
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -117,8 +128,7 @@ class Reviews:
     def __init__(
         self, settings: ServerSettings, ask: Ask | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        folder = settings.token_review_folder or Path()
-        self._ask = ask or ApiServer(settings.token_review_server, folder, settings.token_review_audiences)
+        self._ask = ask or ApiServer(settings)
         self._users, self._groups = frozenset(settings.token_review_users), frozenset(settings.token_review_groups)
         self._seconds, self._clock = settings.token_review_cache_seconds, clock
         self._good: OrderedDict[bytes, Finding] = (
@@ -194,7 +204,7 @@ class Reviews:
         threads = self._threads if known else self._threads_of_strangers
         try:
             user = await asyncio.get_running_loop().run_in_executor(threads, self._ask, token)
-        except (OSError, http.client.HTTPException, ReviewError, ValueError, RuntimeError) as error:  # no thread starts
+        except ASK_ERRORS as error:
             if self._clock() >= self._next_log:
                 self._next_log = self._clock() + _LOG_SECONDS
                 log.warning("a token could not be reviewed: %s", clip(str(error) or type(error).__name__))
@@ -221,3 +231,21 @@ class Reviews:
 def digest_of(token: str | bytes) -> bytes:
     """What is kept and compared of a token: how long that takes, and a memory dump, say nothing of it."""
     return hashlib.sha256(token if isinstance(token, bytes) else token.encode(errors="surrogatepass")).digest()
+
+
+async def require_permission(settings: ServerSettings) -> None:
+    """Ask for a token that is nobody's, before a client's has to be checked. Raises ClusterError where this pod may not ask.
+
+    An API server that does not answer is only logged: it may by the first request.
+    """
+    if settings.token_review_folder is None:
+        return
+    try:
+        thread = ThreadPoolExecutor(1)  # of its own, for which nothing waits at the end of the process
+        async with asyncio.timeout(WAIT_SECONDS):
+            await asyncio.get_running_loop().run_in_executor(thread, ApiServer(settings), _NOBODYS)
+    except NotAllowed as error:
+        advice = "list template.serviceAccountName in the chart's rbac.tokenReviewers"
+        raise ClusterError(f"server.auth.tokenReview: {error}; {advice}") from error
+    except ASK_ERRORS as error:
+        log.warning("tokens of Kubernetes cannot be checked yet: %s", clip(str(error) or type(error).__name__))

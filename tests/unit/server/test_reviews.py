@@ -15,9 +15,20 @@ import orjson
 import pytest
 from tests.unit.server.serving import Server
 
+from fettle.api.reasons import Reason
+from fettle.errors import ClusterError
 from fettle.server.access import Access
 from fettle.server.request import Code, RequestError
-from fettle.server.reviews import BURST, MOST_KEPT, MOST_WAITING, PATH, REFUSED_SECONDS, Reviews, User
+from fettle.server.reviews import (
+    BURST,
+    MOST_KEPT,
+    MOST_WAITING,
+    PATH,
+    REFUSED_SECONDS,
+    Reviews,
+    User,
+    require_permission,
+)
 from fettle.server.settings import ServerSettings
 
 AUDIENCE = "lookup.team.svc"
@@ -350,6 +361,40 @@ async def test_a_token_that_was_good_and_is_withdrawn_is_refused_when_its_time_i
     assert await asked.name("good") is None
 
 
+async def test_a_pod_that_may_not_ask_whose_a_token_is_says_so_before_the_first_request(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    told = settings(cluster, tmp_path)
+    await require_permission(told)
+    assert [cluster.status(asked["spec"])["authenticated"] for asked in cluster.asked] == [False]
+    cluster.answer = 403, b'{"kind": "Status", "reason": "Forbidden"}'
+    with pytest.raises(ClusterError, match=r"may create tokenreviews; .* rbac\.tokenReviewers") as raised:
+        await require_permission(told)
+    assert raised.value.reason is Reason.FORBIDDEN
+
+
+@pytest.mark.parametrize("answer", [(500, b"etcd"), (401, b""), (429, b""), (201, b"no JSON"), None])
+async def test_an_api_server_that_does_not_answer_at_the_start_keeps_no_pod_from_serving(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: tuple[int, bytes] | None
+) -> None:
+    cluster.answer = answer
+    if answer is None:
+        cluster.http.shutdown()
+        cluster.http.server_close()
+    await require_permission(settings(cluster, tmp_path))
+    assert "tokens of Kubernetes cannot be checked yet: " in caplog.text
+
+
+def test_a_server_that_may_not_ask_whose_a_token_is_ends_with_the_reason(cluster: Cluster, tmp_path: Path) -> None:
+    own, log = tmp_path / "own", tmp_path / "log"
+    own.mkdir()
+    (own / "token").write_text("the pod's own")
+    cluster.answer = 403, b""
+    with log.open("w") as stream, pytest.raises(RuntimeError, match="exited with 1 before it was ready"):
+        Server(tmp_path, log=stream.fileno(), token_review_folder=own, token_review_server=cluster.address)
+    assert "\nForbidden: server.auth.tokenReview: " in log.read_text()
+
+
 def test_a_server_asks_for_tokens_of_both_protocols_and_an_outage_is_no_failure_of_the_model(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -366,7 +411,8 @@ def test_a_server_asks_for_tokens_of_both_protocols_and_an_outage_is_no_failure_
 
     try:
         assert [ask(token).status_code for token in ("web", "web", "other", None)] == [200, 200, 401, 401]
-        assert len(cluster.asked) == 2
+        at_start, *tokens = [asked["spec"]["token"] for asked in cluster.asked]
+        assert (at_start not in tokens, tokens) == (True, ["web", "other"])
         assert httpx.get(server.url.partition("/v2")[0] + "/v2/health/ready").json() == {"ready": True}
         with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
