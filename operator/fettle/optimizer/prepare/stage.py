@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fettle.api import catalog, images
+from fettle.api import catalog, formats, images
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.report import ConversionFault, PrepareReport, Traits
 from fettle.api.signature import Signature
@@ -239,6 +239,6 @@ def _runtimes(
 
 def _refusal(row: catalog.RuntimeEntry, task: PrepareTask, path: Path, signature: Signature) -> str | None:
     """Why that runtime does not load the portable form. What this Job's image need not have is not asked: the measuring Job will tell."""
-    image = images.job_image(catalog.source_libraries(task.source.uri, task.source.known_format))
+    image = images.job_image(formats.source_libraries(task.source.uri, task.source.known_format))
     here = image is None or row.library in image.libraries or version(row.library) != ABSENT
     return probe.refusal(row.runtime, path, signature) if here and row.runtime != catalog.PORTABLE_RUNTIME else None
