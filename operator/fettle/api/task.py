@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, TypeAdapter
 
 from fettle.api import catalog, images
-from fettle.api.base import ApiModel
+from fettle.api.base import ApiModel, canonical_digest
 from fettle.api.constraints import Constraints
 from fettle.api.data import DataSpec, EvaluationSpec
 from fettle.api.labels import LabelReading
@@ -183,7 +183,10 @@ class CandidatePlan(ApiModel):
 
 
 class PrepareTask(ApiModel):
-    """Fetch, verify, recognise, convert, split. `builds`: all builds that the plan may need; the report says which the store already has."""
+    """Fetch, verify, recognise, convert, split. `builds`: all builds that the plan may need; the report says which the store already has.
+
+    `publish`: the registry that is asked whether it takes winners, before hours are spent on them.
+    """
 
     kind: Literal["prepare"] = "prepare"
     schema_version: int = SCHEMA_VERSION
@@ -192,6 +195,12 @@ class PrepareTask(ApiModel):
     source: SourceSpec
     data: DataSpec
     builds: tuple[BuildPlan, ...]
+    publish: PublishSpec | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the report depends on: not of where the winners go."""
+        return canonical_digest(self.model_copy(update={"publish": None}).to_json())
 
     @property
     def losses(self) -> dict[str, Address]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array
+from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.metrics import Changes, OtherDecisions, Scores, ScoringRule, drop, flips
 from fettle.optimizer.measure.remains import Remains
 from fettle.optimizer.measure.sureness import Sureness
@@ -29,44 +30,10 @@ from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.measure.tasks.base import TaskMetric, examples_of
 from fettle.optimizer.measure.tasks.judging import TaskReference, TaskVerdict
 from fettle.optimizer.measure.unsure import Skipped, skipped
-from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
+from fettle.optimizer.statistics import agreement_interval
 from fettle.store.comparison import Comparison, decisions, has_nan
 
 MOST_PLACE = 253  # characters of a channel's name in status
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The evaluation of a candidate's answers. `drop` is None if there are too few items (`too_few` says how many are needed).
-
-    `gone`: which information of the original's answers is missing, as text, if nothing proves that this is acceptable. `details`: additional
-    figures of the metric.
-    """
-
-    samples: int
-    evidence: Evidence
-    exact: bool
-    accuracy: MetricValue
-    drop: Interval | None
-    agreement: AgreementStatus
-    flips: Flips | None
-    changed: Interval | None  # None without labels: the drop is that share then
-    max_absolute_difference: float
-    margins: dict[str, float] = field(default_factory=dict)  # by output: the margin above which a decision is confident
-    no_evidence: str | None = None  # why these items prove nothing about a candidate whose answers may differ, as text
-    gone: str | None = None
-    informative: int | None = None  # number of samples that count for a task metric; None if all do
-    details: str | None = None
-
-    @property
-    def too_few(self) -> str | None:
-        """Why there is no interval, as text; None if there is one."""
-        if self.drop is not None:
-            return None
-        what, found = "items", f"{self.samples}"
-        if self.informative is not None:
-            what, found = "items that contain something to find", f"{self.informative} of {self.samples}"
-        return f"{self.accuracy.metric} needs at least {MINIMUM_GROUPS} {what} for an interval, found {found}"
 
 
 class Reference:

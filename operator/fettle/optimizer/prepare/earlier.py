@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fettle.api import catalog
+from fettle.api import catalog, formats
 from fettle.api.base import canonical_digest
 from fettle.api.report import PrepareReport
 from fettle.api.task import PrepareTask, task_hash
@@ -23,7 +23,7 @@ from fettle.store.cache import Learned, version, versions
 
 def preparation(format: FormatName) -> str:
     """Digest of everything except the source that decides the portable form and which runtimes load it."""
-    entry = catalog.source_format(format)
+    entry = formats.source_format(format)
     revision = entry.revision if entry is not None else 0
     libraries = versions(entry.libraries if entry is not None else ())
     asked = (row for row in catalog.RUNTIMES if catalog.PORTABLE in row.loads and row.device is DeviceKind.CPU)

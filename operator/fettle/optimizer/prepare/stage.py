@@ -10,7 +10,8 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fettle.api import catalog, images
+from fettle.api import catalog, formats, images
+from fettle.api.optimizedmodel import PublishSpec
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.report import ConversionFault, PrepareReport, Traits
 from fettle.api.signature import Signature
@@ -36,8 +37,10 @@ from fettle.optimizer.reference import OriginalAnswers, reference
 from fettle.optimizer.sources.base import Original, RunModel, RunnableModel
 from fettle.optimizer.sources.boundary import plain
 from fettle.store.cache import ABSENT, Learned, version
+from fettle.store.modelpack import require_push
+from fettle.store.registry import registry_at
 from fettle.store.store import Store
-from fettle.store.uris import Mounts
+from fettle.store.uris import Mounts, store_missing
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +80,9 @@ class Form:
 
 
 def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
-    """Prepare the source and the data of `task`. Raises FettleError if something is wrong with them."""
+    """Prepare the source and the data of `task`. Raises FettleError if something is wrong with them, or if winners could not be pushed."""
+    if task.publish is not None:
+        _require_registry(task.publish, mounts)
     with tempfile.TemporaryDirectory(prefix="fettle-prepare-") as name:
         job = Job.begin(task, store, mounts, Path(name))
         log.info("source %s, %d bytes", job.source.sha256, job.source.bytes)
@@ -88,6 +93,13 @@ def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
         report = _prepared(job)
         store.put_result(kept_as(task), report)
         return report
+
+
+def _require_registry(to: PublishSpec, mounts: Mounts) -> None:
+    """Raises StoreError if the registry takes nothing from us: else that shows at the end of the run."""
+    registry, _ = registry_at(to.uri, mounts.credentials(to.uri), store_missing)
+    require_push(registry)
+    log.info("%s takes what is pushed", to.uri)
 
 
 def _prepared(job: Job) -> PrepareReport:
@@ -239,6 +251,6 @@ def _runtimes(
 
 def _refusal(row: catalog.RuntimeEntry, task: PrepareTask, path: Path, signature: Signature) -> str | None:
     """Why that runtime does not load the portable form. What this Job's image need not have is not asked: the measuring Job will tell."""
-    image = images.job_image(catalog.source_libraries(task.source.uri, task.source.known_format))
+    image = images.job_image(formats.source_libraries(task.source.uri, task.source.known_format))
     here = image is None or row.library in image.libraries or version(row.library) != ABSENT
     return probe.refusal(row.runtime, path, signature) if here and row.runtime != catalog.PORTABLE_RUNTIME else None

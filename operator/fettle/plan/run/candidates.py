@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from fettle.api import catalog, images, metrics
+from fettle.api import catalog, formats, images, metrics
 from fettle.api.bounds import ORIGINAL
 from fettle.api.constraints import Constraints
 from fettle.api.interval import items_needed
@@ -115,7 +115,7 @@ def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
 
     If that cannot be timed, the portable form takes its place (basis PortableForm; it is not `untouched` then).
     """
-    entry = catalog.source_format(prepare.source.format)
+    entry = formats.source_format(prepare.source.format)
     own = entry.runtime if entry is not None else catalog.PORTABLE_RUNTIME
     untouched = prepare.basis == Basis.SOURCE_RUNTIME
     if device_kind(target) is DeviceKind.NVIDIA and prepare.portable.format == catalog.PORTABLE:

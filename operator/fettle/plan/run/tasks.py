@@ -33,7 +33,8 @@ from fettle.plan.run.state import AnyReport, RunSnapshot
 
 def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
     """The task that fetches, converts and splits, and returns the cache key of every build that may be needed."""
-    return PrepareTask(store=store, source=spec.source, data=spec.data, builds=possible_builds(spec))
+    builds = possible_builds(spec)
+    return PrepareTask(store=store, source=spec.source, data=spec.data, builds=builds, publish=spec.publish)
 
 
 @dataclass(frozen=True)
