@@ -92,7 +92,7 @@ FORMATS: tuple[FormatEntry, ...] = (
         (".safetensors",),
         converted=True,
         common=("config.json",),
-        revision=2,
+        revision=3,
     ),
     FormatEntry(
         FormatName.XGBOOST,

@@ -65,6 +65,13 @@ class StoredModel(ApiModel):
         return sum(file.bytes for file in self.files)
 
 
+class StoredTokenizer(ApiModel):
+    """What makes inputs of texts: a file of the library tokenizers, which says how they are cut off and padded. `lower`: in small letters first."""
+
+    file: StoredFile
+    lower: bool = False
+
+
 class StoredData(ApiModel):
     """Items in the store, split and checked: `<store>/blobs/<sha256>` is an .npz file with an array per input, and `labels`."""
 
@@ -291,6 +298,7 @@ class MeasureTask(ApiModel):
     seconds_per_candidate: float = SECONDS_PER_CANDIDATE
     calibration_sha256: str | None = None
     training_sha256: str | None = None  # of the items that a candidate was trained on
+    tokenizer: StoredTokenizer | None = None  # that made `items` of texts
     basis: Basis = Basis.SOURCE_RUNTIME  # what `baseline` is, as prepare found it
 
 

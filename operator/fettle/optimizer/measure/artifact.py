@@ -71,6 +71,7 @@ def write(
             items_per_run=1 if candidate.alone and task.signature.batchable else None,
             comparisons={name: comparison(candidate, name, rule) for name, rule in bench.reference.live().items()},
             preprocess=preprocess(task),
+            tokenizer=task.tokenizer,
             requires=requirements(plan, quantized, here),
             model=candidate.built.model,
             reference=manifests.put_reference(store, feed, outputs),

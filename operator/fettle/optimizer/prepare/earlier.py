@@ -61,7 +61,8 @@ def earlier(job: Job) -> PrepareReport | None:
 def _is_stored(job: Job, report: PrepareReport) -> bool:
     models = (report.original, report.portable, report.saved_model)
     files = (file for model in models if model is not None for file in model.files)
-    whole = all(job.store.has_blob(file.sha256, file.bytes) for file in files)
+    texts = (report.tokenizer.file,) if report.tokenizer is not None else ()
+    whole = all(job.store.has_blob(file.sha256, file.bytes) for file in (*files, *texts))
     # Given items are stored again when they are looked at; those that were made up are not.
     made_up = (report.calibration, report.screening) if report.generated else ()
     return whole and all(data is None or job.store.has_blob(data.sha256) for data in (report.items, *made_up))

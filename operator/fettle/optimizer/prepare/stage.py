@@ -20,6 +20,7 @@ from fettle.api.text import quoted
 from fettle.api.vocabulary import Basis, DeviceKind, FormatName, RuntimeName
 from fettle.errors import ConversionError, RuntimeFailure
 from fettle.optimizer import sources
+from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.data.split import Split, screening
 from fettle.optimizer.onnx import model as onnx_model
@@ -33,6 +34,7 @@ from fettle.optimizer.prepare.portable import portable
 from fettle.optimizer.prepare.profile import traits
 from fettle.optimizer.prepare.saved_model import asking, saved_model
 from fettle.optimizer.prepare.states import refuse_states
+from fettle.optimizer.prepare.texts import stored_tokenizer
 from fettle.optimizer.reference import OriginalAnswers, reference
 from fettle.optimizer.sources.base import Original, RunModel, RunnableModel
 from fettle.optimizer.sources.boundary import plain
@@ -63,6 +65,7 @@ class Judged:
     reading: labels.Reading
     generated: bool
     notes: tuple[str, ...]
+    encoder: Encoder | None
 
 
 @dataclass(frozen=True)
@@ -186,13 +189,14 @@ def _judged(job: Job, subject: RunnableModel, reference_data: ReferenceData, run
     one_by_one = f"one item at a time, because no batch axis could be verified: {proof.why_not}"
     why_not = () if proof.axes is not None else (one_by_one,)
     notes = (*data.notes(task.data, given), *reading.notes, *why_not)
-    return Judged(signature, given.split, items, reading, generated, notes)
+    return Judged(signature, given.split, items, reading, generated, notes, subject.encoder)
 
 
 def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
     store = job.store
     calibration = stored_items(store, unlabelled(judged.split.calibration), judged.signature)
     training = stored_items(store, judged.split.training, judged.signature)
+    tokenizer, why_not = stored_tokenizer(store, judged.encoder, judged.items, judged.signature)
     return PrepareReport(
         source=_status(job, judged.signature),
         original=form.original,
@@ -206,6 +210,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         training=training,
         screening=stored_items(store, screening(judged.split.calibration), judged.signature),
         items=store.put_data(judged.items.stored(judged.signature)),
+        tokenizer=tokenizer,
         labels=judged.reading.labels,
         metric=judged.reading.metric,
         informative=judged.reading.informative,
@@ -215,7 +220,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         basis=form.basis,
         preparation=preparation(job.source.format.name),
         builds=builds(job.builds, form.portable, calibration, store, Learned(teacher(form.original), training)),
-        notes=tuple(dict.fromkeys(form.notes)),
+        notes=tuple(dict.fromkeys((*form.notes, *why_not))),
     )
 
 

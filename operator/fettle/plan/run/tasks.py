@@ -128,6 +128,7 @@ def measure_task(
         seconds_per_candidate=snapshot.seconds_per_candidate,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
         training_sha256=prepare.training.sha256 if trained and prepare.training is not None else None,
+        tokenizer=prepare.tokenizer,
         basis=prepare.basis if as_it_came else Basis.PORTABLE_FORM,
     )
 
