@@ -17,8 +17,9 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.task import PrepareTask
 from fettle.api.vocabulary import RuntimeName
 from fettle.optimizer.measure import items
-from fettle.optimizer.measure.accuracy import Judgement, Reference
+from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.items import Answer
+from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.process import WorkerProcess
 from fettle.optimizer.measure.protocol import Judge, Load
 from fettle.optimizer.prepare import stage

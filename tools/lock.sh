@@ -16,6 +16,9 @@ for extra in torch training transformers; do
   # shellcheck disable=SC2086  # words
   compile --extra $extra $without --constraint requirements/dev.txt -o requirements/$extra.txt
 done
+# What encodes texts, alone: it does without what its package asks for. In the version that the optimizer encoded with.
+echo tokenizers | .venv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate --no-deps \
+  --constraint requirements/transformers.txt - -o requirements/text.txt
 # Frameworks of source formats, likewise on top of the optimizer's lock.
 for framework in sklearn tensorflow; do
   compile --extra "$framework" --extra optimizer --constraint requirements/dev.txt -o "requirements/$framework.txt"

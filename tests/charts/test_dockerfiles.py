@@ -34,9 +34,10 @@ def test_an_image_runs_its_program_as_somebody_who_is_not_root(name: str) -> Non
 def test_only_locked_packages_are_installed(name: str) -> None:
     text = DOCKERFILES[name]
     slim, _, framework = name.partition("-")
-    assert f"COPY requirements/{slim}.txt" in text
+    texts = "text" if slim == "server" else ""
+    assert f"COPY requirements/{slim}.txt {'requirements/text.txt ' if texts else ''}/tmp/" in text
     assert "uv pip install --python /opt/fettle/bin/python --require-hashes -r" in text
-    for lock in filter(None, (slim, framework)):
+    for lock in filter(None, (slim, framework, texts)):
         text = (ROOT / "requirements" / f"{lock}.txt").read_text()
         assert all("--hash=" in block for block in re.split(r"(?m)^(?=[a-z])", text)[1:])
 
@@ -73,6 +74,7 @@ def test_the_build_context_is_nothing_but_code_and_locks() -> None:
         for name in (
             "operator",
             "server",
+            "text",
             "optimizer",
             "litert",
             "torch",

@@ -10,8 +10,10 @@ import pytest
 import yaml
 from tests.cluster.conftest import Kubectl
 
+from fettle.errors import ClusterError
 from fettle.server.access import Access
 from fettle.server.request import Code, RequestError
+from fettle.server.reviews import require_permission
 from fettle.server.settings import ServerSettings
 
 pytestmark = pytest.mark.cluster
@@ -28,8 +30,8 @@ def token(kubectl: Kubectl, name: str, *options: str) -> str:
     return kubectl("create", "token", name, *options).strip()
 
 
-def access(kubectl: Kubectl, folder: Path, own: str, **settings: object) -> Access:
-    """What a pod with that token of its own does."""
+def settings(kubectl: Kubectl, folder: Path, own: str, **more: object) -> ServerSettings:
+    """What a pod with that token of its own is told."""
     config = yaml.safe_load(kubectl.kubeconfig.read_text())
     found = config["clusters"][0]["cluster"]
     authority = found.get("certificate-authority-data")
@@ -42,14 +44,13 @@ def access(kubectl: Kubectl, folder: Path, own: str, **settings: object) -> Acce
         "token_review_server": found["server"],
         "token_review_audiences": (AUDIENCE,),
     }
-    return Access(ServerSettings(**told, **settings))  # type: ignore[arg-type]
+    return ServerSettings(**told, **more)  # type: ignore[arg-type]
 
 
 async def who(guard: Access, bearer: str) -> str | Code:
     """Who is let in with that token, or how the request ends."""
     try:
-        await guard.review(f"Bearer {bearer}")
-        return guard.identify(f"Bearer {bearer}", "10.0.0.7:1")
+        return await guard.identify(f"Bearer {bearer}", "10.0.0.7:1")
     except RequestError as error:
         return error.code
 
@@ -60,7 +61,10 @@ async def test_a_service_account_is_known_by_a_token_for_the_models_audience_and
     client, _ = account(kubectl, "web"), account(kubectl, "server")
     good = token(kubectl, "web", "--audience", AUDIENCE)
     own = token(kubectl, "server")
-    assert await who(access(kubectl, tmp_path / "before", own), good) is Code.UNAVAILABLE
+    before = settings(kubectl, tmp_path / "before", own)
+    with pytest.raises(ClusterError, match=r"403 Forbidden: .* rbac\.tokenReviewers"):
+        await require_permission(before)
+    assert await who(Access(before), good) is Code.UNAVAILABLE
     # As the chart's rbac.tokenReviewers grants it.
     name = f"{namespace}-token-review"
     rule = {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
@@ -75,14 +79,17 @@ async def test_a_service_account_is_known_by_a_token_for_the_models_audience_and
     }
     try:
         kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": [role, binding]}))
-        guard = access(kubectl, tmp_path / "after", own)
+        after = settings(kubectl, tmp_path / "after", own)
+        await require_permission(after)
+        guard = Access(after)
         assert await who(guard, good) == client
         assert await who(guard, token(kubectl, "web")) is Code.UNAUTHENTICATED, "it is for the API server"
         assert await who(guard, token(kubectl, "web", "--audience", "other")) is Code.UNAUTHENTICATED
         assert await who(guard, f"{good[:-4]}AAAA") is Code.UNAUTHENTICATED
         team = f"system:serviceaccounts:{namespace}"
-        assert await who(access(kubectl, tmp_path / "team", own, token_review_groups=(team,)), good) == client
-        others = access(kubectl, tmp_path / "others", own, token_review_groups=("system:serviceaccounts:other",))
-        assert await who(others, good) is Code.UNAUTHENTICATED
+        known = settings(kubectl, tmp_path / "team", own, token_review_groups=(team,))
+        assert await who(Access(known), good) == client
+        others = settings(kubectl, tmp_path / "others", own, token_review_groups=("system:serviceaccounts:other",))
+        assert await who(Access(others), good) is Code.UNAUTHENTICATED
     finally:
         kubectl("delete", "clusterrole,clusterrolebinding", name, "--ignore-not-found")

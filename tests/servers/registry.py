@@ -32,6 +32,7 @@ class RegistryServer(WebServer):
     token_requests: list[str] = field(default_factory=list)
     uploads: int = 0
     lost_uploads: int = 0  # how many more blobs are refused when they have arrived
+    cancelled: int = 0
 
     @property
     def host(self) -> str:
@@ -60,7 +61,7 @@ class RegistryServer(WebServer):
         path, _, query = request.path.partition("?")
         if path == "/token":
             return self._token(request.authorization, query)
-        if request.method not in ("POST", "PUT"):
+        if request.method not in ("POST", "PUT", "DELETE"):
             return None
         if not self._may(request):
             return 401, b"", self.refusal(request)
@@ -68,6 +69,9 @@ class RegistryServer(WebServer):
         if request.method == "POST":
             self.uploads += 1
             return 202, b"", {"Location": f"{path}{self.uploads}?state=a"}
+        if request.method == "DELETE":
+            self.cancelled += 1
+            return 204, b"", {}
         if rest:
             if self.lost_uploads:
                 self.lost_uploads -= 1
@@ -95,7 +99,7 @@ class RegistryServer(WebServer):
         return request.authorization in self._tokens(self._needed(request))
 
     def _needed(self, request: Request) -> str:
-        return "pull,push" if request.method in ("POST", "PUT") else "pull"
+        return {"POST": "pull,push", "PUT": "pull,push", "DELETE": "delete"}.get(request.method, "pull")
 
     def _tokens(self, *rights: str) -> set[str]:
         return {f"Bearer {self.secret}-{right.replace(',', '-')}" for right in rights}

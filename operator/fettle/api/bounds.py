@@ -15,7 +15,7 @@ from fettle.api.interval import items_needed
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement
 from fettle.api.reasons import Reason
 from fettle.api.text import beyond
-from fettle.api.vocabulary import Objective
+from fettle.api.vocabulary import Evidence, Objective
 
 ORIGINAL = "original"  # name and recipe of the untouched source; every other candidate's name ends with its runtime
 DROP_SCALE = 0.01  # a distance to a bound on the drop is told in units of the bound, or of this where the bound is less
@@ -147,7 +147,9 @@ def _more_items(row: CandidateStatus, rules: Rules) -> str:
     if drop is None or flips is None or bound is None or drop.value > bound.max_drop:
         return ""
     needed = items_needed(bound.max_drop, flips.worse, flips.better, rules.alpha)
-    return f"; with {needed} items and the same flips it would pass" if needed is not None else ""
+    skips = row.agreement is not None and row.agreement.unsure is not None and row.evidence is not Evidence.LABELS
+    kind = "items of which the original is sure" if skips else "items"
+    return f"; with {needed} {kind} and the same flips it would pass" if needed is not None else ""
 
 
 def _latency(row: CandidateStatus, rules: Rules) -> Miss | None:

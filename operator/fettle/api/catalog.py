@@ -1,4 +1,4 @@
-"""The requirements of each recipe step, source format and runtime. It is data only, so that the plan can use it before a Job runs.
+"""The requirements of each recipe step and runtime. It is data only, so that the plan can use it before a Job runs. Source formats: `formats.py`.
 
 A step's entry is for one pair (kind of step, family of runtimes). `revision` and the versions of `libraries` are part of a build's cache
 key: increase the revision whenever the same step would write other bytes for the same input. Nothing here imports a toolchain; a test
@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fettle.api.recipe import RecipeStep
-from fettle.api.uris import MODELS
 from fettle.api.vocabulary import DeviceKind, FormatName, ModelFormat, Precision, RuntimeName, StepKind
 
 PORTABLE: ModelFormat = "ONNX"  # what every source is converted to, and builds start from
@@ -49,19 +48,6 @@ class StepEntry:
 
 
 @dataclass(frozen=True)
-class FormatEntry:
-    """A source format: how it is converted to the portable form. `revision` is that of the conversion."""
-
-    format: FormatName
-    libraries: tuple[str, ...]
-    runtime: RuntimeName  # runs the untouched source, or what it is converted to: the baseline
-    suffixes: tuple[str, ...]  # of its files: what tells the image of a source that nobody has looked at yet
-    revision: int = 1
-    converted: bool = False  # no runtime runs the untouched source
-    common: tuple[str, ...] = ()  # suffixes of other files too: in a folder they count where nothing else is a model
-
-
-@dataclass(frozen=True)
 class RuntimeEntry:
     """A runtime: the file formats that it loads, and the precisions in which it can compute.
 
@@ -79,9 +65,6 @@ class RuntimeEntry:
     repeats: bool = True  # answers the same inputs alike each time, but for float noise
     converts: tuple[FormatName, ...] = ()  # sources that a converter of its own makes into what it loads
 
-
-# What tables take: scikit-learn, and boosted trees.
-TABLES = frozenset({"catboost", "lightgbm", "onnxmltools", "scikit-learn", "skl2onnx", "skops", "xgboost-cpu"})
 
 STEPS: tuple[StepEntry, ...] = (
     # The portable form is already folded and fused, and each runtime refines it when it loads it: this step is exact.
@@ -150,6 +133,22 @@ STEPS: tuple[StepEntry, ...] = (
         lossy=True,
         revision=2,
         instruction_set=True,  # as above
+    ),
+    # Weights of products alone, which needs to know nothing of activations.
+    *(
+        entry
+        for kind, bits in ((StepKind.QUANTIZE_WEIGHT_ONLY, "int8"), (StepKind.QUANTIZE_WEIGHT_ONLY_INT4, "int4"))
+        for entry in (
+            StepEntry(
+                kind,
+                RuntimeName.ONNXRUNTIME,
+                "ONNX",
+                ("onnx", "onnx-ir", "onnxruntime"),
+                f"onnxruntime_weights:{bits}",
+                lossy=True,
+            ),
+            StepEntry(kind, RuntimeName.OPENVINO, "OpenVINO", ("nncf", "openvino"), f"nncf_weights:{bits}", lossy=True),
+        )
     ),
     # On GPUs the same QDQ file serves every runtime: both sides signed and symmetric, biases in floating point, products only.
     *(
@@ -244,98 +243,6 @@ STEPS += (
     _training(StepKind.DISTILL, "torch_distill:distill", "torch-pruning"),
 )
 
-FORMATS: tuple[FormatEntry, ...] = (
-    FormatEntry(FormatName.ONNX, ("onnx", "onnxruntime"), PORTABLE_RUNTIME, (".onnx",), revision=3),
-    FormatEntry(
-        FormatName.TORCH_SCRIPT,
-        ("onnx", "onnxruntime", "torch"),
-        RuntimeName.TORCHSCRIPT,
-        (".pt", ".pth", ".ts", ".jit", ".torchscript"),
-        revision=3,
-    ),
-    FormatEntry(
-        FormatName.TORCH_EXPORT,
-        ("onnx", "onnxruntime", "onnxscript", "torch"),
-        RuntimeName.TORCHSCRIPT,
-        (".pt2",),
-        revision=3,
-    ),
-    # Weights and the code that makes their module. Its files are called like those of other formats: `source.factory` tells it.
-    FormatEntry(
-        FormatName.TORCH_MODULE,
-        ("onnx", "onnxruntime", "onnxscript", "safetensors", "torch"),
-        PORTABLE_RUNTIME,
-        (),
-        converted=True,
-    ),
-    FormatEntry(
-        FormatName.KERAS,
-        ("keras", "onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
-        PORTABLE_RUNTIME,
-        (".keras", ".h5", ".hdf5"),
-        converted=True,
-    ),
-    FormatEntry(
-        FormatName.SAVED_MODEL,
-        ("onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
-        PORTABLE_RUNTIME,
-        ("saved_model.pb",),
-        converted=True,
-    ),
-    FormatEntry(
-        FormatName.FROZEN_GRAPH,
-        ("onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
-        PORTABLE_RUNTIME,
-        (),
-        converted=True,
-        common=(".pb",),
-    ),
-    FormatEntry(
-        FormatName.TFLITE,
-        ("ai-edge-litert", "onnx", "onnxruntime", "tensorflow-cpu", "tf2onnx"),
-        RuntimeName.LITERT,
-        (".tflite",),
-        revision=2,
-    ),
-    FormatEntry(
-        FormatName.SCIKIT_LEARN,
-        ("onnx", "onnxruntime", "scikit-learn", "skl2onnx", "skops"),
-        PORTABLE_RUNTIME,
-        (".skops", ".joblib", ".pkl", ".pickle"),
-        converted=True,
-    ),
-    FormatEntry(
-        FormatName.HUGGING_FACE,
-        ("onnx", "onnxruntime", "onnxscript", "torch", "transformers"),
-        PORTABLE_RUNTIME,
-        (".safetensors",),
-        converted=True,
-        common=("config.json",),
-        revision=2,
-    ),
-    FormatEntry(
-        FormatName.XGBOOST,
-        ("onnx", "onnxmltools", "onnxruntime", "xgboost-cpu"),
-        PORTABLE_RUNTIME,
-        (".ubj",),
-        converted=True,
-        common=(".json",),
-    ),
-    FormatEntry(
-        FormatName.LIGHTGBM,
-        ("lightgbm", "onnx", "onnxmltools", "onnxruntime"),
-        PORTABLE_RUNTIME,
-        (".lgb",),
-        converted=True,
-        common=(".txt",),
-    ),
-    FormatEntry(FormatName.CATBOOST, ("catboost", "onnx", "onnxruntime"), PORTABLE_RUNTIME, (".cbm",), converted=True),
-    # A directory that names the model in it, most often one of the four above; for TensorFlow's, source.format names them.
-    FormatEntry(
-        FormatName.MLFLOW, ("onnx", "onnxruntime", *sorted(TABLES)), PORTABLE_RUNTIME, ("mlmodel",), converted=True
-    ),
-)
-
 # Peak memory of a measuring worker with a linear model of 640 weights was 78 MiB with onnxruntime, 101 with OpenVINO, and with torch 286
 # (TorchScript) and 380 (an exported program). Its own bytes are those rounded up by a quarter and more.
 RUNTIMES: tuple[RuntimeEntry, ...] = (
@@ -408,7 +315,6 @@ DEFAULT_GPU_RUNTIMES = tuple(
 NVIDIA_RESOURCES = "nvidia.com/"  # what NVIDIA's device plugin offers: gpu, gpu.shared, mig-1g.10gb, ...
 
 _STEPS = {(entry.kind, entry.family): entry for entry in STEPS}
-_FORMATS = {entry.format: entry for entry in FORMATS}
 _RUNTIMES = {entry.runtime: entry for entry in RUNTIMES}
 
 
@@ -453,20 +359,6 @@ def lossy(steps: Iterable[RecipeStep], precision: Precision) -> bool:
     """Whether answers may differ by design, so that the accuracy has to be proved. A step that this version does not know counts as lossy."""
     lossless = {entry.kind for entry in STEPS} - {entry.kind for entry in STEPS if entry.lossy}
     return precision != Precision.FLOAT32 or any(kind(step) not in lossless for step in steps)
-
-
-def source_format(format: FormatName) -> FormatEntry | None:
-    """The entry of a recognised source format; None for Auto."""
-    return _FORMATS.get(format)
-
-
-def source_libraries(uri: str, format: FormatName) -> frozenset[str]:
-    """The libraries that the prepare Job needs: by the format of the source if it is given, or by the extension of its address."""
-    entry = _FORMATS.get(format)
-    if entry is None:
-        registered = _FORMATS[FormatName.MLFLOW] if uri.startswith(f"{MODELS}://") else None
-        entry = next((entry for entry in FORMATS if uri.lower().endswith((*entry.suffixes, *entry.common))), registered)
-    return frozenset(entry.libraries) if entry is not None else frozenset()
 
 
 def runtime(name: RuntimeName) -> RuntimeEntry:

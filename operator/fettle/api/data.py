@@ -10,7 +10,17 @@ from fettle.api import metrics
 from fettle.api.base import ApiModel, Rule, rules
 from fettle.api.code import FunctionName, FunctionSpec, function_rules
 from fettle.api.uris import Address, SecretName, file_rules
-from fettle.api.vocabulary import AgreementMode, Augmentation, Average, Color, Layout, Metric, SeveralLabels, Uri
+from fettle.api.vocabulary import (
+    AgreementMode,
+    Augmentation,
+    Average,
+    Color,
+    Layout,
+    Metric,
+    SeveralLabels,
+    UnsureItems,
+    Uri,
+)
 
 
 class PreprocessSpec(ApiModel):
@@ -117,6 +127,16 @@ class AgreementSpec(ApiModel):
         tuple[Annotated[str, Field(max_length=253)], ...],
         Field(max_length=64, description="Outputs to compare. Empty means all.", json_schema_extra={"x-set": True}),
     ] = ()
+    unsure: Annotated[
+        UnsureItems,
+        Field(
+            description="Whether items on which the original itself is unsure of a decision (TopOne) count in the agreement. Skip leaves them out, "
+            "as the analysis of a rollout does; status.candidates[].agreement.unsure says how many.",
+            exclude_if=lambda unsure: (
+                unsure == UnsureItems.COUNT
+            ),  # tasks and builds from before there was a choice stay as they were
+        ),
+    ] = UnsureItems.COUNT
 
 
 @rules(*function_rules("data.evaluation.custom"))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fettle.api import catalog
+from fettle.api import catalog, formats
 from fettle.api.recipe import RecipeStep
 from fettle.api.vocabulary import RuntimeName
 
@@ -36,7 +36,7 @@ class ImageEntry:
 
 
 _SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
-_OPTIMIZING = _SERVED | {"nncf", "onnx", "onnxconverter-common", "safetensors"}
+_OPTIMIZING = _SERVED | {"nncf", "onnx", "onnx-ir", "onnxconverter-common", "safetensors"}
 _TRAINING = frozenset({"onnx2pytorch", "onnxscript", "tensorly", "torch", "torch-pruning"})
 _ON_GPUS = frozenset({"cuda-bindings", "onnxruntime-gpu", "tensorrt-cu12", "tensorrt-rtx-cu12"})
 
@@ -47,7 +47,7 @@ IMAGES: tuple[ImageEntry, ...] = (
     ImageEntry(Image.OPTIMIZER_GPU, _OPTIMIZING | _ON_GPUS),
     ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | _TRAINING),
     ImageEntry(Image.OPTIMIZER_TRANSFORMERS, _OPTIMIZING | _TRAINING | {"transformers"}),
-    ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | catalog.TABLES),
+    ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | formats.TABLES),
     ImageEntry(Image.SERVER, _SERVED, serves=True),
     ImageEntry(Image.SERVER_LITERT, _SERVED | {"ai-edge-litert"}, serves=True),
     ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),

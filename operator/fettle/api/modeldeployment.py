@@ -9,9 +9,9 @@ from pydantic import Field
 
 from fettle.api.base import ApiModel, PrinterColumn, Rule, rules
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
-from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
-from fettle.api.uris import SecretName as CredentialsName
-from fettle.api.uris import artifact_rules
+from fettle.api.pods import LocalReference, Toleration
+from fettle.api.server import ServerSpec
+from fettle.api.uris import SecretName, artifact_rules
 from fettle.api.vocabulary import Name, RuntimeName, Sha256, Uri
 
 
@@ -48,150 +48,9 @@ class ModelSpec(ApiModel):
             "oci://REGISTRY/REPOSITORY@sha256:DIGEST, where `fettle push` brought it."
         ),
     ] = None
-    secret_name: CredentialsName = None
+    secret_name: SecretName = None
     sha256: Annotated[Sha256 | None, Field(description="sha256 of the fixed artifact's manifest.")] = None
     runtime: Annotated[RuntimeName | None, Field(description="Runtime of the fixed artifact.")] = None
-
-
-class BatchingSpec(ApiModel):
-    """How requests that wait for the model share runs. They never do where the artifact was certified one item at a time."""
-
-    max_size: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=1024,
-            description="Maximum batch size when requests are combined into one run of the model. 1 disables this. "
-            "Defaults to the artifact's preferred batch size, or to the best of 1 to 8 as measured when the model is loaded.",
-        ),
-    ] = None
-    max_delay_milliseconds: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            le=1000,
-            description="Maximum time to wait for more requests to fill a batch. "
-            "By default, only requests that are already waiting are combined, which delays none.",
-        ),
-    ] = None
-
-
-SecretName = Annotated[str, Field(min_length=1, max_length=253)]
-
-
-class TlsSpec(ApiModel):
-    """TLS on every port of the server. A renewed Secret takes effect without a restart, and open connections are kept."""
-
-    secret_name: Annotated[
-        SecretName,
-        Field(description="Secret of type kubernetes.io/tls in this namespace, with tls.crt and tls.key."),
-    ]
-    require_client_certificate: Annotated[
-        bool,
-        Field(
-            description="Whether clients must present a certificate signed by ca.crt of the Secret. Not required on the management port."
-        ),
-    ] = False
-
-
-Names = tuple[Annotated[str, Field(min_length=1, max_length=253)], ...]
-
-
-class TokenReviewSpec(ApiModel):
-    """Bearer tokens that the Kubernetes API server accepts, such as those of ServiceAccounts. The server asks it with a TokenReview."""
-
-    audiences: Annotated[
-        Names,
-        Field(
-            max_length=8,
-            description="Audiences. A token must be issued for one of them. Defaults to NAME.NAMESPACE.svc, the name of the Service.",
-            json_schema_extra={"x-set": True},
-        ),
-    ] = ()
-    users: Annotated[
-        Names | None,
-        Field(
-            min_length=1,
-            max_length=64,
-            description="Users that may send requests, such as system:serviceaccount:NAMESPACE:NAME.",
-            json_schema_extra={"x-set": True},
-        ),
-    ] = None
-    groups: Annotated[
-        Names | None,
-        Field(
-            min_length=1,
-            max_length=64,
-            description="Groups that may send requests, such as system:serviceaccounts:NAMESPACE. "
-            "Without users and groups, every valid token is accepted; an empty list is refused.",
-            json_schema_extra={"x-set": True},
-        ),
-    ] = None
-
-
-@rules(
-    Rule(
-        "has(self.secretName) || has(self.tokenReview)",
-        "server.auth must have secretName, tokenReview or both",
-    )
-)
-class AuthSpec(ApiModel):
-    """Who may send requests: clients with a bearer token."""
-
-    secret_name: Annotated[
-        SecretName | None,
-        Field(
-            description="Secret in this namespace with one key per client. The value is the client's token, or several tokens, one per line. "
-            "A change takes effect without a restart."
-        ),
-    ] = None
-    token_review: Annotated[
-        TokenReviewSpec | None,
-        Field(
-            description="Tokens that Kubernetes accepts, beside those of the Secret. "
-            "The ServiceAccount of the pods must be allowed to create tokenreviews."
-        ),
-    ] = None
-
-
-class ServerSpec(ApiModel):
-    """Settings of the inference server in each pod."""
-
-    samples: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=4096,
-            description="Number of recent items and answers that each pod keeps in memory for comparison with a canary. 0 disables this.",
-        ),
-    ] = 256
-
-    threads: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=256,
-            description="Number of threads for one inference. Defaults to the artifact's. With another value, the measured figures no longer apply.",
-        ),
-    ] = None
-    batching: Annotated[BatchingSpec | None, Field(description="Dynamic batching of waiting requests.")] = None
-    tls: Annotated[TlsSpec | None, Field(description="TLS on all ports. Without it, they are unencrypted.")] = None
-    auth: Annotated[
-        AuthSpec | None,
-        Field(description="Bearer tokens of clients. Without it, anyone who can reach the ports may send requests."),
-    ] = None
-    resources: Annotated[ResourceSpec, Field(description="Resources of the server container.")] = ResourceSpec()
-    image: Annotated[
-        str | None, Field(max_length=512, description="Server image. Defaults to the operator's setting.")
-    ] = None
-    env: Annotated[
-        tuple[EnvVar, ...],
-        Field(
-            max_length=64,
-            description="Environment variables of the server container.",
-            json_schema_extra={"x-map-keys": ["name"]},
-        ),
-    ] = ()
 
 
 class TemplateSpec(ApiModel):

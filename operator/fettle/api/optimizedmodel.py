@@ -22,6 +22,7 @@ from fettle.api.vocabulary import (
     Name,
     Objective,
     RuntimeName,
+    SearchStrategy,
     Sha256,
     Uri,
 )
@@ -271,6 +272,13 @@ class SearchSpec(ApiModel):
     parallelism: Annotated[int, Field(ge=1, le=32, description="Number of concurrent build Jobs.")] = 2
     max_candidates: Annotated[int, Field(ge=1, le=64, description="Maximum number of candidates, cheapest first.")] = 24
     deadline_seconds: Annotated[int, Field(ge=60, le=604_800, description="Deadline for the run, in seconds.")] = 3600
+    strategy: Annotated[
+        SearchStrategy,
+        Field(
+            description="Pruning rejects candidates that a brief measurement shows to lose too much or to be too slow, and stops at a winner and a "
+            "runner-up. Exhaustive measures every applicable candidate in full. It takes longer and needs more evaluation items."
+        ),
+    ] = SearchStrategy.PRUNING
 
 
 class JobsSpec(ApiModel):

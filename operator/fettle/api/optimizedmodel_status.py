@@ -80,6 +80,13 @@ class AgreementStatus(Interval):
             description="The worst channel in numpy notation: boxes[:, 4, :] is index 4 of axis 1 of the output boxes.",
         ),
     ] = None
+    unsure: Annotated[
+        int | None,
+        Field(
+            description="Number of items that do not count in the agreement, because the original itself is unsure (agreement.unsure: Skip). "
+            "Absent if all items count."
+        ),
+    ] = None
 
 
 class Flips(ApiModel):

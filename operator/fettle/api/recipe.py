@@ -18,6 +18,8 @@ KINDS = {
     QuantizeMode.MIXED: StepKind.QUANTIZE_MIXED,
     QuantizeMode.AWARE: StepKind.QUANTIZE_AWARE,
     QuantizeMode.FLOAT16: StepKind.QUANTIZE_FLOAT16,
+    QuantizeMode.WEIGHT_ONLY: StepKind.QUANTIZE_WEIGHT_ONLY,
+    QuantizeMode.WEIGHT_ONLY_INT4: StepKind.QUANTIZE_WEIGHT_ONLY_INT4,
 }
 
 
@@ -57,7 +59,9 @@ class QuantizeStep(StepParameters):
         Field(
             description="Quantization mode. Static and Mixed need calibration items. Mixed keeps those layers in floating point whose quantization "
             "changes more answers than constraints.accuracy allows. It takes longer to build. Aware trains the model to answer well in int8, and "
-            "quantizes it as Static does. It also needs data.training. Float16 stores weights in float16 and computes in float32 (litert only)."
+            "quantizes it as Static does. It also needs data.training. Float16 stores weights in float16 and computes in float32 (litert only). "
+            "WeightOnly stores the weights of MatMul and Gemm in 8 bits, WeightOnlyInt4 in 4. It is for models whose time goes into reading weights, "
+            "and needs no calibration items."
         ),
     ] = QuantizeMode.STATIC
     preset: Annotated[

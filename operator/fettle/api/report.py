@@ -13,7 +13,7 @@ from fettle.api.labels import LabelReading
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SourceStatus
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
-from fettle.api.task import SCHEMA_VERSION, StoredData, StoredModel
+from fettle.api.task import SCHEMA_VERSION, StoredData, StoredModel, StoredTokenizer
 from fettle.api.vocabulary import Basis, Metric, RuntimeName
 
 FRAME = "FETTLE-RESULT "
@@ -67,6 +67,7 @@ class PrepareReport(ApiModel):
     training: StoredData | None = None
     screening: StoredData | None = None  # at most 32 of the calibration items, with labels where there are any
     items: StoredData
+    tokenizer: StoredTokenizer | None = None  # that made `items` of texts, where it can be served
     labels: LabelReading | None = None  # of `items` and `screening`; None where they have none
     metric: Metric | None = (
         None  # that judges the items: what was asked for, or what Auto recognized; None where nothing was asked

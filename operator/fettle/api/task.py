@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, TypeAdapter
 
 from fettle.api import catalog, images
-from fettle.api.base import ApiModel
+from fettle.api.base import ApiModel, canonical_digest
 from fettle.api.constraints import Constraints
 from fettle.api.data import DataSpec, EvaluationSpec
 from fettle.api.labels import LabelReading
@@ -63,6 +63,13 @@ class StoredModel(ApiModel):
     def bytes(self) -> int:
         """Total size of all files, in bytes."""
         return sum(file.bytes for file in self.files)
+
+
+class StoredTokenizer(ApiModel):
+    """What makes inputs of texts: a file of the library tokenizers, which says how they are cut off and padded. `lower`: in small letters first."""
+
+    file: StoredFile
+    lower: bool = False
 
 
 class StoredData(ApiModel):
@@ -183,7 +190,10 @@ class CandidatePlan(ApiModel):
 
 
 class PrepareTask(ApiModel):
-    """Fetch, verify, recognise, convert, split. `builds`: all builds that the plan may need; the report says which the store already has."""
+    """Fetch, verify, recognise, convert, split. `builds`: all builds that the plan may need; the report says which the store already has.
+
+    `publish`: the registry that is asked whether it takes winners, before hours are spent on them.
+    """
 
     kind: Literal["prepare"] = "prepare"
     schema_version: int = SCHEMA_VERSION
@@ -192,6 +202,12 @@ class PrepareTask(ApiModel):
     source: SourceSpec
     data: DataSpec
     builds: tuple[BuildPlan, ...]
+    publish: PublishSpec | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the report depends on: not of where the winners go."""
+        return canonical_digest(self.model_copy(update={"publish": None}).to_json())
 
     @property
     def losses(self) -> dict[str, Address]:
@@ -249,7 +265,8 @@ class MeasureTask(ApiModel):
 
     `items` are the evaluation items, or generated items if `generated` is set (only exact candidates can pass then, unless `allow_lossy`).
     `screening` are the items for the screening, none of which is an evaluation item. At most `places` lossy candidates are evaluated in full;
-    `alpha` is the two-sided error probability of each accuracy interval. `incumbent` is the artifact that is published now; it is measured in the
+    `alpha` is the two-sided error probability of each accuracy interval. If `exhaustive` is set, all candidates are evaluated and timed in full.
+    `incumbent` is the artifact that is published now; it is measured in the
     same rounds.
     """
 
@@ -273,11 +290,15 @@ class MeasureTask(ApiModel):
     constraints: Constraints = Constraints()
     objective: Objective = Objective.LATENCY
     places: int = 1
+    exhaustive: Annotated[bool, Field(exclude_if=lambda exhaustive: not exhaustive)] = (
+        False  # absent: tasks keep their hashes
+    )
     alpha: float
     incumbent: Sha256 | None = None
     seconds_per_candidate: float = SECONDS_PER_CANDIDATE
     calibration_sha256: str | None = None
     training_sha256: str | None = None  # of the items that a candidate was trained on
+    tokenizer: StoredTokenizer | None = None  # that made `items` of texts
     basis: Basis = Basis.SOURCE_RUNTIME  # what `baseline` is, as prepare found it
 
 

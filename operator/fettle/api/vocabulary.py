@@ -92,6 +92,13 @@ class AgreementMode(StrEnum):
     ELEMENTWISE = "Elementwise"
 
 
+class UnsureItems(StrEnum):
+    """Whether items on which the original itself is unsure count in the agreement with it."""
+
+    COUNT = "Count"
+    SKIP = "Skip"
+
+
 class Layout(StrEnum):
     """Order of an image's dimensions."""
 
@@ -153,6 +160,8 @@ class StepKind(StrEnum):
     QUANTIZE_MIXED = "quantizeMixed"
     QUANTIZE_AWARE = "quantizeAware"
     QUANTIZE_FLOAT16 = "quantizeFloat16"
+    QUANTIZE_WEIGHT_ONLY = "quantizeWeightOnly"
+    QUANTIZE_WEIGHT_ONLY_INT4 = "quantizeWeightOnlyInt4"
     PRUNE_STRUCTURED = "pruneStructured"
     PRUNE_MAGNITUDE = "pruneMagnitude"
     PRUNE_NM = "pruneNM"
@@ -165,7 +174,8 @@ class QuantizeMode(StrEnum):
     """Dynamic: weights int8, activations measured at run time. Static: both int8, ranges from calibration data.
 
     Mixed: as Static, but the layers that change too many answers stay in floating point. Aware: the model is trained to answer well in int8,
-    then quantized as in Static. Float16: weights are stored in float16, and nothing is int8.
+    then quantized as in Static. Float16: weights are stored in float16, and nothing is int8. WeightOnly, WeightOnlyInt4: weights of matrix
+    products are stored in 8 or 4 bits, without ranges of activations.
     """
 
     DYNAMIC = "Dynamic"
@@ -173,6 +183,8 @@ class QuantizeMode(StrEnum):
     MIXED = "Mixed"
     AWARE = "Aware"
     FLOAT16 = "Float16"
+    WEIGHT_ONLY = "WeightOnly"
+    WEIGHT_ONLY_INT4 = "WeightOnlyInt4"
 
 
 class QuantizePreset(StrEnum):
@@ -246,6 +258,13 @@ class Objective(StrEnum):
     LATENCY = "Latency"
     THROUGHPUT = "Throughput"
     SIZE = "Size"
+
+
+class SearchStrategy(StrEnum):
+    """How many candidates are measured in full."""
+
+    PRUNING = "Pruning"
+    EXHAUSTIVE = "Exhaustive"
 
 
 class CandidateState(StrEnum):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from fettle.api.base import GROUP
 from fettle.api.optimizedmodel import OptimizedModelSpec
-from fettle.api.task import AnyTask, PublishTask
+from fettle.api.task import AnyTask, PrepareTask, PublishTask
 from fettle.api.uris import SECRETS_VARIABLE, Address, encode_secrets, is_remote
 from fettle.cluster.claims import read_from
 from fettle.cluster.kinds import Object
@@ -29,7 +29,7 @@ def store_of(spec: OptimizedModelSpec, settings: Settings) -> Address:
 def addresses_of(task: AnyTask, store: Address) -> tuple[Address, ...]:
     """All that a task reads and writes. `store` is that of its run."""
     written = [Address(task.store, store.secret_name)]
-    if isinstance(task, PublishTask) and task.publish is not None:
+    if isinstance(task, PrepareTask | PublishTask) and task.publish is not None:
         written.append(Address(task.publish.uri, task.publish.secret_name))
     return (*read_from(task).values(), *written)
 

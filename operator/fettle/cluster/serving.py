@@ -12,8 +12,8 @@ from typing import Any
 
 from fettle.api import catalog, images
 from fettle.api.base import GROUP, MANAGED_LABEL
-from fettle.api.modeldeployment import BatchingSpec, ServerSpec, TokenReviewSpec
 from fettle.api.pods import ResourceSpec
+from fettle.api.server import BatchingSpec, ServerSpec, TokenReviewSpec
 from fettle.api.uris import MOUNTS_VARIABLE, Address, claim_of, encode_mounts, store_of
 from fettle.api.vocabulary import DeviceKind
 from fettle.cluster import credentials

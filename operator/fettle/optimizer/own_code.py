@@ -1,17 +1,18 @@
 """Code of a user's own: a callable named as `module:callable`, or a function that a text defines. It runs in this process, which is a Job's or one
-of `fettle optimize`."""
+of `fettle optimize`, and raises what it likes."""
 
 from __future__ import annotations
 
 import linecache
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
 from fettle.api.text import quoted
-from fettle.errors import DataError
+from fettle.errors import FettleError
 
 Function = Callable[..., Any]
 
@@ -22,21 +23,31 @@ def called(name: str) -> Any:
     return getattr(import_module(module), function)()
 
 
+@contextmanager
+def guarded(error_of: Callable[[BaseException], FettleError]) -> Iterator[None]:
+    """Whatever the block raises, `SystemExit` included, becomes the error that `error_of` makes of it. Errors of Fettle's own pass, and a lack of
+    memory, which is not the code's fault alone."""
+    try:
+        yield
+    except (FettleError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise error_of(error) from error
+
+
 @lru_cache(maxsize=8)
-def load(code: str, name: str, field: str) -> Function:
-    """The function `name` that `code` defines, which stands in `field` of the spec. Raises DataError."""
+def load(code: str, name: str, field: str, refusal: type[FettleError]) -> Function:
+    """The function `name` that `code` defines, which stands in `field` of the spec. Raises `refusal`."""
     file = f"<{field}: {name}>"
     linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)  # for the lines of tracebacks
     module: dict[str, Any] = {"__name__": "fettle_own_code"}
-    try:
+    with guarded(lambda error: refusal(f"{field} cannot be run: {_failure(error, file)}")):
         exec(compile(code, file, "exec"), module)
-    except (Exception, SystemExit) as error:
-        raise DataError(f"{field} cannot be run: {_failure(error, file)}") from error
     function: Function | None = module.get(name)
     if function is None or not callable(function):
         known = sorted(key for key, value in module.items() if callable(value) and not key.startswith("_"))
         found = f", found {quoted(', '.join(known))}" if known else ""
-        raise DataError(f"{field} defines no function {name!r}{found}: set {field}.function")
+        raise refusal(f"{field} defines no function {name!r}{found}: set {field}.function")
     return function
 
 

@@ -17,7 +17,6 @@ _NO_INPUT = {
     "M": "dates",
     "m": "durations",
     "V": "records, or numbers of a type that .npy cannot name",
-    "O": "Python objects",
     "T": "variable-width strings",
 }
 _SAVE_AS = "save numbers, booleans or strings (bfloat16 and float8 as float32, dates as numbers)"
@@ -45,9 +44,7 @@ def cast(dtype: str, array: Array, where: str) -> Array:
 def plain(array: Array, where: str) -> Array:
     """Numbers and booleans in the machine's byte order, texts as an object array of str. Raises DataError for anything else."""
     kind = array.dtype.kind
-    if kind in "US":
-        return _texts(array, where)
-    if kind == "O":
+    if kind in "USO":  # readers leave no other objects than texts
         return _texts(array, where)
     if kind in _NO_INPUT:
         raise DataError(f"{where}: {_NO_INPUT[kind]} ({array.dtype}) cannot be read; {_SAVE_AS}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from fettle.errors import UsageError
 from fettle.server.mounted import RENEW_SECONDS, MountedFolder
 from fettle.server.request import Code, RequestError
-from fettle.server.reviews import Reviews
+from fettle.server.reviews import Reviews, digest_of
 from fettle.server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -39,12 +38,10 @@ class Tokens:
         if not self._names:
             raise UsageError(f"no token in {folder}: expected a Secret with a key for each client, its value a token")
 
-    def name(self, authorization: str | None) -> str | None:
-        """Whose token a header `Authorization: Bearer TOKEN` has; None for one that nobody has."""
+    def name(self, token: str) -> str | None:
+        """Whose token it is; None for one that nobody has."""
         self._look()
-        # What is compared is digests: how long that takes says nothing of the tokens.
-        token = bearer(authorization)
-        return self._names.get(_digest(token.encode(errors="replace"))) if token is not None else None
+        return self._names.get(digest_of(token))
 
     def _look(self) -> None:
         now = self._clock()
@@ -62,7 +59,7 @@ class Tokens:
             for path in self._mounted.folder.iterdir():
                 if not path.name.startswith(".") and path.is_file():
                     lines = path.read_bytes()[:MOST_TOKEN_BYTES].splitlines()
-                    names |= {_digest(line.strip()): path.name for line in lines if line.strip()}
+                    names |= {digest_of(line.strip()): path.name for line in lines if line.strip()}
         except OSError as error:
             self._mounted.forget()
             log.error("the tokens in %s could not be read: %s", self._mounted.folder, error)
@@ -74,10 +71,6 @@ def bearer(authorization: str | None) -> str | None:
     """The token of a header `Authorization: Bearer TOKEN`."""
     scheme, _, token = (authorization or "").strip().partition(" ")
     return token.strip() if scheme.lower() == SCHEME else None
-
-
-def _digest(token: bytes) -> bytes:
-    return hashlib.sha256(token).digest()
 
 
 class _Client:
@@ -104,18 +97,15 @@ class Access:
         self._guarded = self._tokens is not None or self._reviews is not None
         self.open = not self._guarded and not self.limits  # nobody is asked for anything
 
-    async def review(self, authorization: str | None) -> None:
-        """Have `identify` know a token of Kubernetes. Raises RequestError UNAVAILABLE where nobody can say whose it is."""
-        if self._reviews is not None and (self._tokens is None or self._tokens.name(authorization) is None):
-            await self._reviews.look(bearer(authorization) or "")
+    async def identify(self, authorization: str | None, address: str) -> str:
+        """Who asks: the name of its token, or else its address.
 
-    def identify(self, authorization: str | None, address: str) -> str:
-        """Who asks: the name of its token, or else its address. Raises RequestError UNAUTHENTICATED."""
+        Raises RequestError UNAUTHENTICATED, or UNAVAILABLE where nobody can say whose token it is.
+        """
         if not self._guarded:
             return address.rpartition(":")[0]
-        name = self._tokens.name(authorization) if self._tokens is not None else None
-        if name is None and self._reviews is not None:
-            name = self._reviews.name(bearer(authorization) or "")
+        token = bearer(authorization)
+        name = await self._name(token) if token else None
         if name is None:
             unknown = "one that is not known" + (", or whose user is not allowed" if self._reviews is not None else "")
             found = unknown if authorization else "no token"
@@ -124,6 +114,12 @@ class Access:
                 f"expected a token for this model (Authorization: Bearer …), found {found}",
                 unread=True,
             )
+        return name
+
+    async def _name(self, token: str) -> str | None:
+        name = self._tokens.name(token) if self._tokens is not None else None
+        if name is None and self._reviews is not None:
+            return await self._reviews.name(token)
         return name
 
     def enter(self, client: str) -> None:

@@ -19,8 +19,8 @@ def server() -> dict[str, Any]:
 
 
 def model(settings: ServerSettings, served: ServedModel) -> dict[str, Any]:
-    """Inputs and outputs, -1 where a size varies, and under `parameters` which artifact this is, how it was made, how pictures become
-    its input and what was measured of it."""
+    """Inputs and outputs, -1 where a size varies, and under `parameters` which artifact this is, how it was made, how pictures or
+    texts become its inputs and what was measured of it."""
     manifest = served.manifest
     return {
         "name": settings.model,
@@ -37,6 +37,7 @@ def model(settings: ServerSettings, served: ServedModel) -> dict[str, Any]:
             "settings": manifest.settings.to_json(),
             "requires": list(manifest.requires),
             **({"preprocess": manifest.preprocess.to_json()} if manifest.preprocess is not None else {}),
+            **({"tokenizer": manifest.tokenizer.to_json()} if manifest.tokenizer is not None else {}),
             "measured": [record.to_json() for record in served.figures],
         },
     }

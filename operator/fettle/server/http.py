@@ -13,9 +13,10 @@ from fettle.server.connections import Connections
 from fettle.server.listener import Listener
 from fettle.server.logs import HEADERS, REQUEST_ID, TRACE_CONTEXT, told
 from fettle.server.predict import Predict
-from fettle.server.protocol import HttpExchange, PictureExchange
+from fettle.server.protocol import LINES, TEXT, HttpExchange, PictureExchange, TextExchange
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
+from fettle.server.texts import Room
 
 Header = tuple[str, str]
 
@@ -26,6 +27,7 @@ _OPEN = ("/v2/health/live", "/v2/health/ready")  # what load balancers ask, who 
 _JSON: tuple[Header, ...] = (("content-type", "application/json"),)
 _BYTES: Header = ("content-type", "application/octet-stream")
 _JSON_SIZE = "inference-header-content-length"  # bytes of JSON before those of tensors
+MADE = (PictureExchange, TextExchange)  # whose inputs are made and not decoded, which takes its time
 
 
 class HttpFront:
@@ -39,6 +41,7 @@ class HttpFront:
         self._guarded = settings.tls_folder is not None or not service.access.open
         self._headers = [("fettle-revision", settings.revision)]
         self._closing = [*self._headers, ("connection", "close")]
+        self._room = Room(settings.max_text_bytes, settings.max_body_bytes)
         named = f"/models/{settings.model}"
         names = (named, f"{named}/versions/{settings.revision}")
         self._bases = tuple(f"/v2{name}" for name in names)
@@ -76,8 +79,8 @@ class HttpFront:
             if codec is not None:
                 exchange = self._exchange(codec, given)
                 receive, gone = self._receive(scope, connection, exchange), connection.client_disconnect
-                pictured = isinstance(exchange, PictureExchange)
-                code, body = Code.OK, await self.service.infer(receive, exchange, gone, in_thread=pictured)
+                made = isinstance(exchange, MADE)
+                code, body = Code.OK, await self.service.infer(receive, exchange, gone, in_thread=made)
                 if exchange.json_size is not None:
                     more = (_BYTES, (_JSON_SIZE, str(exchange.json_size)))
             else:
@@ -107,12 +110,16 @@ class HttpFront:
         return name if infer else None
 
     def _exchange(self, codec: Callable[[], HttpExchange | Predict], headers: Any) -> HttpExchange | Predict:
-        """The codec of this request: that of its path, or of pictures where the body is one."""
+        """The codec of this request: that of its path, or of pictures or texts where the body is one."""
         kind = headers.get("content-type")
-        if kind is None or kind[:6].lower() != "image/" or codec is not HttpExchange:
+        if kind is None or kind == "application/json" or codec is not HttpExchange:
             return codec()
-        kind = kind.partition(";")[0].strip().lower()
-        return PictureExchange(kind, self.service.model.pictures, self.service.settings.max_image_pixels)
+        model = self.service.model
+        kind, _, parameters = kind.partition(";")
+        kind = kind.strip().lower()
+        if kind.startswith("image/"):
+            return PictureExchange(kind, model.pictures, self.service.settings.max_image_pixels)
+        return TextExchange(kind, parameters, model.texts, self._room) if kind in (TEXT, LINES) else codec()
 
     def _error_headers(self, error: RequestError, path: str) -> tuple[Header, ...]:
         """The headers of an error response."""
@@ -165,7 +172,8 @@ class HttpFront:
         if path in self._v1_bases:
             return describe.status(settings, ready)
         if path == openapi.PATH:
-            return openapi.document(settings, model.signature, pictures=model.pictures is not None)
+            pictures, texts = model.pictures is not None, not isinstance(model.texts, str)
+            return openapi.document(settings, model.signature, pictures=pictures, texts=texts)
         return None
 
 

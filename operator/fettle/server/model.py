@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fettle.api.signature import Signature
+from fettle.api.task import StoredTokenizer
+from fettle.api.text import installing
 from fettle.runtimes import artifact, cpu
 from fettle.runtimes.artifact import Parts
 from fettle.runtimes.base import Array, Interrupt, Interrupted, Session
@@ -24,8 +27,13 @@ from fettle.store.profile import Profile
 
 if TYPE_CHECKING:
     from fettle.server.pictures import Pictures
+    from fettle.server.texts import Texts
 
 log = logging.getLogger(__name__)
+
+INSTEAD = "send its inputs as JSON or as binary tensors"
+NO_TOKENIZER = f"its artifact has no tokenizer: {INSTEAD}, or publish it again from a source with a tokenizer and spec.data.evaluation with texts"
+NO_LIBRARY = f"the package tokenizers is not installed where it is served: {INSTEAD}, or {installing('text')} there"
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class ServedModel:
         self.figures: tuple[MeasurementRecord, ...] = ()  # what was measured of the artifact, for people
         self.profile: Profile | None = None  # how the evaluation data is distributed
         self.pictures: Pictures | None = None  # where pictures are taken for inputs
+        self.texts: Texts | str = NO_TOKENIZER  # where texts are taken for inputs, or why they are not
         self.waiting = 0  # requests that wait or run
         self._in_threads = 0  # of them
         self.lost: ContextLost | None = None  # once the GPU's context is: then no later request can succeed
@@ -166,5 +175,18 @@ def load(
         from fettle.server.pictures import Pictures
 
         model.pictures = Pictures(manifest.signature, manifest.preprocess)
+    if manifest.tokenizer is not None:
+        model.texts = _texts(manifest.signature, manifest.tokenizer, folder)
     model.warm_up(folder, batching or Batching())
     return model
+
+
+def _texts(signature: Signature, tokenizer: StoredTokenizer, folder: Path) -> Texts | str:
+    """What makes inputs of texts, or why nothing does here. Raises DataError."""
+    from fettle.server.texts import Texts
+
+    try:
+        return Texts(signature, tokenizer, folder)
+    except ModuleNotFoundError as error:
+        log.warning("texts are not accepted: %s", error)
+        return NO_LIBRARY

@@ -12,7 +12,7 @@ from fettle import __version__
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import numpy_dtype
 from fettle.server.checks import free_shape
-from fettle.server.protocol import PICTURES
+from fettle.server.protocol import LINES, PICTURES, TEXT
 from fettle.server.settings import ServerSettings
 
 PATH = "/openapi.json"
@@ -24,13 +24,14 @@ _ERRORS = {
     "404": "This server has no such path, model or version.",
     "405": "The path does not support this method.",
     "408": "The body did not arrive in time.",
-    "413": "The body, or the image in it, is too large.",
-    "415": "The body is compressed, or an image that the model does not accept.",
+    "413": "The body, or what is in it, is too large.",
+    "415": "The body is compressed, or of a type that the model does not accept.",
     "429": "The client exceeds its limits. Retry after `Retry-After` seconds.",
     "500": "The model failed.",
     "503": "The queue is full, or the server is shutting down. Retry after `Retry-After` seconds.",
 }
 _TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
+_RAW = {"schema": {"type": "string", "format": "binary"}}
 _PARAMETERS = {"type": ["object", "null"], "description": "Unknown parameters are ignored."}
 _MOST_IN_EXAMPLE = 64  # elements of a tensor
 # The least numbers that round to infinity.
@@ -43,8 +44,9 @@ _JSON_SIZE = {
 }
 
 
-def document(settings: ServerSettings, signature: Signature, *, pictures: bool = False) -> Json:
-    """The document. `pictures`: the model takes them."""
+def document(settings: ServerSettings, signature: Signature, *, pictures: bool = False, texts: bool = False) -> Json:
+    """The document. `pictures`, `texts`: the model takes them."""
+    asked = _asked(signature, pictures, texts)
     paths: dict[str, Json] = {
         "/v2": {"get": _tells("Name, version and extensions of the server.", "ServerMetadata")},
         "/v2/health/live": {"get": _tells("Liveness.", "Live")},
@@ -53,7 +55,7 @@ def document(settings: ServerSettings, signature: Signature, *, pictures: bool =
     for name in (settings.model, f"{settings.model}/versions/{settings.revision}"):
         paths[f"/v2/models/{name}"] = {"get": _tells("Inputs and outputs of the model.", "ModelMetadata")}
         paths[f"/v2/models/{name}/ready"] = {"get": _tells("Whether the model is ready.", "Ready", "503")}
-        paths[f"/v2/models/{name}/infer"] = {"post": _infer(_infer_example(signature), pictures)}
+        paths[f"/v2/models/{name}/infer"] = {"post": _infer(asked)}
         paths[f"/v1/models/{name}"] = {"get": _tells("The state of the model.", "ModelStatus")}
         if signature.batchable:
             paths[f"/v1/models/{name}:predict"] = {"post": _predict(_predict_example(signature))}
@@ -75,16 +77,30 @@ def _tells(summary: str, schema: str, *errors: str) -> Json:
     return {"summary": summary, "responses": {"200": {"description": "OK", "content": content}, **unready}}
 
 
-def _infer(example: Json, pictures: bool) -> Json:
-    raw = {"schema": {"type": "string", "format": "binary"}}
-    answered = {
-        "description": "The outputs: JSON, followed by the bytes of the outputs that were requested as binary.",
-        "content": {"application/json": {"schema": _ref("InferResponse")}, "application/octet-stream": raw},
+def _asked(signature: Signature, pictures: bool, texts: bool) -> Json:
+    """The bodies that a request may have, by their type."""
+    asked: Json = {
+        "application/json": {"schema": _ref("InferRequest"), **_infer_example(signature)},
+        "application/octet-stream": _RAW,
     }
-    asked = {"application/json": {"schema": _ref("InferRequest"), **example}, "application/octet-stream": raw}
     if pictures:
         image = {"type": "string", "format": "binary", "description": "One image, which becomes the input of one item."}
         asked |= {kind: {"schema": image} for kind in PICTURES}
+    if texts:
+        text = {"type": "string", "pattern": "^[^{]", "description": "One text, which becomes the inputs of one item."}
+        lines = {
+            "type": "string",
+            "description": "A line of JSON for each item, an object with `text`, and `text_pair` for pairs.",
+        }
+        asked |= {TEXT: {"schema": text}, LINES: {"schema": lines}}
+    return asked
+
+
+def _infer(asked: Json) -> Json:
+    answered = {
+        "description": "The outputs: JSON, followed by the bytes of the outputs that were requested as binary.",
+        "content": {"application/json": {"schema": _ref("InferResponse")}, "application/octet-stream": _RAW},
+    }
     return {
         "summary": "Inference by the V2 protocol.",
         "parameters": [_JSON_SIZE],

@@ -20,6 +20,7 @@ from fettle.server.listener import Listener
 from fettle.server.management import Management
 from fettle.server.model import Batching, ServedModel, load
 from fettle.server.replay import Replay
+from fettle.server.reviews import require_permission
 from fettle.server.service import InferenceService
 from fettle.server.settings import ServerSettings
 from fettle.store.comparison import Outcome
@@ -96,9 +97,11 @@ async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None
     beating = asyncio.create_task(_beat(management))
     try:
         importing = loop.run_in_executor(None, _imported_fronts)
+        permission = asyncio.create_task(require_permission(settings))
         model = await _loaded(settings, stop, port.done)
         if model is None:
             return
+        await permission
         made = await importing
         gc.collect()
         gc.freeze()  # what is there now stays: a full collection would look at all of it again, in the middle of a request
@@ -115,7 +118,7 @@ async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None
         for front in fronts:
             front.stop()
         await _ended("the data port", *serving)
-        await service.idle.wait()
+        await service.finish()
         service.close()
         model.close()
         if model.lost is not None:
@@ -192,4 +195,4 @@ async def _drain(service: InferenceService, fronts: Sequence[Front], seconds: fl
         front.drain()
     log.info("draining for %s s", seconds)
     await asyncio.sleep(seconds)
-    await service.idle.wait()
+    await service.finish()

@@ -32,9 +32,12 @@ from fettle.server.request import Code, InferRequest, RequestError
 
 if TYPE_CHECKING:
     from fettle.server.pictures import Pictures
+    from fettle.server.texts import Room, Texts
 
 Data = Span | Raw | list[Any]  # what the client sent as elements: a place in the body, or of small JSON what it held
 PICTURES = ("image/jpeg", "image/png")  # media types of one picture
+TEXT, LINES = "text/plain", "application/x-ndjson"  # media types of one text, and of items with texts
+UTF_8 = ("utf-8", "utf8", "us-ascii")
 
 
 class HttpExchange:
@@ -82,6 +85,39 @@ class PictureExchange(HttpExchange):
         """One item. Raises RequestError INVALID, TOO_LARGE."""
         assert self._pictures is not None, "require() was not called"
         return InferRequest(self._pictures.inputs(body, self._kind, self._most_pixels), 1, None, None)
+
+
+class TextExchange(HttpExchange):
+    """The codec of a request whose body is a text, or a line of JSON with texts for each item, and of its answer in JSON.
+
+    A body of `text/plain` that begins with { is a V2 request, which JavaScript sends under that name. `kind`: its media type.
+    """
+
+    __slots__ = ("_charset", "_kind", "_room", "_texts")
+
+    def __init__(self, kind: str, parameters: str, texts: Texts | str, room: Room) -> None:
+        """`texts`: as a string, why there are none."""
+        super().__init__()
+        self._kind, self._charset, self._texts, self._room = kind, _charset(parameters), texts, room
+
+    def decode(self, body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
+        """Raises RequestError INVALID, TOO_LARGE, UNSUPPORTED."""
+        if self._kind == TEXT and body[:1] == b"{":
+            return super().decode(body, signature, max_rows)
+        if isinstance(self._texts, str):
+            raise RequestError(Code.UNSUPPORTED, f"this model does not accept texts, because {self._texts}")
+        if self._charset not in UTF_8:
+            message = f"expected a text in UTF-8, found the charset {clip(self._charset, 64)!r}"
+            raise RequestError(Code.UNSUPPORTED, message)
+        if self._kind == TEXT:
+            return self._texts.plain(body, self._room)
+        return self._texts.lines(body, self._room, max_rows)
+
+
+def _charset(parameters: str) -> str:
+    """The charset of a Content-Type, from what follows its media type."""
+    pairs = (part.strip().lower().partition("=") for part in parameters.split(";"))
+    return next((value.strip('"') for name, _, value in pairs if name == "charset"), UTF_8[0])
 
 
 def decode(body: bytes | bytearray, signature: Signature, max_rows: int, json_size: int | None = None) -> InferRequest:

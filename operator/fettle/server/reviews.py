@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from fettle.api.text import clip
+from fettle.errors import ClusterError
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
 
@@ -40,11 +41,15 @@ ANSWER_SECONDS, WAIT_SECONDS = 5.0, 10.0
 _MOST_ANSWER_BYTES = 1 << 20
 _AT_ONCE = 4
 _LOG_SECONDS = 10.0
-_EARLY_SECONDS = 0.1  # by which `look` asks again: what it found is still known when `name` is asked for it
+_NOBODYS = "nobodys"  # a token
 
 
 class ReviewError(Exception):
     """The API server did not say whose token it is."""
+
+
+class NotAllowed(ReviewError):
+    """This pod may not ask it."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,16 @@ class User:
 
 
 Ask = Callable[[str], User | None]
+# RuntimeError: no thread could be started.
+ASK_ERRORS = (OSError, http.client.HTTPException, ReviewError, ValueError, RuntimeError)
 
 
 class ApiServer:
-    """Asks the API server, with this pod's own token. `folder`: the files token and ca.crt, which the kubelet renews."""
+    """Asks the API server, with this pod's own token: `token_review_folder` has the files token and ca.crt, which the kubelet renews."""
 
-    def __init__(self, address: str, folder: Path, audiences: tuple[str, ...]) -> None:
-        self._address, self._folder, self._audiences = urlsplit(address), folder, audiences
+    def __init__(self, settings: ServerSettings) -> None:
+        self._address, self._audiences = urlsplit(settings.token_review_server), settings.token_review_audiences
+        self._folder = settings.token_review_folder or Path()
 
     def __call__(self, token: str) -> User | None:
         """Whose token it is; None if it is not valid for one of the audiences. Raises OSError, HTTPException, ReviewError."""
@@ -79,9 +87,11 @@ class ApiServer:
             content = answer.read(_MOST_ANSWER_BYTES)
         finally:
             connection.close()
+        said = f"the Kubernetes API server answered {answer.status} {answer.reason}"
+        if answer.status == 403:
+            raise NotAllowed(f"{said}: expected a service account that may create tokenreviews")
         if answer.status not in (200, 201):
-            advice = "; its service account must be allowed to create tokenreviews" if answer.status == 403 else ""
-            raise ReviewError(f"the Kubernetes API server answered {answer.status} {answer.reason}{advice}")
+            raise ReviewError(said)
         return self._user(content)
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -118,15 +128,14 @@ class Reviews:
     def __init__(
         self, settings: ServerSettings, ask: Ask | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        folder = settings.token_review_folder or Path()
-        self._ask = ask or ApiServer(settings.token_review_server, folder, settings.token_review_audiences)
+        self._ask = ask or ApiServer(settings)
         self._users, self._groups = frozenset(settings.token_review_users), frozenset(settings.token_review_groups)
         self._seconds, self._clock = settings.token_review_cache_seconds, clock
         self._good: OrderedDict[bytes, Finding] = (
             OrderedDict()
         )  # as long as there is room: who was good is asked for first
         self._others: OrderedDict[bytes, Finding] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[bool]] = {}
+        self._asking: dict[bytes, asyncio.Task[Finding | None]] = {}
         self._strangers = 0  # of them
         self._allowed, self._at = BURST, clock()
         self._threads, self._threads_of_strangers = (
@@ -134,44 +143,43 @@ class Reviews:
         )
         self._next_log = clock()
 
-    def name(self, token: str) -> str | None:
-        """Whose token it is, as far as that is known; None where nobody is let in with it."""
-        found = self._found(_digest(token))
-        return found.name if found is not None else None
-
-    async def look(self, token: str) -> None:
-        """Have `name` know the token. Raises RequestError UNAVAILABLE where nobody can be asked, or for too many."""
+    async def name(self, token: str) -> str | None:
+        """Whose token it is; None where nobody is let in with it. Raises RequestError UNAVAILABLE where nobody can be asked, or for too many."""
         if not _TOKEN.fullmatch(token):
-            return
-        digest = _digest(token)
-        if self._found(digest, _EARLY_SECONDS) is not None:
-            return
-        asking = self._asking.get(digest)
-        if asking is None:
-            known = digest in self._good
-            self._require_room(known)
-            self._strangers += not known
-            asking = self._asking[digest] = asyncio.create_task(self._review(digest, token, known))
-        answered = False
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(WAIT_SECONDS):
-                answered = await asyncio.shield(asking)  # who hangs up ends nothing that others wait for
-        if not answered:
-            message = "the token cannot be checked, because the Kubernetes API server does not answer as expected: try again later"
-            raise RequestError(Code.UNAVAILABLE, message, unread=True)
+            return None
+        digest = digest_of(token)
+        found = self._found(digest) or await self._asked(digest, token)
+        return found.name
 
     def close(self) -> None:
         """End the threads, once they have heard what they asked for."""
         for threads in (self._threads, self._threads_of_strangers):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _found(self, digest: bytes, longer: float = 0.0) -> Finding | None:
+    def _found(self, digest: bytes) -> Finding | None:
         for kept in (self._good, self._others):
             found = kept.get(digest)
             if found is not None:
                 kept.move_to_end(digest)
-                return found if self._clock() + longer < found.until else None
+                return found if self._clock() < found.until else None
         return None
+
+    async def _asked(self, digest: bytes, token: str) -> Finding:
+        """What the API server says of it. Raises RequestError UNAVAILABLE."""
+        asking = self._asking.get(digest)
+        if asking is None:
+            known = digest in self._good
+            self._require_room(known)
+            self._strangers += not known
+            asking = self._asking[digest] = asyncio.create_task(self._review(digest, token, known))
+        found: Finding | None = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                found = await asyncio.shield(asking)  # who hangs up ends nothing that others wait for
+        if found is None:
+            message = "the token cannot be checked, because the Kubernetes API server does not answer as expected: try again later"
+            raise RequestError(Code.UNAVAILABLE, message, unread=True)
+        return found
 
     def _require_room(self, known: bool) -> None:
         """Raises RequestError UNAVAILABLE."""
@@ -191,35 +199,53 @@ class Reviews:
         self._allowed -= 1
         return True
 
-    async def _review(self, digest: bytes, token: str, known: bool) -> bool:
-        """Whether the API server said whose token it is, or that it is nobody's."""
+    async def _review(self, digest: bytes, token: str, known: bool) -> Finding | None:
+        """None where the API server does not say whose token it is, or that it is nobody's."""
         threads = self._threads if known else self._threads_of_strangers
         try:
             user = await asyncio.get_running_loop().run_in_executor(threads, self._ask, token)
-        except (OSError, http.client.HTTPException, ReviewError, ValueError, RuntimeError) as error:  # no thread starts
+        except ASK_ERRORS as error:
             if self._clock() >= self._next_log:
                 self._next_log = self._clock() + _LOG_SECONDS
                 log.warning("a token could not be reviewed: %s", clip(str(error) or type(error).__name__))
-            return False
+            return None
         finally:
             self._strangers -= not known
             del self._asking[digest]
-        self._keep(digest, user.name if user is not None and self._may(user) else None)
-        return True
+        return self._keep(digest, user.name if user is not None and self._may(user) else None)
 
     def _may(self, user: User) -> bool:
         everybody = not self._users and not self._groups
         return everybody or user.name in self._users or bool(user.groups & self._groups)
 
-    def _keep(self, digest: bytes, name: str | None) -> None:
+    def _keep(self, digest: bytes, name: str | None) -> Finding:
         self._good.pop(digest, None)
         self._others.pop(digest, None)
         kept, seconds = (self._others, REFUSED_SECONDS) if name is None else (self._good, self._seconds)
-        kept[digest] = Finding(name, self._clock() + seconds)
+        found = kept[digest] = Finding(name, self._clock() + seconds)
         if len(kept) > MOST_KEPT:
             kept.popitem(last=False)
+        return found
 
 
-def _digest(token: str) -> bytes:
-    # Digests are compared, and kept: how long that takes, and a memory dump, say nothing of tokens.
-    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+def digest_of(token: str | bytes) -> bytes:
+    """What is kept and compared of a token: how long that takes, and a memory dump, say nothing of it."""
+    return hashlib.sha256(token if isinstance(token, bytes) else token.encode(errors="surrogatepass")).digest()
+
+
+async def require_permission(settings: ServerSettings) -> None:
+    """Ask for a token that is nobody's, before a client's has to be checked. Raises ClusterError where this pod may not ask.
+
+    An API server that does not answer is only logged: it may by the first request.
+    """
+    if settings.token_review_folder is None:
+        return
+    try:
+        thread = ThreadPoolExecutor(1)  # of its own, for which nothing waits at the end of the process
+        async with asyncio.timeout(WAIT_SECONDS):
+            await asyncio.get_running_loop().run_in_executor(thread, ApiServer(settings), _NOBODYS)
+    except NotAllowed as error:
+        advice = "list template.serviceAccountName in the chart's rbac.tokenReviewers"
+        raise ClusterError(f"server.auth.tokenReview: {error}; {advice}") from error
+    except ASK_ERRORS as error:
+        log.warning("tokens of Kubernetes cannot be checked yet: %s", clip(str(error) or type(error).__name__))

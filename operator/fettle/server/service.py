@@ -73,6 +73,7 @@ class InferenceService:
         self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         self.draining = False
         self.in_flight = 0
+        self._admitting = 0  # requests whose client is not known yet
         self.decoding = 0  # requests that wait for the codec thread, or are in it
         self.idle = asyncio.Event()
         self.idle.set()
@@ -115,8 +116,7 @@ class InferenceService:
         finally:
             self._count(code, time.perf_counter() - started, judged)
             self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
+            self._settle()
 
     async def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
         """The client, identified by its token or address. Call `access.leave` when its inference request (`infer`) is over.
@@ -124,11 +124,13 @@ class InferenceService:
         Raises RequestError UNAUTHENTICATED, LIMITED, or UNAVAILABLE if nobody can say whose token it is. It is counted, but not in windows: it says
         nothing of the model.
         """
+        self._admitting += 1
+        self.idle.clear()
         try:
-            await self.access.review(authorization)
-            client = self.access.identify(authorization, address)
+            client = await self.access.identify(authorization, address)
             if infer:
                 self.access.enter(client)
+            return client
         except RequestError as error:
             log.debug("a request of %s was refused: %s", address, error.message)
             self.metrics.refuse(error.code)
@@ -136,7 +138,9 @@ class InferenceService:
         except asyncio.CancelledError:  # the client left while its token was checked
             self.metrics.refuse(Code.GONE)
             raise
-        return client
+        finally:
+            self._admitting -= 1
+            self._settle()
 
     def tell(self, function: Callable[..., tuple[Code, _T]], *arguments: Any) -> tuple[Code, _T]:
         """The response to a request that does not need the model (metadata, health, an unknown path). It is counted once, in metrics only.
@@ -155,10 +159,19 @@ class InferenceService:
         self.metrics.count(code)
         return code, answer
 
+    async def finish(self) -> None:
+        """Wait for the requests that are under way, including those whose token is being checked."""
+        while not self.idle.is_set():  # who is admitted meanwhile begins an inference
+            await self.idle.wait()
+
     def close(self) -> None:
         """End the threads for large bodies and for tokens."""
         self._codec_thread.shutdown(wait=True, cancel_futures=True)
         self.access.close()
+
+    def _settle(self) -> None:
+        if not (self.in_flight or self._admitting):
+            self.idle.set()
 
     def _count(self, code: Code, seconds: float, judged: Code | None = None) -> None:
         """Count a result. `judged`: the model's result for a client that did not wait for it, so that clients with deadlines do not hide a slow

@@ -128,6 +128,13 @@ class ServerSettings(BaseSettings):
         description="Maximum size of an image in a request, in pixels. Exceeding it returns 413. An image of that size takes 12 bytes per pixel "
         "while it is decoded, one at a time.",
     )
+    max_text_bytes: int = Field(
+        default=256 * 1024,
+        ge=1,
+        le=1 << 24,
+        description="Maximum size of the texts in a request, in bytes. Exceeding it returns 413. A byte takes up to 500 bytes of memory while "
+        "the texts are encoded, one request at a time.",
+    )
     max_bodies_bytes: int = Field(
         default=128 * 1024 * 1024,
         ge=1,

@@ -46,7 +46,7 @@ class Comparison(ApiModel):
     multiplied. Absent where the whole output has one tolerance, as in artifacts that were written before there were channels.
 
     `margin` is TopOne's: a decision that the model takes by a smaller margin is one it is not sure of. Measuring counts those
-    decisions like any other; on live inputs, which nobody has labelled, they say nothing about who is right.
+    decisions like any other unless it is told to skip them; on live inputs, which nobody has labelled, they say nothing about who is right.
 
     `judged_by`: the task's metric that certified what this output says, as a detector's boxes. Its numbers may differ where it says the
     same, so that live answers are not compared by this rule.
@@ -109,18 +109,35 @@ class Outcome(Enum):
     UNSURE = "unsure"  # the stable revision itself was not sure: not evidence of either
 
 
+def agreeing(
+    rules: Mapping[str, Comparison], original: Mapping[str, Array], other: Mapping[str, Array]
+) -> dict[str, bool] | None:
+    """By output, whether two answers to one item are the same in what the original is sure of; None if the item says nothing.
+
+    It does so as soon as the original is unsure in one output: outputs of one model decide together (a class, and the scores that it was
+    taken from). The one definition of an item that does not count, for a canary beside stable and for a candidate beside the original.
+    Raises KeyError for an output that a side lacks, DataError where a rule does not fit.
+    """
+    agrees: dict[str, bool] = {}
+    for name, rule in rules.items():
+        if rule.judged_by is not None:
+            continue
+        same = rule.agrees_where_sure(original[name], other[name])
+        if same is None:
+            return None
+        agrees[name] = same
+    return agrees
+
+
 def compare(rules: Mapping[str, Comparison], stable: Mapping[str, Array], canary: Mapping[str, Array]) -> Outcome:
     """Compare the answers to one item by the stable artifact's rules, one for each output whose numbers count.
 
-    The item says nothing as soon as stable is unsure in one of them: outputs of one model decide together (a class, and the
-    scores that it was taken from). Raises KeyError for an output that a side lacks, DataError where a rule does not fit.
+    Raises as `agreeing` does.
     """
-    said = [
-        rule.agrees_where_sure(stable[name], canary[name]) for name, rule in rules.items() if rule.judged_by is None
-    ]
-    if any(one is None for one in said):
+    agrees = agreeing(rules, stable, canary)
+    if agrees is None:
         return Outcome.UNSURE
-    return Outcome.AGREED if all(said) else Outcome.DISAGREED
+    return Outcome.AGREED if all(agrees.values()) else Outcome.DISAGREED
 
 
 def narrowed(atol: float, channels: tuple[Channels, ...], shape: tuple[int, ...]) -> float | Array:

@@ -22,7 +22,7 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.report import CpuClass
 from fettle.api.signature import Signature
-from fettle.api.task import StoredFile, StoredModel
+from fettle.api.task import StoredFile, StoredModel, StoredTokenizer
 from fettle.api.text import quoted
 from fettle.api.uris import REGISTRY
 from fettle.api.vocabulary import RuntimeName
@@ -41,6 +41,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL_FOLDER = "model"
 REFERENCE = "reference.npz"
+TOKENIZER = "tokenizer.json"
 FIGURES = "measurements.json"  # beside a fetched artifact, for people: no digest says that they are its own
 MOST_FIGURES = 16
 PROFILE = "profile.json"  # likewise
@@ -57,12 +58,16 @@ class RecipeRecord(ApiModel):
 
 
 class DataRecord(ApiModel):
-    """Digests of the items that were used; `generated` when no data was given."""
+    """Digests of the items that were used; `generated` when no data was given.
+
+    `unsure`: how many evaluation items did not count in the agreement, because the original is unsure; absent where all count.
+    """
 
     calibration: str | None = None
     training: str | None = None
     evaluation: str | None = None
     generated: bool = False
+    unsure: int | None = None
 
 
 class Tolerance(ApiModel):
@@ -78,8 +83,8 @@ class Manifest(ApiModel):
     `items_per_run` is 1 where an answer depends on the other items of its run, as with dynamic quantization: it was certified one
     item at a time, and is served so; the server splits requests. Absent: any number, which `settings` may narrow; but see `alone`.
     `comparisons` says, for each output that counts, when another model's answer is the same; absent in artifacts that were
-    written before answers were compared on live inputs. `preprocess` says how pictures became the evaluation items, where they did: a server
-    takes pictures by it.
+    written before answers were compared on live inputs. `preprocess` says how pictures became the evaluation items, where they did, and
+    `tokenizer` how texts did: a server takes pictures, and texts, by it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -94,6 +99,7 @@ class Manifest(ApiModel):
     items_per_run: Annotated[int | None, Field(ge=1, le=1)] = None
     comparisons: dict[str, Comparison] = {}
     preprocess: PreprocessSpec | None = None
+    tokenizer: StoredTokenizer | None = None
     requires: tuple[str, ...] = ()
     model: StoredModel
     reference: StoredFile | None = None
@@ -104,6 +110,12 @@ class Manifest(ApiModel):
         ranges are taken over all items of a run."""
         dynamic = any(step.dynamic for step in self.recipe.steps)
         return self.signature.batchable and (self.items_per_run == 1 or dynamic)
+
+    @property
+    def beside(self) -> tuple[StoredFile, ...]:
+        """The files beside those of the model."""
+        tokenizer = self.tokenizer.file if self.tokenizer is not None else None
+        return tuple(file for file in (self.reference, tokenizer) if file is not None)
 
     @property
     def bytes(self) -> int:
@@ -135,6 +147,12 @@ def put_reference(store: Store, inputs: Arrays, outputs: Arrays) -> StoredFile:
     return StoredFile(path=REFERENCE, sha256=store.put_bytes(content), bytes=len(content))
 
 
+def put_tokenizer(store: Store, content: bytes, *, lower: bool) -> StoredTokenizer:
+    """Store what makes inputs of texts. Raises StoreError."""
+    file = StoredFile(path=TOKENIZER, sha256=store.put_bytes(content), bytes=len(content))
+    return StoredTokenizer(file=file, lower=lower)
+
+
 def read_reference(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]:
     """Inputs and outputs of a reference file on this machine."""
     with path.open("rb") as stream:
@@ -149,7 +167,7 @@ def write_artifact(store: Store, manifest: Manifest) -> str:
 
     Manifest last: an artifact that can be read is whole.
     """
-    files = (*manifest.model.files, *((manifest.reference,) if manifest.reference else ()))
+    files = (*manifest.model.files, *manifest.beside)
     absent = [file.path for file in files if not store.exists(f"blobs/{file.sha256}")]
     if absent:
         raise StoreError(f"an artifact's files must be in the store first; missing: {', '.join(absent)}")
@@ -182,8 +200,8 @@ def copy_pack(home: Location, sha256: str, folder: Path) -> Manifest:
     folder.mkdir(parents=True, exist_ok=True)
     for file in manifest.model.files:
         _copy_packed(files, file.model_copy(update={"path": f"{MODEL_FOLDER}/{file.path}"}), folder)
-    if manifest.reference is not None:
-        _copy_packed(files, manifest.reference, folder)
+    for file in manifest.beside:
+        _copy_packed(files, file, folder)
     for name in (FIGURES, PROFILE):
         if files.isfile(name):
             files.get_file(name, str(folder / name))
@@ -205,15 +223,15 @@ def _copy_packed(files: Any, file: StoredFile, folder: Path) -> None:
 
 
 def copy_artifact(store: Store, sha256: str, folder: Path) -> Manifest:
-    """Copy an artifact to `folder`, every digest checked: `manifest.json`, `reference.npz`, `model/…`; and what was measured of it.
+    """Copy an artifact to `folder`, every digest checked: `manifest.json`, `reference.npz`, `tokenizer.json`, `model/…`; and what was measured of it.
 
     Idempotent. The manifest is written last, so a folder that has one is whole. Raises StoreError.
     """
     manifest = read_stored(store, sha256)
     folder.mkdir(parents=True, exist_ok=True)
     store.fetch_model(manifest.model, folder / MODEL_FOLDER)
-    if manifest.reference is not None:
-        store.fetch_file(manifest.reference, folder)
+    for file in manifest.beside:
+        store.fetch_file(file, folder)
     _copy_beside(store, sha256, folder)
     content = store.read_bytes(f"artifacts/{sha256}/{MANIFEST}")
     with whole_file(folder / MANIFEST) as partial:
@@ -232,8 +250,8 @@ def read_fetched(folder: Path, sha256: str) -> Manifest:
 def check_fetched(folder: Path, sha256: str) -> Manifest:
     """As `read_fetched`, and every file's digest checked again. Raises StoreError (ArtifactTampered)."""
     manifest = read_fetched(folder, sha256)
-    reference = {folder / REFERENCE: manifest.reference} if manifest.reference is not None else {}
-    for path, file in ({folder / MODEL_FOLDER / each.path: each for each in manifest.model.files} | reference).items():
+    files = {folder / MODEL_FOLDER / each.path: each for each in manifest.model.files}
+    for path, file in (files | {folder / each.path: each for each in manifest.beside}).items():
         if not holds(path, file.sha256, file.bytes):
             raise StoreError(f"{path} does not match the manifest", reason=Reason.ARTIFACT_TAMPERED)
     return manifest
@@ -300,7 +318,7 @@ def read_stored(store: Store, sha256: str) -> Manifest:
 
 def missing_file(store: Store, manifest: Manifest) -> StoredFile | None:
     """A file of the artifact that the store does not have with the digest it lists; None where the artifact is whole. Raises StoreError."""
-    files = (*manifest.model.files, *((manifest.reference,) if manifest.reference is not None else ()))
+    files = (*manifest.model.files, *manifest.beside)
     return next((file for file in files if not store.has_blob(file.sha256, file.bytes)), None)
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 from fettle.api.base import GROUP
 from fettle.api.reasons import Reason
+from fettle.errors import FettleError
 from fettle.store.files import file_digest
 from fettle.store.manifest import Manifest
 from fettle.store.oci import FILEPATH, MODEL_LAYER, TITLE
@@ -61,6 +63,13 @@ class Pack:
 def files_in(folder: Path) -> dict[str, Path]:
     """All files below a folder, by their path in it."""
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def require_push(registry: Registry) -> None:
+    """Begin an upload as `push` does, and cancel it. Raises what `missing` makes where the registry takes none."""
+    place = registry.begin_upload()
+    with suppress(FileNotFoundError, FettleError):  # a registry that cannot cancel one forgets it in time
+        registry.ask(place, "DELETE")
 
 
 def push(pack: Pack, registry: Registry, sent: Sent, missing: Missing, name: str | None = None) -> str:
@@ -123,10 +132,7 @@ def _put(registry: Registry, blob: Mapping[str, Any], content: IO[bytes]) -> Non
         return
 
     def upload() -> None:
-        begun = registry.ask("blobs/uploads/", "POST").headers.get("Location")
-        if begun is None:
-            raise registry.no_registry()
-        place = urljoin(f"{registry.root}/blobs/uploads/", begun)
+        place = registry.begin_upload()
         whole = f"{place}{'&' if '?' in place else '?'}digest={quote(blob['digest'])}"
         registry.put(whole, content, blob["size"], "application/octet-stream")
 

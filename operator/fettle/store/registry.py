@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Annotated, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -154,19 +154,30 @@ class Registry:
             return False  # so do some registries answer where there is no such repository yet
         return True
 
+    def begin_upload(self) -> str:
+        """The address to which the registry takes a blob now. Raises what `missing` makes."""
+        try:
+            begun = self.ask("blobs/uploads/", "POST").headers.get("Location")
+        except FileNotFoundError:
+            raise self._no_repository() from None
+        if begun is None:
+            raise self._no_registry()
+        return urljoin(f"{self.root}/blobs/uploads/", begun)
+
     def put(self, path: str, content: bytes | IO[bytes], size: int, media_type: str) -> None:
         """Have the registry keep `content` at `path`, or at an address that it gave out. Raises what `missing` makes."""
         headers = {"Content-Type": media_type, "Content-Length": str(size)}
         try:
             self.ask(path, "PUT", headers=headers, body=content)
         except FileNotFoundError:
-            raise self._missing(
-                f"{self.reference}: the registry has no such repository, and makes none: create it first"
-            ) from None
+            raise self._no_repository() from None
 
-    def no_registry(self) -> FettleError:
+    def _no_registry(self) -> FettleError:
         """What is told of a server that answers as no registry does."""
         return self._missing(f"{self.root} does not answer as an OCI registry does: correct the address")
+
+    def _no_repository(self) -> FettleError:
+        return self._missing(f"{self.reference}: the registry has no such repository, and makes none: create it first")
 
     def _manifest(self, selector: str) -> tuple[Manifest, str]:
         try:
@@ -182,7 +193,7 @@ class Registry:
         try:
             return Manifest.model_validate_json(answer.body), digest
         except ValidationError:
-            raise self.no_registry() from None
+            raise self._no_registry() from None
 
     # --------------------------------------------------------------------------------------------------------- who asks
 

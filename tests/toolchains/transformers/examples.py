@@ -111,8 +111,7 @@ WORDS_KNOWN = (
 
 def tokenizer(folder: Path) -> Any:
     """A tokenizer of a few words, written to `folder` beside the model."""
-    (folder / "vocab.txt").write_text("\n".join(WORDS_KNOWN))
-    made = hf.BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), model_max_length=40)
+    made = hf.BertTokenizerFast(vocab={word: place for place, word in enumerate(WORDS_KNOWN)}, model_max_length=40)
     made.save_pretrained(folder)
     return made
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fettle.api import catalog, images
+from fettle.api import catalog, formats, images
 from fettle.api.images import Image
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
@@ -26,6 +26,7 @@ GRAPH = RecipeStep(optimize_graph=OptimizeGraphStep())
 STATIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC))
 DYNAMIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.DYNAMIC))
 FLOAT16 = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.FLOAT16))
+WEIGHT_ONLY = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.WEIGHT_ONLY))
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,8 @@ FLOAT16 = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.FLOAT16))
         (GRAPH, RuntimeName.LITERT, False, False, ("tensorflow-cpu",)),
         (STATIC, RuntimeName.LITERT, True, True, ("tensorflow-cpu",)),
         (FLOAT16, RuntimeName.LITERT, True, False, ("tensorflow-cpu",)),
+        (WEIGHT_ONLY, RuntimeName.ONNXRUNTIME, True, False, ("onnx", "onnx-ir", "onnxruntime")),
+        (WEIGHT_ONLY, RuntimeName.OPENVINO, True, False, ("nncf", "openvino")),
     ],
 )
 def test_a_step_tells_what_it_needs(
@@ -83,10 +86,10 @@ def test_no_pair_of_step_and_family_has_two_rows() -> None:
 
 
 def test_every_format_and_every_runtime_of_the_api_has_a_row() -> None:
-    assert {entry.format for entry in catalog.FORMATS} == set(FormatName) - {FormatName.AUTO}
+    assert {entry.format for entry in formats.FORMATS} == set(FormatName) - {FormatName.AUTO}
     assert {entry.runtime for entry in catalog.RUNTIMES} == set(RuntimeName)
     assert all(catalog.runtime(name).runtime == name for name in RuntimeName)
-    assert catalog.source_format(FormatName.AUTO) is None
+    assert formats.source_format(FormatName.AUTO) is None
 
 
 def test_what_a_step_writes_its_family_loads_or_what_ends_its_builds_does() -> None:
@@ -120,7 +123,7 @@ def test_some_image_has_what_each_row_needs() -> None:
     for name in RuntimeName:
         assert images.job_image({catalog.runtime(name).library}) is not None
         assert images.server_image(name) in Image
-    assert all(images.job_image(entry.libraries) is not None for entry in (*catalog.STEPS, *catalog.FORMATS))
+    assert all(images.job_image(entry.libraries) is not None for entry in (*catalog.STEPS, *formats.FORMATS))
 
 
 @pytest.mark.parametrize(
@@ -152,13 +155,13 @@ def test_each_step_names_a_function_that_is_there_or_changes_nothing() -> None:
 
 def test_every_runtime_and_every_format_has_its_module() -> None:
     assert all((SOURCE / "runtimes" / f"{entry.runtime.replace('-', '_')}.py").exists() for entry in catalog.RUNTIMES)
-    formats = {format.name for format in sources.FORMATS} | {
+    readable = {format.name for format in sources.FORMATS} | {
         FormatName.MLFLOW
     }  # what names a model that is in one of the others
-    assert formats == {entry.format for entry in catalog.FORMATS}
+    assert readable == {entry.format for entry in formats.FORMATS}
 
 
 def test_the_catalog_loads_no_toolchain() -> None:
-    code = "import sys, fettle.api.catalog; print(*sys.modules)"
+    code = "import sys, fettle.api.catalog, fettle.api.formats; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "onnx", "onnxruntime", "openvino", "nncf", "torch"} & set(loaded)

@@ -35,6 +35,7 @@ from fettle.api.training import TrainSpec
 from fettle.api.uris import Address
 from fettle.api.vocabulary import RuntimeName
 from fettle.cluster.claims import claims_of, read_from
+from fettle.cluster.credentials import EGRESS_LABEL
 from fettle.cluster.jobs import job_name, render, render_meeting, trains
 from fettle.cluster.kinds import Object
 from fettle.cluster.owner import Key, controller_of, owner_key
@@ -334,3 +335,10 @@ def test_a_pods_number_fits_behind_the_name_of_its_job() -> None:
 
 def test_a_step_without_training_items_runs_in_one_pod() -> None:
     assert training(3, items=False).nodes == 1
+
+
+def test_a_job_that_prepares_may_ask_the_registry_that_winners_go_to() -> None:
+    asked = prepare_task(spec(publish=REPOSITORY), STORE.uri)
+    pod = render(OWNER, JobsSpec(), wanted(asked, "prepare"), STORE, SETTINGS)["spec"]["template"]
+    assert pod["metadata"]["labels"][EGRESS_LABEL] == "true"
+    assert [volume["secret"]["secretName"] for volume in pod["spec"]["volumes"] if "secret" in volume] == ["registry"]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from fettle.api.modeldeployment import ServerSpec, TemplateSpec
+from fettle.api.modeldeployment import TemplateSpec
 from fettle.api.optimizedmodel_status import Placement
 from fettle.api.pods import ResourceSpec
+from fettle.api.server import ServerSpec
 from fettle.api.vocabulary import RuntimeName
 from fettle.cluster import ledger, serving
 from fettle.cluster.credentials import EGRESS_LABEL

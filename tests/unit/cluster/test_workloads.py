@@ -122,6 +122,12 @@ def test_what_a_pod_does_that_a_person_looks_at_is_no_fault_of_its_revision() ->
             False,
         ),
         (
+            "it may not check tokens, until somebody grants that",
+            pod(containerStatuses=[container("server", 9, lastState=ended("Forbidden: server.auth.tokenReview: no"))]),
+            Reason.FORBIDDEN,
+            False,
+        ),
+        (
             "out of memory",
             pod(containerStatuses=[container(lastState=ended(code=137, reason="OOMKilled"))]),
             Reason.OUT_OF_MEMORY,

@@ -212,7 +212,7 @@ def test_a_source_format_is_one_file_and_three_entries(package: PackageCopy, tmp
     package.enter("optimizer/sources/__init__.py", "    *torch.FORMATS,\n", "    *matrix.FORMATS,\n")
     package.enter("api/vocabulary.py", '    TORCH_EXPORT = "TorchExport"\n', '    MATRIX = "Matrix"\n')
     row = '    FormatEntry(FormatName.MATRIX, ("numpy", "onnx"), RuntimeName.ONNXRUNTIME, (".npy",)),\n'
-    package.enter("api/catalog.py", "FORMATS: tuple[FormatEntry, ...] = (\n", row)
+    package.enter("api/formats.py", "FORMATS: tuple[FormatEntry, ...] = (\n", row)
     claim = tmp_path / "claim"
     claim.mkdir()
     np.save(claim / "model.npy", np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32))

@@ -53,11 +53,18 @@ def refusal(call: Any, *arguments: Any) -> RequestError:
     return raised.value
 
 
-def test_without_tokens_a_client_is_its_address_and_nobody_is_refused(clock: Clock) -> None:
+async def stranger(guard: Access, header: str | None) -> RequestError:
+    """How the request of somebody unknown ends."""
+    with pytest.raises(RequestError) as raised:
+        await guard.identify(header, "a:1")
+    return raised.value
+
+
+async def test_without_tokens_a_client_is_its_address_and_nobody_is_refused(clock: Clock) -> None:
     free = access(clock)
     assert free.open
-    assert free.identify(None, "10.0.0.7:5000") == free.identify("Bearer x", "10.0.0.7:5001") == "10.0.0.7"
-    assert free.identify(None, "[fd00::7]:5000") == "[fd00::7]"
+    assert await free.identify(None, "10.0.0.7:5000") == await free.identify("Bearer x", "10.0.0.7:5001") == "10.0.0.7"
+    assert await free.identify(None, "[fd00::7]:5000") == "[fd00::7]"
 
 
 @pytest.mark.parametrize(
@@ -76,45 +83,46 @@ def test_without_tokens_a_client_is_its_address_and_nobody_is_refused(clock: Clo
         ("Bearer r\udce9d", None),
     ],
 )
-def test_a_client_is_who_has_the_token(tmp_path: Path, clock: Clock, header: str | None, who: str | None) -> None:
+async def test_a_client_is_who_has_the_token(tmp_path: Path, clock: Clock, header: str | None, who: str | None) -> None:
     guard = access(clock, tokens_folder=secret(tmp_path, alice="red\ngreen\n", bob="  blue\n\n"))
     if who is not None:
-        assert guard.identify(header, "10.0.0.7:1") == who
+        assert await guard.identify(header, "10.0.0.7:1") == who
     else:
-        error = refusal(guard.identify, header, "10.0.0.7:1")
+        error = await stranger(guard, header)
         assert error.code is Code.UNAUTHENTICATED
         assert "Authorization: Bearer" in error.message and "re" not in error.message.partition("found")[2]
 
 
-def test_tokens_are_rotated_without_a_restart(tmp_path: Path, clock: Clock) -> None:
+async def test_tokens_are_rotated_without_a_restart(tmp_path: Path, clock: Clock) -> None:
     guard = access(clock, tokens_folder=secret(tmp_path, alice="old"))
-    assert guard.identify("Bearer old", "a:1") == "alice"
+    assert await guard.identify("Bearer old", "a:1") == "alice"
     secret(tmp_path, alice="old\nnew")
     clock.now += 2
-    assert guard.identify("Bearer old", "a:1") == guard.identify("Bearer new", "a:1") == "alice"
+    assert await guard.identify("Bearer old", "a:1") == await guard.identify("Bearer new", "a:1") == "alice"
     secret(tmp_path, alice="new", carol="other")
     clock.now += 2
-    assert refusal(guard.identify, "Bearer old", "a:1").code is Code.UNAUTHENTICATED
-    assert (guard.identify("Bearer new", "a:1"), guard.identify("Bearer other", "a:1")) == ("alice", "carol")
+    assert (await stranger(guard, "Bearer old")).code is Code.UNAUTHENTICATED
+    assert await guard.identify("Bearer new", "a:1") == "alice"
+    assert await guard.identify("Bearer other", "a:1") == "carol"
 
 
-def test_tokens_that_cannot_be_read_for_a_moment_shut_nobody_out(tmp_path: Path, clock: Clock) -> None:
+async def test_tokens_that_cannot_be_read_for_a_moment_shut_nobody_out(tmp_path: Path, clock: Clock) -> None:
     guard = access(clock, tokens_folder=secret(tmp_path, alice="red", bob="blue"))
     (tmp_path / "bob").unlink()
     (tmp_path / "bob").symlink_to("/proc/self/mem")  # a file that is there, and whose reading fails
     clock.now += 2
-    assert (guard.identify("Bearer red", "a:1"), guard.identify("Bearer blue", "a:1")) == ("alice", "bob")
+    assert (await guard.identify("Bearer red", "a:1"), await guard.identify("Bearer blue", "a:1")) == ("alice", "bob")
     secret(tmp_path, alice="green")
     clock.now += 2
-    assert guard.identify("Bearer green", "a:1") == "alice"
-    assert refusal(guard.identify, "Bearer blue", "a:1").code is Code.UNAUTHENTICATED
+    assert await guard.identify("Bearer green", "a:1") == "alice"
+    assert (await stranger(guard, "Bearer blue")).code is Code.UNAUTHENTICATED
 
 
-def test_a_client_may_have_many_tokens(tmp_path: Path, clock: Clock) -> None:
+async def test_a_client_may_have_many_tokens(tmp_path: Path, clock: Clock) -> None:
     tokens = [f"{number:064d}" for number in range(200)]
     guard = access(clock, tokens_folder=secret(tmp_path, alice="\n".join(tokens)))
-    assert {guard.identify(f"Bearer {token}", "a:1") for token in tokens} == {"alice"}
-    assert refusal(guard.identify, f"Bearer {tokens[-1][:32]}", "a:1").code is Code.UNAUTHENTICATED
+    assert {await guard.identify(f"Bearer {token}", "a:1") for token in tokens} == {"alice"}
+    assert (await stranger(guard, f"Bearer {tokens[-1][:32]}")).code is Code.UNAUTHENTICATED
 
 
 @pytest.mark.parametrize("tokens", [{}, {"alice": " \n"}], ids=["no file", "an empty file"])

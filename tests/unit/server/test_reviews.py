@@ -15,9 +15,20 @@ import orjson
 import pytest
 from tests.unit.server.serving import Server
 
+from fettle.api.reasons import Reason
+from fettle.errors import ClusterError
 from fettle.server.access import Access
 from fettle.server.request import Code, RequestError
-from fettle.server.reviews import BURST, MOST_KEPT, MOST_WAITING, PATH, REFUSED_SECONDS, Reviews, User
+from fettle.server.reviews import (
+    BURST,
+    MOST_KEPT,
+    MOST_WAITING,
+    PATH,
+    REFUSED_SECONDS,
+    Reviews,
+    User,
+    require_permission,
+)
 from fettle.server.settings import ServerSettings
 
 AUDIENCE = "lookup.team.svc"
@@ -95,8 +106,7 @@ def settings(cluster: Cluster, folder: Path, **more: Any) -> ServerSettings:
 async def who(access: Access, token: str | None) -> str:
     """The name of who is let in with that token. Raises RequestError."""
     header = None if token is None else f"Bearer {token}"
-    await access.review(header)
-    return access.identify(header, "10.0.0.7:1")
+    return await access.identify(header, "10.0.0.7:1")
 
 
 async def refusal(access: Access, token: str | None) -> RequestError:
@@ -234,17 +244,16 @@ async def test_a_pod_that_can_start_no_thread_lets_nobody_in(clock: Clock) -> No
         raise RuntimeError("can't start new thread")
 
     with pytest.raises(RequestError) as raised:
-        await reviews(ask, clock).look("good")
+        await reviews(ask, clock).name("good")
     assert raised.value.code is Code.UNAVAILABLE
 
 
-async def test_a_token_whose_time_ends_while_it_is_looked_up_is_not_refused(clock: Clock) -> None:
-    asked = reviews(lambda token: User(token), clock)
-    await asked.look("good")
-    clock.now += 59.9999
-    await asked.look("good")
-    clock.now += 0.0001
-    assert asked.name("good") == "good"
+async def test_a_token_whose_time_is_over_is_asked_for_again_and_not_refused(clock: Clock) -> None:
+    api = Known("good")
+    asked = reviews(api, clock)
+    for moment, asks in ((0, 1), (59, 1), (1, 2)):
+        clock.now += moment
+        assert (await asked.name("good"), len(api.asked)) == ("good", asks)
 
 
 async def test_tokens_of_a_secret_are_good_beside_those_of_kubernetes_and_are_not_shown_to_it(
@@ -258,6 +267,17 @@ async def test_tokens_of_a_secret_are_good_beside_those_of_kubernetes_and_are_no
     assert await who(access, "red") == "alice"
     assert cluster.asked == []
     assert await who(access, "web") == WEB
+
+
+class Known:
+    """Knows these tokens, and remembers which it was asked for."""
+
+    def __init__(self, *valid: str) -> None:
+        self.valid, self.asked = set(valid), list[str]()
+
+    def __call__(self, token: str) -> User | None:
+        self.asked.append(token)
+        return User(token) if token in self.valid else None
 
 
 class Slow:
@@ -279,66 +299,100 @@ def reviews(ask: Any, clock: Clock, **more: Any) -> Reviews:
 async def test_requests_with_the_same_token_wait_for_one_answer_and_who_hangs_up_ends_nothing(clock: Clock) -> None:
     slow = Slow()
     asked = reviews(slow, clock)
-    looks = [asyncio.create_task(asked.look("good")) for _ in range(20)]
+    looks = [asyncio.create_task(asked.name("good")) for _ in range(20)]
     await asyncio.sleep(0)
     looks[0].cancel()
     slow.may.set()
-    done = await asyncio.gather(*looks, return_exceptions=True)
-    assert [type(one) for one in done] == [asyncio.CancelledError, *[type(None)] * 19]
-    assert (slow.asked, asked.name("good")) == (1, "good")
+    gone, *others = await asyncio.gather(*looks, return_exceptions=True)
+    assert isinstance(gone, asyncio.CancelledError)
+    assert (slow.asked, others) == (1, ["good"] * 19)
 
 
 async def test_many_different_tokens_take_bounded_memory_and_good_ones_are_not_forgotten_for_them(clock: Clock) -> None:
-    asked = reviews(lambda token: User(token) if token == "good" else None, clock)
-    await asked.look("good")
+    api = Known("good")
+    asked = reviews(api, clock)
+    await asked.name("good")
     for number in range(MOST_KEPT + 100):
         clock.now += 0.02  # as fast as is taken
-        await asked.look(f"bad {number}".replace(" ", "-"))
+        await asked.name(f"bad {number}".replace(" ", "-"))
     assert len(asked._others) == MOST_KEPT
     clock.now = 100.0
-    assert asked.name("good") == "good"
+    assert (await asked.name("good"), api.asked.count("good")) == ("good", 1)
 
 
 async def test_strangers_are_asked_for_so_often_and_no_more_and_take_no_turn_of_who_was_good(clock: Clock) -> None:
-    asked = reviews(lambda token: User(token) if token == "good" else None, clock)
-    await asked.look("good")
+    api = Known("good")
+    asked = reviews(api, clock)
+    await asked.name("good")
     clock.now += 61
     for number in range(int(BURST)):
-        await asked.look(f"bad-{number}")
+        await asked.name(f"bad-{number}")
     with pytest.raises(RequestError, match="too many tokens are being checked") as raised:
-        await asked.look("bad")
+        await asked.name("bad")
     assert raised.value.code is Code.UNAVAILABLE
-    assert asked.name("good") is None, "its time is over"
-    await asked.look("good")
-    assert asked.name("good") == "good"
+    assert api.asked.count("good") == 1
+    assert (await asked.name("good"), api.asked.count("good")) == ("good", 2), "its time is over"
 
 
 async def test_no_more_strangers_wait_than_are_bounded_and_who_was_good_does_not_wait_behind_them(clock: Clock) -> None:
-    slow = Slow()
-    asked = reviews(lambda token: User(token) if token == "good" else slow(token), clock)
-    await asked.look("good")
-    strangers = [asyncio.create_task(asked.look(f"bad-{number}")) for number in range(MOST_WAITING)]
+    slow, api = Slow(), Known("good")
+    asked = reviews(lambda token: api(token) if token == "good" else slow(token), clock)
+    await asked.name("good")
+    strangers = [asyncio.create_task(asked.name(f"bad-{number}")) for number in range(MOST_WAITING)]
     await asyncio.sleep(0)
     with pytest.raises(RequestError, match="too many tokens are being checked"):
-        await asked.look("bad")
+        await asked.name("bad")
     clock.now += 61
-    await asked.look("good")
-    assert asked.name("good") == "good" and not any(one.done() for one in strangers)
+    assert (await asked.name("good"), len(api.asked)) == ("good", 2)
+    assert not any(one.done() for one in strangers)
     slow.may.set()
-    await asyncio.gather(*strangers)
+    assert await asyncio.gather(*strangers) == [None] * MOST_WAITING
     assert asked._asking == {} and asked._strangers == 0
 
 
 async def test_a_token_that_was_good_and_is_withdrawn_is_refused_when_its_time_is_over(clock: Clock) -> None:
-    valid = {"good"}
-    asked = reviews(lambda token: User(token) if token in valid else None, clock)
-    await asked.look("good")
-    valid.clear()
+    api = Known("good")
+    asked = reviews(api, clock)
+    await asked.name("good")
+    api.valid.clear()
     clock.now += 59
-    assert asked.name("good") == "good"
+    assert await asked.name("good") == "good"
     clock.now += 1
-    await asked.look("good")
-    assert asked.name("good") is None
+    assert await asked.name("good") is None
+
+
+async def test_a_pod_that_may_not_ask_whose_a_token_is_says_so_before_the_first_request(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    told = settings(cluster, tmp_path)
+    await require_permission(told)
+    assert [cluster.status(asked["spec"])["authenticated"] for asked in cluster.asked] == [False]
+    cluster.answer = 403, b'{"kind": "Status", "reason": "Forbidden"}'
+    with pytest.raises(ClusterError, match=r"may create tokenreviews; .* rbac\.tokenReviewers") as raised:
+        await require_permission(told)
+    assert raised.value.reason is Reason.FORBIDDEN
+
+
+@pytest.mark.parametrize("answer", [(500, b"etcd"), (401, b""), (429, b""), (201, b"no JSON"), None])
+async def test_an_api_server_that_does_not_answer_at_the_start_keeps_no_pod_from_serving(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: tuple[int, bytes] | None
+) -> None:
+    cluster.answer = answer
+    if answer is None:
+        cluster.http.shutdown()
+        cluster.http.server_close()
+    await require_permission(settings(cluster, tmp_path))
+    assert "tokens of Kubernetes cannot be checked yet: " in caplog.text
+
+
+def test_a_server_that_may_not_ask_whose_a_token_is_ends_with_the_reason(cluster: Cluster, tmp_path: Path) -> None:
+    own, log = tmp_path / "own", tmp_path / "log"
+    own.mkdir()
+    (own / "token").write_text("the pod's own")
+    cluster.answer = 403, b""
+    with log.open("w") as stream, pytest.raises(RuntimeError, match="exited with 1 before it was ready"):
+        Server(tmp_path, log=stream.fileno(), token_review_folder=own, token_review_server=cluster.address)
+    assert "\nForbidden: server.auth.tokenReview: " in log.read_text()
 
 
 def test_a_server_asks_for_tokens_of_both_protocols_and_an_outage_is_no_failure_of_the_model(
@@ -357,7 +411,8 @@ def test_a_server_asks_for_tokens_of_both_protocols_and_an_outage_is_no_failure_
 
     try:
         assert [ask(token).status_code for token in ("web", "web", "other", None)] == [200, 200, 401, 401]
-        assert len(cluster.asked) == 2
+        at_start, *tokens = [asked["spec"]["token"] for asked in cluster.asked]
+        assert (at_start not in tokens, tokens) == (True, ["web", "other"])
         assert httpx.get(server.url.partition("/v2")[0] + "/v2/health/ready").json() == {"ready": True}
         with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -283,7 +283,7 @@ class Case:
 def busy(service: InferenceService) -> None:
     """The client has as many requests under way as it may."""
     service.access = Access(service.settings.model_copy(update={"client_max_concurrent": 1}))
-    service.access.enter(service.access.identify(None, "here:1"))
+    service.access.enter("here")
 
 
 def without_token(service: InferenceService) -> None:
@@ -372,25 +372,50 @@ async def test_no_more_requests_wait_to_be_decoded_than_may_wait_for_the_model(
     assert is_over(service) and service.decoding == 0
 
 
-async def test_a_client_that_leaves_while_its_token_is_checked_is_counted_once(
-    service: InferenceService,
-) -> None:
+@pytest.fixture
+def may(service: InferenceService) -> Iterator[threading.Event]:
+    """When the API server may say that a token is good."""
     may = threading.Event()
 
     def ask(token: str) -> User | None:
         may.wait(60)
-        return None
+        return User(token)
 
     told = service.settings.model_copy(update={"token_review_folder": service.settings.folder})
     service.access = Access(told)
     service.access._reviews = Reviews(told, ask)
+    yield may
+    may.set()
+
+
+async def test_a_client_that_leaves_while_its_token_is_checked_is_counted_once(
+    service: InferenceService, may: threading.Event
+) -> None:
     admitting = asyncio.create_task(service.admit("Bearer good", "here:1", infer=True))
     await asyncio.sleep(0)
     admitting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await admitting
-    may.set()
     assert counted(service) == (0, 0, {499: 1})
+    assert is_over(service)
+
+
+async def test_a_service_that_ends_answers_a_request_whose_token_is_still_checked(
+    service: InferenceService, may: threading.Event
+) -> None:
+    async def ask() -> bytes:
+        await service.admit("Bearer good", "here:1", infer=True)
+        return await service.infer(received(service), protocol)
+
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    await service.infer(received(service), protocol)  # another, which ends meanwhile
+    finishing = asyncio.create_task(service.finish())
+    await asyncio.sleep(0)
+    assert not finishing.done()
+    may.set()
+    await finishing
+    assert asking.done() and counted(service) == (2, 0, {200: 2})
 
 
 async def test_a_request_that_waited_too_long_to_be_decoded_is_not(service: InferenceService, held: Held) -> None:

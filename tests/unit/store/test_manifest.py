@@ -14,6 +14,7 @@ from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import CpuClass
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import RuntimeName
+from fettle.cli.access.pull_files import require_room
 from fettle.errors import StoreError
 from fettle.store.manifest import (
     DataRecord,
@@ -24,8 +25,10 @@ from fettle.store.manifest import (
     artifact_uri,
     check_fetched,
     fetch_artifact,
+    is_whole,
     model_entry,
     put_reference,
+    put_tokenizer,
     read_fetched,
     read_reference,
     write_artifact,
@@ -157,3 +160,29 @@ def test_an_artifact_that_takes_no_pictures_has_the_digest_that_it_always_had(ma
     assert taking.digest != manifest.digest
     assert json.loads(taking.canonical())["preprocess"] == {"layout": "NCHW", "color": "RGB", "mean": [], "std": []}
     assert Manifest.model_validate_json(taking.canonical()) == taking
+
+
+def test_a_tokenizer_is_fetched_with_its_artifact_and_its_digest_is_checked(
+    store: Store, manifest: Manifest, mounts: Mounts, tmp_path: Path
+) -> None:
+    assert "tokenizer" not in json.loads(manifest.canonical()), "artifacts without one have the digest that they had"
+    reading = manifest.model_copy(update={"tokenizer": put_tokenizer(store, b'{"model": {}}', lower=True)})
+    sha256 = write_artifact(store, reading)
+    folder = tmp_path / "served"
+    assert fetch_artifact(artifact_uri(store.uri, sha256), sha256, folder, mounts) == reading
+    assert (folder / "tokenizer.json").read_bytes() == b'{"model": {}}'
+    require_room(folder, sha256)  # it may be pulled once more
+    (folder / "tokenizer.json").write_bytes(b"{}")
+    with pytest.raises(StoreError, match=r"tokenizer\.json does not match the manifest"):
+        check_fetched(folder, sha256)
+
+
+def test_an_artifact_whose_tokenizer_is_not_in_the_store_is_not_whole(store: Store, manifest: Manifest) -> None:
+    tokenizer = put_tokenizer(store, b"{}", lower=False)
+    reading = manifest.model_copy(update={"tokenizer": tokenizer})
+    sha256, root = write_artifact(store, reading), store.root.local
+    assert is_whole(store, sha256) and root is not None
+    (root / "blobs" / tokenizer.file.sha256).unlink()
+    assert not is_whole(store, sha256)
+    with pytest.raises(StoreError, match=r"missing: tokenizer\.json"):
+        write_artifact(store, reading)

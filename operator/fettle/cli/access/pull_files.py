@@ -17,6 +17,7 @@ from fettle.store.manifest import (
     MODEL_FOLDER,
     PROFILE,
     REFERENCE,
+    TOKENIZER,
     Manifest,
     copy_artifact,
     read_stored,
@@ -41,7 +42,7 @@ def pull_artifact(store: Store, sha256: str, folder: Path, total: Total) -> Mani
     """Copy an artifact to `folder` and check every digest; files that are already there are not fetched again. Raises StoreError, UsageError."""
     require_room(folder, sha256)
     manifest = read_stored(store, sha256)
-    total(manifest.bytes + (manifest.reference.bytes if manifest.reference else 0))
+    total(manifest.bytes + sum(file.bytes for file in manifest.beside))
     return copy_artifact(store, sha256, folder)
 
 
@@ -53,7 +54,8 @@ def require_room(folder: Path, sha256: str) -> None:
         raise UsageError(f"{folder} is a file, but an artifact is a folder: choose another path")
     here = folder / MANIFEST
     other = here.is_file() and not holds(here, sha256)
-    foreign = {path.name for path in folder.iterdir()} - {MANIFEST, MODEL_FOLDER, REFERENCE, FIGURES, PROFILE}
+    own = {MANIFEST, MODEL_FOLDER, REFERENCE, TOKENIZER, FIGURES, PROFILE}
+    foreign = {path.name for path in folder.iterdir()} - own
     if other or foreign:
         raise UsageError(
             f"{folder} contains {'another artifact' if other else min(foreign)}: choose an empty or a new folder"

@@ -41,6 +41,14 @@ class Room:
             raise DataError(message)
 
 
+@dataclass(frozen=True)
+class Portable:
+    """An encoder without the library that it came with: see `preprocess.text.TextEncoder`."""
+
+    content: bytes
+    lower: bool = False
+
+
 class Encoder(Protocol):
     """Makes a model's inputs from raw data, such as tokens from texts."""
 
@@ -51,6 +59,10 @@ class Encoder(Protocol):
 
     def encode(self, columns: Mapping[str, Array]) -> dict[str, Array]:
         """The model's inputs for these items. Raises DataError."""
+        ...
+
+    def portable(self, columns: Mapping[str, Array]) -> Portable:
+        """What makes the same inputs of these items in a server. Raises DataError, which says why nothing does."""
         ...
 
 

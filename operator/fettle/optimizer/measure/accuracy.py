@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,12 @@ from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.optimizedmodel_status import AgreementStatus, Flips, Interval, MetricValue, worth
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
-from fettle.api.vocabulary import AgreementMode, Evidence, Metric
+from fettle.api.vocabulary import AgreementMode, Evidence, Metric, UnsureItems
 from fettle.errors import DataError, RuntimeFailure
-from fettle.optimizer.labels.reader import NOT_COUNTED
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array
+from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.metrics import Changes, OtherDecisions, Scores, ScoringRule, drop, flips
 from fettle.optimizer.measure.remains import Remains
 from fettle.optimizer.measure.sureness import Sureness
@@ -29,44 +29,11 @@ from fettle.optimizer.measure.tally import Tally, fits, valid
 from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.measure.tasks.base import TaskMetric, examples_of
 from fettle.optimizer.measure.tasks.judging import TaskReference, TaskVerdict
-from fettle.optimizer.statistics import MINIMUM_GROUPS, agreement_interval
+from fettle.optimizer.measure.unsure import Skipped, skipped
+from fettle.optimizer.statistics import agreement_interval
 from fettle.store.comparison import Comparison, decisions, has_nan
 
 MOST_PLACE = 253  # characters of a channel's name in status
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The evaluation of a candidate's answers. `drop` is None if there are too few items (`too_few` says how many are needed).
-
-    `gone`: which information of the original's answers is missing, as text, if nothing proves that this is acceptable. `details`: additional
-    figures of the metric.
-    """
-
-    samples: int
-    evidence: Evidence
-    exact: bool
-    accuracy: MetricValue
-    drop: Interval | None
-    agreement: AgreementStatus
-    flips: Flips | None
-    changed: Interval | None  # None without labels: the drop is that share then
-    max_absolute_difference: float
-    margins: dict[str, float] = field(default_factory=dict)  # by output: the margin above which a decision is confident
-    no_evidence: str | None = None  # why these items prove nothing about a candidate whose answers may differ, as text
-    gone: str | None = None
-    informative: int | None = None  # number of samples that count for a task metric; None if all do
-    details: str | None = None
-
-    @property
-    def too_few(self) -> str | None:
-        """Why there is no interval, as text; None if there is one."""
-        if self.drop is not None:
-            return None
-        what, found = "items", f"{self.samples}"
-        if self.informative is not None:
-            what, found = "items that contain something to find", f"{self.informative} of {self.samples}"
-        return f"{self.accuracy.metric} needs at least {MINIMUM_GROUPS} {what} for an interval, found {found}"
 
 
 class Reference:
@@ -112,6 +79,7 @@ class Reference:
         self.chance: Chance | None = None  # what knowing nothing is worth; with `scores`
         self.no_evidence: str | None = None  # why its answers prove nothing of a lossy candidate
         self.comparisons: dict[str, Comparison] = {}
+        self.skipped: Skipped | None = None  # the items on which the original is unsure; None if every item counts
 
     def __len__(self) -> int:
         return self._count
@@ -132,7 +100,7 @@ class Reference:
 
     def finish_beside(self, other: Reference) -> None:
         """Finish after the last item, with the comparison rules of `other`, which has more items; use the labels if there are enough."""
-        self.profiles, self.comparisons = other.profiles, other.comparisons
+        self.profiles, self.comparisons, self.skipped = other.profiles, other.comparisons, other.skipped
         try:
             self._score(other.task.metric if other.task is not None else None)
             finite = self.scores is None or math.isfinite(self.scores.value())
@@ -152,8 +120,10 @@ class Reference:
             raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)
         self.comparisons = comparisons(self.profiles, self._spec, self._classified())
         self._score()
+        if self._spec.unsure is UnsureItems.SKIP:
+            self.skipped = skipped(self.comparisons, self.profiles, self.answers, self._by_label)
         if self.scores is None or self.chance is None:
-            self.no_evidence = self._constant_answers() if self.task is None else None
+            self.no_evidence = (self._constant_answers() if self.task is None else None) or self._too_unsure()
             return
         if not math.isfinite(self.scores.value()):
             message = f"the original's {self.metric} is {self.scores.value()}: its outputs contain NaN or infinity"
@@ -196,7 +166,16 @@ class Reference:
             seen.add(tuple(_gist(answer[name], rule) for name, rule in self.comparisons.items()))
             if len(seen) > 1:
                 return None
-        return f"the original gives the same answer for all {self._count} items, so a candidate that ignores its input would pass"
+        return (
+            f"the original gives the same answer for all {self._count} items, so a candidate that ignores its input would pass: "
+            "provide items with different answers"
+        )
+
+    def _too_unsure(self) -> str | None:
+        """Why agreement with the original proves nothing: too few items count. None if enough do, or if something else is the proof."""
+        others = self.task is None or bool(self.comparisons.keys() - self._judged())
+        proves = others and self.evidence is not Evidence.LABELS
+        return self.skipped.too_many if self.skipped is not None and proves else None
 
     def answers(self) -> Iterator[Answer]:
         """The original's answers, in the order of the items."""
@@ -242,7 +221,8 @@ class Reference:
         """
         judged = self._judged() if self.task is not None else frozenset()
         one_scale = self.task is not None and self.task.metric.one_scale
-        tally = Tally(self.comparisons, judged, judged if one_scale else frozenset())
+        sure = self.skipped.rules if self.skipped is not None else None
+        tally = Tally(self.comparisons, judged, judged if one_scale else frozenset(), sure)
         remains = self._remains()
         scores = self.new_scores() if self.scores is not None else None
         changes = Changes(scores.scoring) if scores is not None else None
@@ -303,7 +283,9 @@ class Reference:
         """The judgement of the original as a candidate: it loses nothing and needs no interval."""
         tally = Tally(self.comparisons)
         judgement = self._judgement(tally, self.scores, lossy=False, alpha=0.05)
-        nothing = AgreementStatus(value=1.0, low=1.0, high=1.0, mode=judgement.agreement.mode)
+        mode = judgement.agreement.mode
+        unsure = self.skipped.items if self.skipped is not None else None
+        nothing = AgreementStatus(value=1.0, low=1.0, high=1.0, mode=mode, unsure=unsure)
         sureness = Sureness(self.comparisons)
         for number, answer in enumerate(self.answers()):
             sureness.add(answer, self._truth(answer, number))
@@ -319,11 +301,21 @@ class Reference:
             for name, rule in self.comparisons.items()
             if rule.mode == AgreementMode.TOP_ONE
         }
-        if self.scores is not None and self._classified() in decided:
-            scoring = self.scores.scoring
-            classes = decided[self.output]
-            decided[self.output] = _right(scoring, classes, scoring.wanted(original[self.output], self._label(number)))
-        return decided
+        return decided | self._by_label(original, number)
+
+    def _by_label(self, original: Answer, number: int) -> dict[str, Array]:
+        """The right decisions for an item in the output whose labels are classes; empty if there is none."""
+        rule = self.comparisons.get(self.output)
+        if self.scores is None or self._classified() is None or rule is None or rule.mode != AgreementMode.TOP_ONE:
+            return {}
+        scoring, answer = self.scores.scoring, original[self.output]
+        classes = decisions(answer, rule.axis, rule.threshold)
+        return {self.output: scoring.right(classes, scoring.wanted(answer, self._label(number)))}
+
+    def _agreement(self, disagreed: int, tally: Tally, alpha: float) -> Interval:
+        """The share of items that agree, of those that count; anything is possible if none does."""
+        counted = self._count - tally.unsure
+        return agreement_interval(disagreed, counted, alpha) if counted else Interval(value=0.0, low=0.0, high=1.0)
 
     def _lost(self, verdict: TaskVerdict | None, tally: Tally, alpha: float) -> Interval | None:
         """The drop by the task metric. Without labels, answers that differ in an output that the metric does not evaluate are lost as well."""
@@ -334,14 +326,15 @@ class Reference:
             or not self.comparisons.keys() - tally.judged
         ):
             return verdict.drop if verdict is not None else None
-        others = _disagreement(agreement_interval(tally.apart, self._count, alpha))
+        others = _disagreement(self._agreement(tally.apart, tally, alpha))
         return max(verdict.drop, others, key=lambda interval: interval.high)
 
     def _judgement(
         self, tally: Tally, scores: Scores | None, lossy: bool, alpha: float, verdict: TaskVerdict | None = None
     ) -> Judgement:
         count = self._count
-        agreement = agreement_interval(tally.disagreed, count, alpha)
+        agreement = self._agreement(tally.disagreed, tally, alpha)
+        unsure = tally.unsure if self.skipped is not None else None
         sides: Flips | None
         if self.task is not None:
             value = verdict.value if verdict is not None else self.task.value
@@ -372,7 +365,7 @@ class Reference:
             exact=exact,
             accuracy=accuracy,
             drop=lost,
-            agreement=AgreementStatus(**agreement.model_dump(), mode=compared.mode),
+            agreement=AgreementStatus(**agreement.model_dump(), mode=compared.mode, unsure=unsure),
             flips=sides,
             changed=None,
             no_evidence=None if exact else self.no_evidence,
@@ -391,13 +384,3 @@ def _gist(answer: Array, rule: Comparison) -> bytes:
     """The part of an answer that must be equal for two models to agree."""
     said = decisions(answer, rule.axis, rule.threshold) if rule.mode == AgreementMode.TOP_ONE else answer
     return repr(said.tolist()).encode() if said.dtype.kind == "O" else np.ascontiguousarray(said).tobytes()
-
-
-def _right(scoring: ScoringRule, decided: Array, wanted: Array) -> Array:
-    """The right decisions by the labels; the model's own decision if a label does not count, or if it is one of several right classes."""
-    if scoring.form is LabelForm.ANY_OF:
-        stands = wanted[np.arange(len(decided)), decided] | ~wanted.any(axis=-1)
-        return np.where(stands, decided, np.argmax(wanted, axis=-1))
-    if scoring.form is LabelForm.CLASSES:
-        return np.where(wanted == NOT_COUNTED, decided, wanted)
-    return wanted

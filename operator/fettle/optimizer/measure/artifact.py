@@ -18,6 +18,7 @@ from fettle.api.task import BuiltCandidate, CandidatePlan, MeasureTask
 from fettle.api.vocabulary import AgreementMode, RuntimeName
 from fettle.optimizer.measure.agreement import FLOAT_NOISE
 from fettle.optimizer.measure.candidate import Bench, MeasuredCandidate, scale
+from fettle.optimizer.measure.sureness import least_margin
 from fettle.runtimes import cpu, machine
 from fettle.store import manifest as manifests
 from fettle.store.cache import versions
@@ -43,7 +44,11 @@ def write(
     feed = bench.items.feed(candidate.reference_items(bench))
     calibrated = any(entry.calibration for entry in entries)
     libraries = {catalog.runtime(plan.runtime).library, *(name for entry in entries for name in entry.libraries)}
-    quantized = candidate.executed is not None and candidate.executed.int8 > 0
+    ran = candidate.executed
+    quantized = (
+        ran is not None and ran.int8 + ran.weight_only > 0
+    )  # where weights alone are integers, runtimes round activations on the way
+    skipped = bench.reference.skipped
     return manifests.write_artifact(
         store,
         Manifest(
@@ -56,6 +61,7 @@ def write(
                 training=task.training_sha256 if any(map(catalog.trains, candidate.built.steps)) else None,
                 evaluation=task.items.sha256,
                 generated=task.generated,
+                unsure=skipped.items if skipped is not None else None,
             ),
             libraries=versions(libraries),
             runtime=plan.runtime,
@@ -65,6 +71,7 @@ def write(
             items_per_run=1 if candidate.alone and task.signature.batchable else None,
             comparisons={name: comparison(candidate, name, rule) for name, rule in bench.reference.live().items()},
             preprocess=preprocess(task),
+            tokenizer=task.tokenizer,
             requires=requirements(plan, quantized, here),
             model=candidate.built.model,
             reference=manifests.put_reference(store, feed, outputs),
@@ -143,7 +150,7 @@ def comparison(candidate: MeasuredCandidate, name: str, rule: Comparison) -> Com
     if rule.mode != AgreementMode.TOP_ONE or name not in outputs or not is_float(outputs[name]):
         return rule
     noise = tolerance(candidate, name)
-    moved = 2 * (noise.atol + noise.rtol * scale(outputs, name))
+    moved = least_margin((noise.rtol, noise.atol), scale(outputs, name))
     needed = candidate.judgement.margins.get(name, 0.0) if candidate.judgement is not None else 0.0
     return rule.model_copy(update={"margin": float(f"{max(moved, needed):.2g}")})
 

@@ -19,7 +19,8 @@ from fettle.api.task import BuiltCandidate
 from fettle.api.vocabulary import Precision
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.optimizer.measure import items as item
-from fettle.optimizer.measure.accuracy import Judgement, Reference
+from fettle.optimizer.measure.accuracy import Reference
+from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.neighbours import depends
 from fettle.optimizer.measure.process import WorkerProcess
 from fettle.optimizer.measure.profile import noting

@@ -29,7 +29,7 @@ def mark(
 
     Nothing is compared with an artifact of another source or another signature: it is another model. One that is not whole in the store
     is left out with a note: a candidate that is the same is written again. So is one that was trained on items that are to certify it now,
-    and one whose server would prepare images otherwise than these items were. Raises StoreError.
+    and one whose server would prepare images or texts otherwise than these items were. Raises StoreError.
     """
     if task.incumbent is None:
         return []
@@ -45,6 +45,9 @@ def mark(
         return []
     if manifest.preprocess != artifact.preprocess(task):
         notes.append("the published artifact is not measured again: it prepares images otherwise than these items were")
+        return []
+    if manifest.tokenizer != task.tokenizer:
+        notes.append("the published artifact is not measured again: it encodes texts otherwise than these items were")
         return []
     if (seen := _seen(task, store, manifest, certifying)) is not None:
         notes.append(f"the published artifact is not measured again: {seen}")

@@ -78,6 +78,15 @@ class ScoringRule:
             return np.asarray(truth != str(self.reader.reading.ignored))
         return truth != NOT_COUNTED if self.form is LabelForm.CLASSES else slice(None)
 
+    def right(self, decided: Array, wanted: Array) -> Array:
+        """The right decisions by the label; the model's own one if a label does not count, or if it is one of several right classes."""
+        if self.form is LabelForm.ANY_OF:
+            stands = wanted[np.arange(len(decided)), decided] | ~wanted.any(axis=-1)
+            return np.where(stands, decided, np.argmax(wanted, axis=-1))
+        if self.form is LabelForm.CLASSES:
+            return np.where(wanted == NOT_COUNTED, decided, wanted)
+        return wanted
+
 
 @dataclass
 class Scores:

@@ -13,9 +13,10 @@ from fettle.api.task import MeasureTask
 from fettle.api.text import MESSAGE_LIMIT, beyond, percent, quoted
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError
-from fettle.optimizer.measure.accuracy import Judgement, Reference
+from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.candidate import MeasuredCandidate, Rejection
 from fettle.optimizer.measure.clock import TimedCandidate
+from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.statistics import LEAST_ROUNDS, UNSTABLE, spread
 
 # The candidate does not fit this model or this node, as opposed to one that broke.
@@ -101,7 +102,7 @@ def rejection(task: MeasureTask, candidate: MeasuredCandidate, timed: TimedCandi
         )
         return Reason.NUMERICAL_MISMATCH, text
     if judgement.no_evidence is not None and candidate.must_be_proved:
-        return Reason.DATA_INVALID, f"{judgement.no_evidence}: provide items with different answers"
+        return Reason.DATA_INVALID, judgement.no_evidence
     if judgement.gone is not None:
         return Reason.OUTPUTS_INVALID, judgement.gone
     if judgement.too_few is not None:

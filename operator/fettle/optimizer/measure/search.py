@@ -48,9 +48,14 @@ class Shortlist:
     rejected: dict[str, str] = field(default_factory=dict)
 
 
-def sort_out(candidates: Sequence[ScreenedCandidate], objective: Objective, may_be_slower: bool = False) -> Shortlist:
+def sort_out(
+    candidates: Sequence[ScreenedCandidate],
+    objective: Objective,
+    may_be_slower: bool = False,
+    exhaustive: bool = False,
+) -> Shortlist:
     """Reject candidates that take more than 1.5 times as long as the best even in their best block, or that are slower than the original, unless the
-    objective is Size.
+    objective is Size. An exhaustive search rejects nobody.
 
     An exact candidate is compared with exact ones only, because no lossy one has been proved yet. `may_be_slower`: only a constraint on the
     speed-up decides.
@@ -63,7 +68,7 @@ def sort_out(candidates: Sequence[ScreenedCandidate], objective: Objective, may_
             if other.lossy <= candidate.lossy and other.small_enough >= candidate.small_enough
         ]
         best = min(rivals, key=lambda other: other.cost)
-        if objective == Objective.SIZE or candidate.incumbent:
+        if objective == Objective.SIZE or candidate.incumbent or exhaustive:
             shortlist.candidates.append(candidate)
         elif candidate.gain < (1 if candidate.lossy else ALIKE) and not may_be_slower:
             shortlist.rejected[candidate.name] = (
@@ -120,21 +125,29 @@ class Finals:
 
 
 def hold_finals(
-    candidates: Sequence[ScreenedCandidate], places: int, certify: Certify, time: Time, objective: Objective
+    candidates: Sequence[ScreenedCandidate],
+    places: int,
+    certify: Certify,
+    time: Time,
+    objective: Objective,
+    exhaustive: bool = False,
 ) -> Finals:
     """Evaluate and time `candidates` in their order until a winner and a runner-up satisfy every constraint; the published artifact is neither.
 
     At most `places` of them are evaluated with an interval. Later ones that need an interval are skipped, and so are those with the same answers
     as one that failed. A candidate that is much slower than one that passes cannot be the runner-up: it is timed only if that one fails after all.
+    An exhaustive search goes on to the last candidate, and times what loses too much accuracy as well.
     """
     finals = Finals()
     missed: dict[tuple[str, ...], str] = {}
     waiting = list(candidates)
     by_name = {candidate.name: candidate for candidate in candidates}
-    while waiting and _goes_on(finals, by_name):
+    while waiting and (exhaustive or _goes_on(finals, by_name)):
         group: list[ScreenedCandidate] = []
-        ahead = [by_name[name] for name in finals.passed]
-        while waiting and _new((*group, *ahead)) < PASSING and not _outrun(waiting[0], (*group, *ahead), objective):
+        ahead = [] if exhaustive else [by_name[name] for name in finals.passed]
+        while waiting and _new((*group, *ahead)) < PASSING:
+            if not exhaustive and _outrun(waiting[0], (*group, *ahead), objective):
+                break
             candidate = waiting.pop(0)
             if candidate.lossy and finals.spent >= places:
                 finals.rejected[candidate.name] = (
@@ -150,7 +163,7 @@ def hold_finals(
                 continue
             certificate = certify(candidate, finals.spent < places)
             finals.spent += certificate.spent
-            if certificate.passes:
+            if certificate.passes or (exhaustive and certificate.loses):
                 group.append(candidate)
             elif certificate.loses and candidate.computed:
                 missed[candidate.computed] = candidate.name

@@ -106,6 +106,8 @@ class _Measuring:
         if reference.without_answer:
             count = f"{reference.without_answer} of {len(reference)}"
             self.notes.append(f"the original outputs NaN for {count} items: check them, or leave them out")
+        if reference.skipped is not None:
+            self.notes.append(reference.skipped.told)
         for candidate in as_candidates:
             same_as(candidate, self._original, self.certifying.reference)
         return worker
@@ -139,7 +141,7 @@ class _Measuring:
             return self._original.start(self._screening)
         bound = self.task.constraints.accuracy
         alike = self._screening.reference.metric == self.certifying.reference.metric
-        proves = self.task.screening is not None and alike and bound is not None
+        proves = self.task.screening is not None and alike and bound is not None and not self.task.exhaustive
         candidate = self._by_name[name]
         return screen(candidate, self._screening, bound if proves else None)
 
@@ -170,8 +172,9 @@ class _Measuring:
         """Evaluate and time the best candidates until a winner and a runner-up satisfy every constraint."""
         # Where the original itself may serve, nobody needs what is slower; elsewhere the row says by how much the bound was missed.
         may_be_slower = self.task.constraints.speedup is not None or not any(map(self._is_original, self._candidates))
-        shortlist = sort_out(self._screened_candidates(), self.task.objective, may_be_slower)
-        finals = hold_finals(shortlist.candidates, self.task.places, self._certify, self._time, self.task.objective)
+        objective, exhaustive = self.task.objective, self.task.exhaustive
+        shortlist = sort_out(self._screened_candidates(), objective, may_be_slower, exhaustive)
+        finals = hold_finals(shortlist.candidates, self.task.places, self._certify, self._time, objective, exhaustive)
         for name, rejection in (shortlist.rejected | finals.rejected).items():
             self._by_name[name].rejection = (Reason.PRUNED, rejection)
         if not self.clock.baseline.starts:

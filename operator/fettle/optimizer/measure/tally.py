@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from fettle.api.signature import Tensor
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure.agreement import OutputProfile, within_noise
 from fettle.optimizer.measure.items import Answer, Array
-from fettle.store.comparison import Comparison, is_float
+from fettle.store.comparison import Comparison, agreeing, is_float
 
 
 @dataclass
@@ -22,6 +23,8 @@ class Tally:
     # Outputs that a task's metric judges, and those of them that have one scale for all channels.
     judged: frozenset[str] = frozenset()
     one_scale: frozenset[str] = frozenset()
+    sure: Mapping[str, Comparison] | None = None  # the rules where items on which the original is unsure are skipped
+    unsure: int = 0  # items that were skipped
     disagreed: int = 0
     apart: int = 0  # items that disagree in another output
     worst: float = 0.0
@@ -29,13 +32,23 @@ class Tally:
 
     def add(self, original: Answer, candidate: Answer, profiles: dict[str, OutputProfile]) -> None:
         """Compare the answers to one item."""
-        apart = {name for name, way in self.comparisons.items() if not way.agrees(original[name], candidate[name])}
-        self.disagreed += bool(apart)
-        self.apart += bool(apart - self.judged)
+        agrees = self._agrees(original, candidate)
+        if agrees is None:
+            self.unsure += 1
+        else:
+            apart = {name for name, same in agrees.items() if not same}
+            self.disagreed += bool(apart)
+            self.apart += bool(apart - self.judged)
         for name, profile in profiles.items():
             self.worst = max(self.worst, difference(original[name], candidate[name]))
             noise = profile.noise() if name in self.one_scale else profile.noise_of(original[name].shape)
             self.within_noise = self.within_noise and within_noise(original[name], candidate[name], noise)
+
+    def _agrees(self, original: Answer, candidate: Answer) -> dict[str, bool] | None:
+        """By output, whether the answers agree; None if the item is skipped."""
+        if self.sure is not None:
+            return agreeing(self.sure, original, candidate)
+        return {name: way.agrees(original[name], candidate[name]) for name, way in self.comparisons.items()}
 
 
 def fits(tensor: Tensor, answer: Array) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
-from fettle.api import catalog
+from fettle.api import formats
 from fettle.api.optimizedmodel import FactorySpec
 from fettle.api.reasons import Reason
 from fettle.errors import DataError, SourceError
@@ -19,7 +19,7 @@ FIELD = "source.factory.uri"
 MOST_BYTES = 64 << 20
 MOST_FUNCTION = 64 << 10  # bytes of a file that defines a function
 MODELS = tuple(
-    suffix for entry in catalog.FORMATS for suffix in entry.suffixes
+    suffix for entry in formats.FORMATS for suffix in entry.suffixes
 )  # no code, although they may lie beside it
 MADE = (".pyc", ".pyo")  # from code
 

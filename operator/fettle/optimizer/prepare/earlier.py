@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fettle.api import catalog
+from fettle.api import catalog, formats
 from fettle.api.base import canonical_digest
 from fettle.api.report import PrepareReport
 from fettle.api.task import PrepareTask, task_hash
@@ -23,7 +23,7 @@ from fettle.store.cache import Learned, version, versions
 
 def preparation(format: FormatName) -> str:
     """Digest of everything except the source that decides the portable form and which runtimes load it."""
-    entry = catalog.source_format(format)
+    entry = formats.source_format(format)
     revision = entry.revision if entry is not None else 0
     libraries = versions(entry.libraries if entry is not None else ())
     asked = (row for row in catalog.RUNTIMES if catalog.PORTABLE in row.loads and row.device is DeviceKind.CPU)
@@ -61,7 +61,8 @@ def earlier(job: Job) -> PrepareReport | None:
 def _is_stored(job: Job, report: PrepareReport) -> bool:
     models = (report.original, report.portable, report.saved_model)
     files = (file for model in models if model is not None for file in model.files)
-    whole = all(job.store.has_blob(file.sha256, file.bytes) for file in files)
+    texts = (report.tokenizer.file,) if report.tokenizer is not None else ()
+    whole = all(job.store.has_blob(file.sha256, file.bytes) for file in (*files, *texts))
     # Given items are stored again when they are looked at; those that were made up are not.
     made_up = (report.calibration, report.screening) if report.generated else ()
     return whole and all(data is None or job.store.has_blob(data.sha256) for data in (report.items, *made_up))

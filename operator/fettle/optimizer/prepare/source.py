@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fettle.api import catalog
+from fettle.api import formats
 from fettle.api.base import canonical_digest
 from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
@@ -21,8 +21,8 @@ from fettle.store.store import explained
 from fettle.store.uris import Location, Mounts, locate
 
 ENTRY = "model.onnx"
-SUFFIXES = tuple(suffix for entry in catalog.FORMATS for suffix in entry.suffixes)
-COMMON = tuple(suffix for entry in catalog.FORMATS for suffix in entry.common)
+SUFFIXES = tuple(suffix for entry in formats.FORMATS for suffix in entry.suffixes)
+COMMON = tuple(suffix for entry in formats.FORMATS for suffix in entry.common)
 
 
 @dataclass(frozen=True)

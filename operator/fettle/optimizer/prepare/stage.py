@@ -10,7 +10,8 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fettle.api import catalog, images
+from fettle.api import catalog, formats, images
+from fettle.api.optimizedmodel import PublishSpec
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.report import ConversionFault, PrepareReport, Traits
 from fettle.api.signature import Signature
@@ -19,6 +20,7 @@ from fettle.api.text import quoted
 from fettle.api.vocabulary import Basis, DeviceKind, FormatName, RuntimeName
 from fettle.errors import ConversionError, RuntimeFailure
 from fettle.optimizer import sources
+from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.data.split import Split, screening
 from fettle.optimizer.onnx import model as onnx_model
@@ -32,12 +34,15 @@ from fettle.optimizer.prepare.portable import portable
 from fettle.optimizer.prepare.profile import traits
 from fettle.optimizer.prepare.saved_model import asking, saved_model
 from fettle.optimizer.prepare.states import refuse_states
+from fettle.optimizer.prepare.texts import stored_tokenizer
 from fettle.optimizer.reference import OriginalAnswers, reference
 from fettle.optimizer.sources.base import Original, RunModel, RunnableModel
 from fettle.optimizer.sources.boundary import plain
 from fettle.store.cache import ABSENT, Learned, version
+from fettle.store.modelpack import require_push
+from fettle.store.registry import registry_at
 from fettle.store.store import Store
-from fettle.store.uris import Mounts
+from fettle.store.uris import Mounts, store_missing
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +65,7 @@ class Judged:
     reading: labels.Reading
     generated: bool
     notes: tuple[str, ...]
+    encoder: Encoder | None
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,9 @@ class Form:
 
 
 def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
-    """Prepare the source and the data of `task`. Raises FettleError if something is wrong with them."""
+    """Prepare the source and the data of `task`. Raises FettleError if something is wrong with them, or if winners could not be pushed."""
+    if task.publish is not None:
+        _require_registry(task.publish, mounts)
     with tempfile.TemporaryDirectory(prefix="fettle-prepare-") as name:
         job = Job.begin(task, store, mounts, Path(name))
         log.info("source %s, %d bytes", job.source.sha256, job.source.bytes)
@@ -88,6 +96,13 @@ def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
         report = _prepared(job)
         store.put_result(kept_as(task), report)
         return report
+
+
+def _require_registry(to: PublishSpec, mounts: Mounts) -> None:
+    """Raises StoreError if the registry takes nothing from us: else that shows at the end of the run."""
+    registry, _ = registry_at(to.uri, mounts.credentials(to.uri), store_missing)
+    require_push(registry)
+    log.info("%s takes what is pushed", to.uri)
 
 
 def _prepared(job: Job) -> PrepareReport:
@@ -174,13 +189,14 @@ def _judged(job: Job, subject: RunnableModel, reference_data: ReferenceData, run
     one_by_one = f"one item at a time, because no batch axis could be verified: {proof.why_not}"
     why_not = () if proof.axes is not None else (one_by_one,)
     notes = (*data.notes(task.data, given), *reading.notes, *why_not)
-    return Judged(signature, given.split, items, reading, generated, notes)
+    return Judged(signature, given.split, items, reading, generated, notes, subject.encoder)
 
 
 def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
     store = job.store
     calibration = stored_items(store, unlabelled(judged.split.calibration), judged.signature)
     training = stored_items(store, judged.split.training, judged.signature)
+    tokenizer, why_not = stored_tokenizer(store, judged.encoder, judged.items, judged.signature)
     return PrepareReport(
         source=_status(job, judged.signature),
         original=form.original,
@@ -194,6 +210,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         training=training,
         screening=stored_items(store, screening(judged.split.calibration), judged.signature),
         items=store.put_data(judged.items.stored(judged.signature)),
+        tokenizer=tokenizer,
         labels=judged.reading.labels,
         metric=judged.reading.metric,
         informative=judged.reading.informative,
@@ -203,7 +220,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         basis=form.basis,
         preparation=preparation(job.source.format.name),
         builds=builds(job.builds, form.portable, calibration, store, Learned(teacher(form.original), training)),
-        notes=tuple(dict.fromkeys(form.notes)),
+        notes=tuple(dict.fromkeys((*form.notes, *why_not))),
     )
 
 
@@ -239,6 +256,6 @@ def _runtimes(
 
 def _refusal(row: catalog.RuntimeEntry, task: PrepareTask, path: Path, signature: Signature) -> str | None:
     """Why that runtime does not load the portable form. What this Job's image need not have is not asked: the measuring Job will tell."""
-    image = images.job_image(catalog.source_libraries(task.source.uri, task.source.known_format))
+    image = images.job_image(formats.source_libraries(task.source.uri, task.source.known_format))
     here = image is None or row.library in image.libraries or version(row.library) != ABSENT
     return probe.refusal(row.runtime, path, signature) if here and row.runtime != catalog.PORTABLE_RUNTIME else None

@@ -193,6 +193,8 @@ def proof(row: CandidateStatus) -> str:
     if row.samples is None or row.evidence is None:
         return "There is no evidence."
     basis = f"Judged on {row.samples} {EVIDENCE[row.evidence]}"
+    if row.agreement is not None and row.agreement.unsure is not None:
+        basis += f", of which {row.agreement.unsure} do not count in the agreement, because the original is unsure of its answer"
     if row.flips is not None and not row.exact:
         basis += f"; {row.flips.worse} answers got worse, {row.flips.better} got better"
     if row.changed is not None:

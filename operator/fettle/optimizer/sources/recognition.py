@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fettle.api import catalog
+from fettle.api import formats
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
@@ -40,7 +40,7 @@ def recognise(path: Path, wanted: FormatName, trusted: bool = False) -> SourceFo
 
 def _named_by_suffix(path: Path) -> FormatName | None:
     """The format whose files alone are called like that."""
-    return next((entry.format for entry in catalog.FORMATS if path.name.lower().endswith(entry.suffixes)), None)
+    return next((entry.format for entry in formats.FORMATS if path.name.lower().endswith(entry.suffixes)), None)
 
 
 def _format_of(path: Path, wanted: FormatName) -> SourceFormat:

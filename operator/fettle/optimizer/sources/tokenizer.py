@@ -10,11 +10,12 @@ import numpy as np
 from fettle.api.reasons import Reason
 from fettle.api.text import joined, quoted
 from fettle.errors import DataError, SourceError
-from fettle.optimizer.data.columns import Array
+from fettle.optimizer.data.columns import Array, Portable
 from fettle.optimizer.sources.configuration import read_json
 from fettle.optimizer.sources.sentence import Texts
+from fettle.preprocess.text import COLUMNS, TextEncoder
 
-TEXTS = ("text", "text_pair")  # columns of items, called as the tokenizer calls them
+TEXTS = COLUMNS
 # Any of them, as far as there are.
 FILES = (
     *("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
@@ -24,6 +25,7 @@ FILES = (
 )
 UNBOUNDED = 1_000_000  # a length that says that none was written down
 RESERVED = 2  # positions that some models count from
+METHODS = ("__call__", "_encode_plus", "pad")  # with which a class may do more to texts than its file says
 
 
 class Tokenizer:
@@ -72,6 +74,27 @@ class Tokenizer:
             return_tensors="np",
         )
         return {name: np.asarray(made[name], np.int64) for name in self.names if name in made}
+
+    def portable(self, columns: Mapping[str, Array]) -> Portable:
+        """See `Encoder.portable`."""
+        made = self.encode(columns)  # which leaves in the file how it cut off and padded
+        content = self._file()
+        texts = (columns[name].tolist() for name in TEXTS if name in columns)
+        again = TextEncoder(content, lower=self._lower).encode(*texts)
+        if any(name not in again or not np.array_equal(array, again[name]) for name, array in made.items()):
+            raise DataError("transformers makes other tokens of these texts than the file of its tokenizer does")
+        return Portable(content, self._lower)
+
+    def _file(self) -> bytes:
+        from transformers import PreTrainedTokenizerFast
+
+        kind = type(self._tokenizer)
+        if not issubclass(kind, PreTrainedTokenizerFast):
+            raise DataError(f"{kind.__name__} is written in Python, and no file of the library tokenizers")
+        changed = [name for name in METHODS if getattr(kind, name) is not getattr(PreTrainedTokenizerFast, name)]
+        if changed or self._tokenizer.backend_tokenizer.encode_special_tokens:
+            raise DataError(f"{kind.__name__} does more to texts than a file of the library tokenizers says")
+        return str(self._tokenizer.backend_tokenizer.to_str()).encode()
 
     def _texts(self, column: Array) -> list[str]:
         texts: list[str] = column.tolist()

@@ -16,8 +16,7 @@ from fettle.api.optimizedmodel import FactorySpec
 from fettle.api.reasons import Reason
 from fettle.api.text import joined, quoted
 from fettle.errors import SourceError
-from fettle.optimizer.guard import guarded
-from fettle.optimizer.own_code import called
+from fettle.optimizer.own_code import called, guarded
 
 FIELD = "source.factory.callable"
 _MOST_NAMED = 8

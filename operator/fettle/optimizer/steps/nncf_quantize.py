@@ -82,7 +82,10 @@ def _quantized(
     if any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops()):
         raise RecipeError("the model is already quantized")
     own = {operation.get_friendly_name() for operation in model.get_ops()}
-    ignored = [*_ignored(model, work), *(name for name in kept if name in own)]  # the tool adds operations of its own
+    ignored = [
+        *left_alone(model, work.step.operators),
+        *(name for name in kept if name in own),
+    ]  # the tool adds operations of its own
     names = _input_names(model)
 
     def feed(index: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -117,8 +120,11 @@ def _input_names(model: ov.Model) -> dict[str, str]:
     return {name: port.get_any_name() for port in model.inputs for name in port.get_names()}
 
 
-def _ignored(model: ov.Model, work: Work[QuantizeStep]) -> list[str]:
-    """Operations that stay in float32: recurrent ones, everything before them, and types that the recipe does not name."""
+def left_alone(model: ov.Model, asked: Sequence[str]) -> list[str]:
+    """Operations that stay in float32: recurrent ones, everything before them, and types that the recipe does not name in `asked`, if it names any.
+
+    Raises RecipeError if the model has none of these.
+    """
     ignored: dict[str, None] = {}
     waiting = [operation for operation in model.get_ordered_ops() if operation.get_type_name() in _RECURRENT]
     while waiting:
@@ -128,7 +134,6 @@ def _ignored(model: ov.Model, work: Work[QuantizeStep]) -> list[str]:
             continue
         ignored[name] = None
         waiting.extend(value.get_node() for value in operation.input_values())
-    asked = work.step.operators
     if asked:
         wanted = {name for kind in asked for name in _TYPES.get(kind, (kind,))}
         kinds = {operation.get_type_name() for operation in model.get_ops()}

@@ -12,8 +12,7 @@ from torch import nn
 from fettle.api.text import quoted
 from fettle.api.training import DistillStep, StudentSpec
 from fettle.errors import RecipeError, RuntimeFailure
-from fettle.optimizer.guard import guarded
-from fettle.optimizer.own_code import called
+from fettle.optimizer.own_code import called, guarded
 from fettle.optimizer.steps import Work
 from fettle.optimizer.training.blocks import without_blocks
 from fettle.optimizer.training.channels import fixed_layers, pruned

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from fettle.api.training import CustomLossSpec
 from fettle.api.vocabulary import TrainingLoss
-from fettle.errors import DataError, RecipeError
-from fettle.optimizer.own_code import Function, failure, load
+from fettle.errors import RecipeError
+from fettle.optimizer.own_code import Function, failure, guarded, load
 
 Array = np.ndarray[Any, Any]
 Tensors = Sequence[torch.Tensor]
@@ -163,10 +163,7 @@ class OwnLoss:
         if labels.dtype.kind not in "biufOSU":
             raise RecipeError(f"train.custom: expected labels that are numbers or texts, found {labels.dtype}")
         labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)  # PyTorch takes only the machine's order
-        try:
-            function = load(code, spec.function, "train.custom")
-        except DataError as error:
-            raise RecipeError(error.message) from error
+        function = load(code, spec.function, "train.custom", RecipeError)
         return cls(function, spec.function, hashlib.sha256(code.encode()).hexdigest(), outputs, labels)
 
     @property
@@ -178,12 +175,8 @@ class OwnLoss:
         """What the function returns. Raises RecipeError if that is nothing that can be minimized."""
         given = self.labels[list(places)]
         labels = given.tolist() if given.dtype.kind in "OSU" else torch.from_numpy(np.ascontiguousarray(given))
-        try:
+        with guarded(lambda error: RecipeError(f"train.custom failed on a batch: {failure(error, self.function)}")):
             value = self.function(dict(zip(self.outputs, answers, strict=True)), labels)
-        except MemoryError:
-            raise
-        except (Exception, SystemExit) as error:  # a person's own code raises what it likes
-            raise RecipeError(f"train.custom failed on a batch: {failure(error, self.function)}") from error
         if not isinstance(value, torch.Tensor) or value.ndim or value.is_complex():
             found = type(value).__name__
             if isinstance(value, torch.Tensor):

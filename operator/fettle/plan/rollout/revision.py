@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fettle.api.base import ApiModel, canonical_digest
-from fettle.api.modeldeployment import ModelDeploymentSpec, ModelSpec, ServerSpec, TemplateSpec
+from fettle.api.modeldeployment import ModelDeploymentSpec, ModelSpec, TemplateSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus, Placement
 from fettle.api.reasons import Reason
+from fettle.api.server import ServerSpec
 from fettle.api.vocabulary import RuntimeName
 
 ALGORITHM = 1

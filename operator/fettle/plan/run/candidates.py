@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from fettle.api import catalog, images, metrics
+from fettle.api import catalog, formats, images, metrics
 from fettle.api.bounds import ORIGINAL
 from fettle.api.constraints import Constraints
 from fettle.api.interval import items_needed
@@ -18,7 +18,16 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan, LossBound
 from fettle.api.text import joined
-from fettle.api.vocabulary import AgreementMode, Basis, DeviceKind, Metric, Objective, RuntimeName
+from fettle.api.vocabulary import (
+    AgreementMode,
+    Basis,
+    DeviceKind,
+    Metric,
+    Objective,
+    RuntimeName,
+    SearchStrategy,
+    UnsureItems,
+)
 from fettle.plan.run.constraints import DEFAULT_MAX_DROP, in_force
 from fettle.plan.run.default_plan import default_candidates, default_lines
 from fettle.plan.run.devices import GPU_BASELINE, device_kind, loading, misplaced, on_device
@@ -106,7 +115,7 @@ def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
 
     If that cannot be timed, the portable form takes its place (basis PortableForm; it is not `untouched` then).
     """
-    entry = catalog.source_format(prepare.source.format)
+    entry = formats.source_format(prepare.source.format)
     own = entry.runtime if entry is not None else catalog.PORTABLE_RUNTIME
     untouched = prepare.basis == Basis.SOURCE_RUNTIME
     if device_kind(target) is DeviceKind.NVIDIA and prepare.portable.format == catalog.PORTABLE:
@@ -349,15 +358,24 @@ def allows_lossy(spec: OptimizedModelSpec) -> bool:
 
 
 def _places(lossy: int, facts: _Facts) -> int:
-    """The maximum number of lossy candidates to evaluate in full: as many as the items can prove, each with its share of the error probability."""
+    """The maximum number of lossy candidates to evaluate in full, each with its share of the error probability: as many as the items can prove, or
+    all of them in an exhaustive search."""
+    if facts.spec.search.strategy is SearchStrategy.EXHAUSTIVE:
+        return max(lossy, 1)
     most = max(min(lossy, FINALISTS), 1)
     bound = facts.constraints.accuracy
     if bound is None:
         return most
     needed = {places: _needed(bound.max_drop, places, facts) for places in range(1, most + 1)}
-    return max(
-        (places for places, items in needed.items() if items is not None and items <= _counting(facts.prepare)),
-        default=1,
+    there = _counting(facts.prepare) // (2 if _skips_unsure(facts) else 1)  # up to half of the items may not count
+    return max((places for places, items in needed.items() if items is not None and items <= there), default=1)
+
+
+def _skips_unsure(facts: _Facts) -> bool:
+    """Whether the proof is agreement with the original, without the items on which that is unsure."""
+    evaluation = facts.spec.data.evaluation
+    return (
+        evaluation is not None and not facts.prepare.items.labelled and evaluation.agreement.unsure is UnsureItems.SKIP
     )
 
 

@@ -21,6 +21,7 @@ from fettle.plan.run.planned import PlannedCandidate, planned_candidate
 QUICK_MILLISECONDS = 2.0  # below, waking threads can cost more than they bring
 MATMUL_SHARE = 0.5  # dynamic quantization pays only where MatMul and Gemm are the work
 LSTM_SHARE = 0.5  # likewise of LSTM
+LARGE_BYTES = 4 << 20  # of a model: its weights do not stay in the second-level cache of a core
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ MIXED = _int8(QuantizeMode.MIXED)
 MIXED_TRANSFORMER = _int8(QuantizeMode.MIXED, QuantizePreset.TRANSFORMER)
 DYNAMIC = _int8(QuantizeMode.DYNAMIC, operators=("MatMul", "Gemm"))
 DYNAMIC_LSTM = _int8(QuantizeMode.DYNAMIC, operators=("LSTM",))
+WEIGHT_ONLY = _int8(QuantizeMode.WEIGHT_ONLY)
 AWARE = _int8(QuantizeMode.AWARE)
 HALF = (RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.FLOAT16)),)
 DEQUANTIZED = (RecipeStep(dequantize=DequantizeStep()),)
@@ -115,6 +117,12 @@ def _quantized(facts: Facts) -> bool:
 
 def _one_shape(facts: Facts) -> bool:
     return facts.one_shape
+
+
+def _bound_by_memory(facts: Facts) -> bool:
+    """Whether products are most of the work, and what they wait for is weights."""
+    prepare = facts.prepare
+    return prepare.traits.matmul_time_share >= MATMUL_SHARE and prepare.portable.bytes >= LARGE_BYTES
 
 
 def _trainable(facts: Facts) -> bool:
@@ -169,12 +177,17 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("dequantized", ORT, DEQUANTIZED, when=_quantized),
     *_openvino("dequantized", DEQUANTIZED, _quantized),
     *_openvino("requantized", DEQUANTIZED + STATIC, lambda facts: _quantized(facts) and _no_transformer(facts)),
-    *_openvino("requantized", DEQUANTIZED + TRANSFORMER, lambda facts: _quantized(facts) and _transformer(facts)),
+    *_openvino(
+        "requantized-transformer", DEQUANTIZED + TRANSFORMER, lambda facts: _quantized(facts) and _transformer(facts)
+    ),
     PlanLine("requantized", ORT, DEQUANTIZED + STATIC, when=_quantized),
     # 9a: the converter's own quantization for LiteRT
     PlanLine("float16", LITERT, HALF, when=_made_for_litert),
     PlanLine("int8-dynamic", LITERT, DYNAMIC_ALL, when=_made_for_litert),
     PlanLine("int8", LITERT, STATIC, when=_made_for_litert),
+    # 9c: weights alone in int8, where reading them takes the time
+    PlanLine("int8-weights", ORT, WEIGHT_ONLY, when=_bound_by_memory),
+    PlanLine("int8-weights", OPENVINO, WEIGHT_ONLY, when=_bound_by_memory),
     # 10: on GPUs, for each runtime: float32, float16, int8, and int8 with float16 around it. An engine takes one batch size where one is
     # asked for, else one item to the largest.
     *(PlanLine("float32", name) for name in ON_GPUS),

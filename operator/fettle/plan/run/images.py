@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from fettle.api import catalog
+from fettle.api import catalog, formats
 from fettle.api.images import Image, build_libraries, job_image
 from fettle.api.reasons import Reason
 from fettle.api.task import AnyTask, BuildTask, MeasureTask, PrepareTask
@@ -23,7 +23,7 @@ def image_of(task: AnyTask) -> Image:
 
 def _libraries(task: AnyTask) -> frozenset[str]:
     if isinstance(task, PrepareTask):
-        return catalog.source_libraries(task.source.uri, task.source.known_format)
+        return formats.source_libraries(task.source.uri, task.source.known_format)
     if isinstance(task, BuildTask):
         return build_libraries(task.plan.family, task.plan.steps)
     if isinstance(task, MeasureTask):
@@ -73,7 +73,7 @@ def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: For
         return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
     forms = [
         entry.format
-        for entry in catalog.FORMATS
+        for entry in formats.FORMATS
         if entry.format != format
         and not entry.converted
         and job_image(_of_runtimes((runtime, entry.runtime))) is not None

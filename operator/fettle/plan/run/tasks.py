@@ -23,7 +23,7 @@ from fettle.api.task import (
     PublishTask,
     StoredModel,
 )
-from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Metric
+from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Metric, SearchStrategy, UnsureItems
 from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
 from fettle.plan.run.constraints import describe
@@ -33,7 +33,8 @@ from fettle.plan.run.state import AnyReport, RunSnapshot
 
 def prepare_task(spec: OptimizedModelSpec, store: str) -> PrepareTask:
     """The task that fetches, converts and splits, and returns the cache key of every build that may be needed."""
-    return PrepareTask(store=store, source=spec.source, data=spec.data, builds=possible_builds(spec))
+    builds = possible_builds(spec)
+    return PrepareTask(store=store, source=spec.source, data=spec.data, builds=builds, publish=spec.publish)
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,13 @@ def build_task(
 
 
 def _without_labels(evaluation: EvaluationSpec | None, prepare: PrepareReport) -> EvaluationSpec | None:
-    """How answers are compared without labels: by the decided class, in an output whose labels are classes."""
+    """How answers are compared without labels: by the decided class, in an output whose labels are classes. Every item counts, as with labels."""
     if evaluation is None or not prepare.items.labelled or not metrics.entry(evaluation.metric).names_classes:
         return evaluation
-    if evaluation.agreement.mode != AgreementMode.AUTO:
-        return evaluation
-    output = evaluation.output or prepare.signature.outputs[0].name
-    agreement = evaluation.agreement.model_copy(update={"mode": AgreementMode.TOP_ONE, "outputs": (output,)})
+    agreement = evaluation.agreement.model_copy(update={"unsure": UnsureItems.COUNT})
+    if agreement.mode == AgreementMode.AUTO:
+        output = evaluation.output or prepare.signature.outputs[0].name
+        agreement = agreement.model_copy(update={"mode": AgreementMode.TOP_ONE, "outputs": (output,)})
     return evaluation.model_copy(update={"agreement": agreement})
 
 
@@ -121,11 +122,13 @@ def measure_task(
         constraints=constraints,
         objective=spec.objective,
         places=asked.plan.places,
+        exhaustive=spec.search.strategy is SearchStrategy.EXHAUSTIVE,
         alpha=asked.plan.alpha,
         incumbent=asked.incumbent,
         seconds_per_candidate=snapshot.seconds_per_candidate,
         calibration_sha256=prepare.calibration.sha256 if prepare.calibration is not None else None,
         training_sha256=prepare.training.sha256 if trained and prepare.training is not None else None,
+        tokenizer=prepare.tokenizer,
         basis=prepare.basis if as_it_came else Basis.PORTABLE_FORM,
     )
 

@@ -9,7 +9,8 @@ from tests.unit.optimizer.measure import task_answers
 from tests.unit.optimizer.measure.task_answers import judged, rows
 
 from fettle.api.vocabulary import Metric
-from fettle.optimizer.measure.accuracy import Judgement, Reference
+from fettle.optimizer.measure.accuracy import Reference
+from fettle.optimizer.measure.judgement import Judgement
 
 Array = np.ndarray[Any, Any]
 

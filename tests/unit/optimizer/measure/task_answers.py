@@ -15,7 +15,8 @@ from fettle.api.data import EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Metric
-from fettle.optimizer.measure.accuracy import Judgement, Reference
+from fettle.optimizer.measure.accuracy import Reference
+from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.measure.tasks.base import Pool, Scorer, drop
 from fettle.optimizer.measure.tasks.boxes import Boxes

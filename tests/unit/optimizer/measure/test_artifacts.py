@@ -15,7 +15,7 @@ from fettle.api import catalog
 from fettle.api.data import EvaluationSpec, PreprocessSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import MeasureReport
-from fettle.api.task import StoredData
+from fettle.api.task import StoredData, StoredTokenizer
 from fettle.api.vocabulary import AgreementMode, Metric, Objective, RuntimeName
 from fettle.optimizer.measure import artifact, incumbent, items
 from fettle.optimizer.measure.candidate import MeasuredCandidate
@@ -27,6 +27,7 @@ from fettle.store.manifest import (
     Manifest,
     fetch_artifact,
     model_entry,
+    put_tokenizer,
     read_figures,
     read_profile,
     read_reference,
@@ -285,3 +286,13 @@ def test_only_items_that_were_pictures_of_a_known_depth_say_how_they_were_made(
         image = asked.signature.inputs[0].model_copy(update={"dtype": changes["signature"]})
         asked = asked.model_copy(update={"signature": asked.signature.model_copy(update={"inputs": (image,)})})
     assert artifact.preprocess(asked) == (PICTURES.preprocess if recorded else None)
+
+
+def test_a_published_artifact_that_encodes_texts_otherwise_is_replaced_even_by_the_same_model(bench: Bench) -> None:
+    same = candidate("original", bench.original, untouched=True)
+    tokenizer: StoredTokenizer = put_tokenizer(bench.store, b"{}", lower=True)
+    (first,) = bench.measure(same).candidates
+    report = bench.measure(same, tokenizer=tokenizer, incumbent=str(first.artifact))
+    (row,) = report.candidates
+    assert read_stored(bench.store, str(row.artifact)).tokenizer == tokenizer
+    assert any("encodes texts otherwise" in note for note in report.notes)

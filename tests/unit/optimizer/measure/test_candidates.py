@@ -14,6 +14,7 @@ from onnx import helper
 from tests.unit.optimizer.measure.models import STATIC, Bench, candidate
 
 from fettle.api import catalog
+from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import MeasureReport
@@ -147,3 +148,20 @@ def test_no_worker_outlives_the_job(report: MeasureReport) -> None:
     # A zombie is no worker any more: only its exit status is left.
     alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     assert not [child for child in alive if base.__package__ in " ".join(child.cmdline())]
+
+
+def test_an_exhaustive_run_has_figures_of_every_candidate(bench: Bench) -> None:
+    weights, bias = bench.data.weights, bench.data.bias
+    wrong = bench.model("wrong", np.round(weights * 0.5), bias)
+    report = bench.measure(
+        candidate("wrong", wrong, steps=STATIC),
+        candidate("fp32-openvino", bench.original, OPENVINO),
+        candidate("often", bench.model("often", np.round(weights), bias), steps=STATIC),
+        constraints=Constraints(accuracy=AccuracyConstraint(max_drop=0.01)),
+        places=2,
+        exhaustive=True,
+    )
+    rows = {row.name: row for row in report.candidates}
+    assert all(row.artifact is not None and row.samples == 797 for row in rows.values()), "only what is timed is kept"
+    assert rows["wrong"].accuracy_drop is not None
+    assert rows["wrong"].accuracy_drop.low > 0.01, "it lost too much, and was timed all the same"

@@ -110,3 +110,8 @@ def test_code_that_cannot_score_is_invalid_data_and_names_its_line(what: str) ->
     code, function, message = BROKEN[what]
     with pytest.raises(DataError, match=message):
         reference(Metric.CUSTOM, PRICES, asked(code, function), price=ANSWERS)
+
+
+def test_a_function_that_runs_out_of_memory_ends_the_task_for_that() -> None:
+    with pytest.raises(MemoryError):
+        reference(Metric.CUSTOM, PRICES, asked("def score(outputs, label):\n    raise MemoryError"), price=ANSWERS)

@@ -13,7 +13,8 @@ from fettle.api.data import AgreementSpec, EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, Metric
-from fettle.optimizer.measure.accuracy import Judgement, Reference
+from fettle.optimizer.measure.accuracy import Reference
+from fettle.optimizer.measure.judgement import Judgement
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(8)

@@ -105,10 +105,14 @@ class Stage:
         return [one.name for one in group if one.name not in self.late]
 
     def hold(
-        self, candidates: Sequence[ScreenedCandidate], places: int = 4, objective: Objective = Objective.LATENCY
+        self,
+        candidates: Sequence[ScreenedCandidate],
+        places: int = 4,
+        objective: Objective = Objective.LATENCY,
+        exhaustive: bool = False,
     ) -> Finals:
         """The finals."""
-        return hold_finals(candidates, places, self.certify, self.time, objective)
+        return hold_finals(candidates, places, self.certify, self.time, objective, exhaustive)
 
 
 SIX = [screened(f"lossy-{number}", 1 + number / 100) for number in range(1, 7)]
@@ -207,6 +211,27 @@ def test_a_disturbed_pre_test_keeps_no_runner_up_away_and_size_is_not_told_by_th
     stage = Stage()
     assert stage.hold([FAST, replace(SLOW, least_cost=1.4)]).passed == ["fast", "slow"]
     assert Stage().hold([FAST, SLOW], objective=Objective.SIZE).passed == ["fast", "slow"]
+
+
+def test_an_exhaustive_search_sorts_nobody_out() -> None:
+    slow = [SLOW, FAST, EXACT, screened("slower", 1.0, gain=0.5)]
+    found = sort_out(slow, Objective.LATENCY, exhaustive=True)
+    assert [one.name for one in found.candidates] == ["fast", "slower", "slow", "exact"]
+    assert found.rejected == {}
+
+
+def test_an_exhaustive_search_certifies_and_times_every_candidate() -> None:
+    stage = Stage(loses=frozenset({"lossy-2", "lossy-3"}), late=frozenset({"lossy-4"}), broken=frozenset({"lossy-6"}))
+    finals = stage.hold([*SIX, *TWO_EXACT, EXACT], places=6, exhaustive=True)
+    assert stage.certified == [*(one.name for one in SIX), "exact-1", "exact-2", "exact"]
+    assert stage.heats == [["lossy-1", "lossy-2"], ["lossy-3", "lossy-4"], ["lossy-5", "exact-1"], ["exact-2", "exact"]]
+    assert finals.rejected == {}
+    assert finals.spent == 6, "each lossy one takes its share of the error"
+
+
+def test_an_exhaustive_search_times_what_answers_as_one_that_missed() -> None:
+    pair = [screened(name, 1 + place / 100, computed=("file", "openvino")) for place, name in enumerate("ab")]
+    assert Stage(loses=frozenset("ab")).hold(pair, exhaustive=True).timed == ["a", "b"]
 
 
 # ------------------------------------------------------------------------------------------------------------ what is promised

@@ -27,7 +27,8 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import Tensor
 from fettle.api.vocabulary import AgreementMode, Metric
 from fettle.errors import DataError, RuntimeFailure
-from fettle.optimizer.measure.accuracy import Judgement, Reference
+from fettle.optimizer.measure.accuracy import Reference
+from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.tasks.base import examples_of
 from fettle.optimizer.measure.tasks.judging import TaskReference
 from fettle.optimizer.measure.tasks.segmentation import Segmentation

@@ -12,9 +12,13 @@ from tests.servers.registry import RegistryServer
 from tests.servers.web import serving
 from tests.unit.optimizer.report.run_of_digits import MACHINE, fill, publish_task
 
+from fettle.api.data import DataSpec
+from fettle.api.optimizedmodel import PublishSpec, SourceSpec
 from fettle.api.reasons import Reason
-from fettle.errors import StoreError
+from fettle.api.task import PrepareTask
+from fettle.errors import SourceError, StoreError
 from fettle.optimizer import publish
+from fettle.optimizer.prepare import stage
 from fettle.store import places
 from fettle.store.manifest import MeasurementRecord, check_fetched, fetch_artifact, write_measurement
 from fettle.store.store import Store
@@ -102,3 +106,82 @@ def test_a_registry_that_refuses_the_winner_keeps_it_from_being_called_published
         publish.run(task(registry, store), store, mounts)
     assert (caught.value.reason, words in caught.value.message) == (Reason.FORBIDDEN, True), caught.value.message
     assert not store.exists("reports/vision/digits/3.html")
+
+
+UPLOADS = "/v2/models/digits/blobs/uploads/"
+
+
+def prepare(registry: RegistryServer, store: Store, secret: Path) -> None:
+    """Prepare a source that is in a claim which is not there: what is wrong with the registry is told before."""
+    to = repository(registry)
+    asked = PrepareTask(
+        store=store.uri,
+        source=SourceSpec(uri="pvc://models/digits.onnx"),
+        data=DataSpec(),
+        builds=(),
+        publish=PublishSpec(uri=to, secret_name="registry"),
+    )
+    stage.run(asked, store, Mounts(secrets={to: secret}))
+
+
+@pytest.mark.parametrize(
+    ("secret", "status", "reason", "words"),
+    [
+        ({}, None, Reason.FORBIDDEN, "the Secret registry does not exist"),
+        ({"username": "me", "password": "wrong"}, None, Reason.FORBIDDEN, "were refused: correct password and username"),
+        ({"username": LOGIN[0], "password": LOGIN[1]}, 403, Reason.FORBIDDEN, "were refused"),
+        ({"username": LOGIN[0], "password": LOGIN[1]}, 404, Reason.STORE_NOT_FOUND, "has no such repository, and makes none"),
+        ({"username": LOGIN[0], "password": LOGIN[1]}, 200, Reason.STORE_NOT_FOUND, "does not answer as an OCI registry does"),
+    ],
+    ids=["no Secret", "a wrong password", "may only pull", "no repository", "no registry"],
+)  # fmt: skip
+def test_a_registry_that_would_refuse_the_winners_is_told_before_anything_is_done(
+    registry: RegistryServer,
+    store: Store,
+    tmp_path: Path,
+    secret: dict[str, str],
+    status: int | None,
+    reason: Reason,
+    words: str,
+) -> None:
+    if status is not None:
+        registry.statuses[UPLOADS] = (status, b"")
+    with pytest.raises(StoreError) as caught:
+        prepare(registry, store, keys(tmp_path / "registry", **secret))
+    assert (caught.value.reason, words in caught.value.message) == (reason, True), caught.value.message
+
+
+def test_a_registry_that_takes_winners_keeps_nothing_of_the_question(
+    registry: RegistryServer, store: Store, secret: Path
+) -> None:
+    with pytest.raises(SourceError, match=r"pvc://models/digits\.onnx"):
+        prepare(registry, store, secret)
+    assert (registry.uploads, registry.cancelled, registry.files) == (1, 1, {})
+
+
+def test_a_registry_that_is_away_for_a_moment_ends_no_run(registry: RegistryServer, store: Store, secret: Path) -> None:
+    registry.failures = 1
+    with pytest.raises(SourceError):
+        prepare(registry, store, secret)
+    registry.statuses[UPLOADS] = (503, b"")
+    with pytest.raises(StoreError, match="cannot be reached") as caught:
+        prepare(registry, store, secret)
+    assert (caught.value.reason, caught.value.retryable) == (Reason.STORE_UNREACHABLE, True), "the task is tried again"
+
+
+def test_a_registry_that_cannot_cancel_an_upload_is_as_good_as_any(
+    registry: RegistryServer, store: Store, secret: Path
+) -> None:
+    registry.statuses[f"{UPLOADS}1?state=a"] = (405, b"")
+    with pytest.raises(SourceError):
+        prepare(registry, store, secret)
+    assert (registry.uploads, registry.cancelled) == (1, 0)
+
+
+def test_a_push_to_a_repository_that_the_registry_does_not_make_says_so(
+    registry: RegistryServer, store: Store, secret: Path, tmp_path: Path
+) -> None:
+    fill(store, tmp_path / "model")
+    registry.statuses[UPLOADS] = (404, b"")
+    with pytest.raises(StoreError, match="has no such repository, and makes none: create it first"):
+        publish.run(task(registry, store), store, Mounts(secrets={repository(registry): secret}))

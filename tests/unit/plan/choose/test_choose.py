@@ -10,9 +10,9 @@ from tests.unit.plan.choose.figures import original, row
 
 from fettle.api.bounds import Rules
 from fettle.api.constraints import AccuracyConstraint, Constraints, LatencyConstraint, SizeConstraint, SpeedupConstraint
-from fettle.api.optimizedmodel_status import CandidateStatus
+from fettle.api.optimizedmodel_status import AgreementStatus, CandidateStatus
 from fettle.api.reasons import Reason
-from fettle.api.vocabulary import CandidateState, Objective
+from fettle.api.vocabulary import AgreementMode, CandidateState, Objective
 from fettle.plan.run.choose import Choice, choose
 
 DROP = Constraints(accuracy=AccuracyConstraint(max_drop=0.01))
@@ -134,6 +134,10 @@ LOSERS: list[tuple[str, CandidateStatus, dict[str, Any], Reason, list[str]]] = [
      ["0.004 [-0.004, 0.012]", "0.01"]),
     ("accuracy that more items would prove", row("int8", 3.0, (0.004, -0.004, 0.012), flips=(2, 1)), {},
      Reason.CONSTRAINTS_NOT_MET, ["items and the same flips it would pass"]),
+    ("accuracy that more items of which the original is sure would prove",
+     row("int8", 3.0, (0.004, -0.004, 0.012), flips=(2, 0)).model_copy(
+         update={"agreement": AgreementStatus(value=0.99, low=0.98, high=1, mode=AgreementMode.TOP_ONE, unsure=20)}), {},
+     Reason.CONSTRAINTS_NOT_MET, ["items of which the original is sure and the same flips it would pass"]),
     ("accuracy that no number of items proves", row("int8", 3.0, (0.03, 0.02, 0.04), flips=(20, 1)), {},
      Reason.CONSTRAINTS_NOT_MET, ["0.03 [0.02, 0.04]"]),
     ("evaluation data", row("int8", 3.0, 0.0), {"generated": True}, Reason.EVALUATION_DATA_MISSING, ["data.evaluation"]),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
-from tests.unit.plan.optimize.world import OPENVINO, ORT, make_spec, prepared
+from tests.unit.plan.optimize.world import OPENVINO, ORT, make_spec, prepared, stored
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.reasons import Reason
@@ -73,6 +74,8 @@ PLANS: list[tuple[str, dict[str, Any], dict[str, Any], list[str], list[str]]] = 
     ("dynamic int8 is tried where products are half of the work", {}, {"traits": traits(matmul_time_share=0.5)},
      ["int8-dynamic-onnxruntime"], []),
     ("dynamic int8 is not tried on convolutions", {}, {"traits": traits(matmul_time_share=0.49)}, [], ["int8-dynamic-onnxruntime"]),
+    ("weights alone are not quantized in a model that fits into a cache", {}, {"traits": traits(matmul_time_share=0.9)}, [],
+     ["int8-weights-onnxruntime", "int8-weights-openvino"]),
     ("LSTM layers are quantized dynamically where they are half of the work", {}, {"traits": traits(lstm_time_share=0.5)},
      ["int8-lstm-onnxruntime"], ["int8-dynamic-onnxruntime"]),
     ("LSTM layers that take little time stay as they are", {}, {"traits": traits(lstm_time_share=0.49)}, [], ["int8-lstm-onnxruntime"]),
@@ -97,6 +100,19 @@ def test_the_default_plan(
     found = tried(plan(make_spec(**fields), **facts))
     assert [name for name in found if name in among] == among
     assert not set(found) & set(not_among)
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "among"), [(0.5, 4 << 20, True), (0.49, 4 << 20, False), (0.5, (4 << 20) - 1, False)]
+)
+def test_weights_alone_are_quantized_where_products_of_a_large_model_are_the_work(
+    share: float, size: int, among: bool
+) -> None:
+    spec = make_spec()
+    report = prepared(possible_builds(spec), traits=traits(matmul_time_share=share), calibration=None)
+    found = tried(plan(spec, report.model_copy(update={"portable": stored("portable", size)})))
+    names = {"int8-weights-onnxruntime", "int8-weights-openvino"}
+    assert set(found) & names == (names if among else set()), "without calibration items"
 
 
 def test_the_plan_of_a_convolutional_net_is_exactly_this() -> None:
@@ -148,8 +164,8 @@ def test_every_build_of_any_plan_was_asked_for_in_prepare() -> None:
     for fields in specs:
         spec = make_spec(**fields)
         asked = {build.name: build for build in possible_builds(spec)}
-        for transformer in (False, True):
-            facts = traits(transformer=transformer, matmul_time_share=1.0)
+        for transformer, quantized in product((False, True), repeat=2):
+            facts = traits(transformer=transformer, quantized=quantized, matmul_time_share=1.0)
             calibration = None if fields.get("data") == {} else 200
             report = prepared(asked.values(), traits=facts, calibration=calibration)
             for row in plan(spec, report).candidates:
@@ -321,3 +337,19 @@ def test_the_error_is_shared_among_as_many_lossy_finalists_as_the_items_can_prov
     found = plan(make_spec(constraints={"accuracy": {"maxDrop": max_drop}}), items=items, **facts)
     assert found.places == places
     assert found.alpha == pytest.approx(0.05 / places)
+
+
+def test_in_an_exhaustive_search_every_lossy_candidate_takes_its_share_of_the_error() -> None:
+    found = plan(make_spec(search={"strategy": "Exhaustive"}))
+    lossy = sum(row.lossy and row.refusal is None for row in found.candidates)
+    assert lossy > 4
+    assert found.places == lossy
+    assert found.alpha == pytest.approx(0.05 / lossy)
+
+
+@pytest.mark.parametrize(("unsure", "labelled", "places"), [("Count", False, 4), ("Skip", False, 1), ("Skip", True, 4)])
+def test_items_that_may_not_count_in_the_agreement_prove_fewer_lossy_finalists(
+    unsure: str, labelled: bool, places: int
+) -> None:
+    data = {"evaluation": {"uri": "pvc://models/evaluation.npz", "agreement": {"unsure": unsure}}}
+    assert plan(make_spec(data=data), labelled=labelled, items=400).places == places

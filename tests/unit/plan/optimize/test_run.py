@@ -9,8 +9,8 @@ from tests.unit.plan.optimize.world import START, World, digest, fails, failure,
 
 from fettle.api.conditions import ConditionStatus
 from fettle.api.reasons import Reason
-from fettle.api.task import MeasureTask, PublishTask
-from fettle.api.vocabulary import CandidateState
+from fettle.api.task import BuildTask, MeasureTask, PublishTask
+from fettle.api.vocabulary import CandidateState, UnsureItems
 from fettle.plan.run.decide import decide
 
 BUILDS = ["int8-openvino", "int8-mixed-openvino", "int8-onnxruntime", "int8-mixed-onnxruntime"]
@@ -213,6 +213,27 @@ def test_every_accuracy_interval_gets_its_share_of_the_error() -> None:
     (measure,) = [task.task for task in world.started if isinstance(task.task, MeasureTask)]
     assert measure.alpha == pytest.approx(0.05 / 4)
     assert measure.places == 4
+
+
+@pytest.mark.parametrize(("labelled", "unsure"), [(True, UnsureItems.COUNT), (False, UnsureItems.SKIP)])
+def test_layers_are_chosen_by_the_items_that_count_when_they_are_certified(labelled: bool, unsure: UnsureItems) -> None:
+    data = {"evaluation": {"uri": "pvc://models/evaluation.npz", "agreement": {"unsure": "Skip"}}}
+    world = World(make_spec(data=data), prepare={"labelled": labelled})
+    world.settle()
+    builds = [task.task for task in world.started if isinstance(task.task, BuildTask)]
+    told = [build.evaluation.agreement.unsure for build in builds if build.evaluation is not None]
+    assert told == [unsure] * 2, "the two that choose layers"
+
+
+@pytest.mark.parametrize(
+    ("search", "exhaustive"), [({}, None), ({"strategy": "Pruning"}, None), ({"strategy": "Exhaustive"}, True)]
+)
+def test_a_search_that_prunes_keeps_the_hash_of_its_task(search: dict[str, str], exhaustive: bool | None) -> None:
+    world = World(make_spec(search={"parallelism": 4, **search}))
+    world.settle()
+    (measure,) = [task.task for task in world.started if isinstance(task.task, MeasureTask)]
+    assert measure.to_json().get("exhaustive") == exhaustive
+    assert measure.exhaustive == bool(exhaustive)
 
 
 def test_the_percentile_of_the_constraint_reaches_the_clock() -> None:

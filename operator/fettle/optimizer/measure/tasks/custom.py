@@ -17,10 +17,11 @@ from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, sums
-from fettle.optimizer.own_code import Function, failure, load
+from fettle.optimizer.own_code import Function, failure, guarded, load
 from fettle.store.comparison import is_float
 
 Array = np.ndarray[Any, Any]
+FIELD = "data.evaluation.custom"
 
 
 class Outputs(dict[str, Array]):
@@ -37,14 +38,14 @@ class Custom(TaskMetric):
 
     def __init__(self, spec: CustomMetricSpec, outputs: frozenset[str]) -> None:
         """Raises DataError where the code does not define the function."""
-        self._function, self.outputs = load(spec.code or "", spec.function, "data.evaluation.custom"), outputs
+        self._function, self.outputs = load(spec.code or "", spec.function, FIELD, DataError), outputs
         self.told = f"what {spec.function}() scores"
 
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """Take every output. Raises DataError where there is no code, or it fails."""
         if spec.custom is None:
-            raise DataError("metric Custom needs data.evaluation.custom")
+            raise DataError(f"metric Custom needs {FIELD}")
         return cls(spec.custom, frozenset(tensor.name for tensor in signature.outputs))
 
     def likeness(self, examples: Sequence[Answer]) -> Likeness:
@@ -86,13 +87,11 @@ class _Scores:
 
 
 def _number(function: Function, said: Answer, truth: Any) -> float:
-    try:
+    with guarded(lambda error: DataError(f"{FIELD} failed on an item: {failure(error, function)}")):
         value = float(function(_copied(said), _copied(truth)))
-    except (Exception, SystemExit) as error:
-        raise DataError(f"data.evaluation.custom failed on an item: {failure(error, function)}") from error
     if not np.isfinite(value):
         raise DataError(
-            f"data.evaluation.custom returned {value} for an item: it must return a finite number for each item (higher is better)"
+            f"{FIELD} returned {value} for an item: it must return a finite number for each item (higher is better)"
         )
     return value
 
