@@ -134,7 +134,8 @@ async def test_two_pods_train_together_and_one_that_is_lost_costs_an_epoch_and_n
     for name, items in trainable.digits().items():
         np.savez(tmp_path / f"{name}.npz", **items)  # type: ignore[arg-type]
     together = trained()
-    together["spec"]["recipes"][0]["train"] = {"epochs": 40, "nodes": 2}
+    # For longer than the operator takes until it reads the log.
+    together["spec"]["recipes"][0]["train"] = {"epochs": 120, "nodes": 2}
     async with operated(target, tmp_path) as (kube, _):
         kube.apply([together])
 
