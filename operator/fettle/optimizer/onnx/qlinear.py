@@ -1,0 +1,142 @@
+"""ONNX Runtime's QLinear operators in floating point between pairs of QuantizeLinear and DequantizeLinear, and what constant integers stand for.
+
+Their definitions: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from fettle.optimizer.onnx.fuse import Graph
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class _QLinear:
+    """Where a QLinear operator has its inputs: operands as (value, scale, zero point), the result's (scale, zero point), and a bias.
+
+    `columns`: the axis of the second operand along which its scale may vary.
+    """
+
+    kind: str
+    operands: tuple[tuple[int, int, int], ...]
+    result: tuple[int, int]
+    bias: int | None = None
+    columns: int = -1
+
+
+_FIRST, _SECOND = (0, 1, 2), (3, 4, 5)
+_QLINEAR = {
+    "QLinearConv": _QLinear("Conv", (_FIRST, _SECOND), (6, 7), bias=8, columns=0),
+    "QGemm": _QLinear("Gemm", (_FIRST, _SECOND), (7, 8), bias=6),
+    **{f"QLinear{kind}": _QLinear(kind, (_FIRST, _SECOND), (6, 7)) for kind in ("MatMul", "Add", "Mul")},
+    **{
+        f"QLinear{kind}": _QLinear(kind, (_FIRST,), (3, 4))
+        for kind in ("Sigmoid", "LeakyRelu", "Softmax", "AveragePool", "GlobalAveragePool")
+    },
+}
+_OF_QLINEAR_ONLY = ("channels_last", "opset")  # attributes
+
+
+class QLinearOperators:
+    """Each becomes its floating-point operator between pairs."""
+
+    def __init__(self, known: Graph) -> None:
+        self._known = known
+
+    def __call__(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+        rule = _QLINEAR.get(node.op_type)
+        if node.op_type == "QLinearConcat":  # scale and zero point of the result, then the operands
+            operands = tuple((at, at + 1, at + 2) for at in range(2, len(node.input), 3))
+            rule = _QLinear("Concat", operands, (0, 1))
+        if rule is None or any(attribute.name == "channels_last" and attribute.i for attribute in node.attribute):
+            yield node
+            return
+        names = [*node.input, *[""] * 3]
+        out, biases = node.output[0], self._bias(node, rule)
+        given = [
+            self._operand(node, rule, place, [names[at] for at in rule.operands[place]])
+            for place in range(len(rule.operands))
+        ]
+        yield from (pair for _, pair in given if pair is not None)
+        plain = (
+            fresh(self._known, f"{out}_plain") if names[rule.result[0]] else out
+        )  # a QGemm without a scale answers in float32
+        made = helper.make_node(rule.kind, [*[name for name, _ in given], *biases], [plain], name=f"{out}_{rule.kind}")
+        made.attribute.extend(a for a in node.attribute if a.name not in _OF_QLINEAR_ONLY)
+        yield made
+        if plain != out:
+            result = [names[at] for at in rule.result]
+            yield helper.make_node("QuantizeLinear", [plain, *result], [out], name=f"{out}_quantized")
+
+    def _operand(
+        self, node: onnx.NodeProto, rule: _QLinear, place: int, names: list[str]
+    ) -> tuple[str, onnx.NodeProto | None]:
+        """The name of an operand in float32, and the node that makes it where it is no constant."""
+        name = fresh(self._known, f"{node.output[0]}_operand{place}")
+        numbers = numbers_of(self._known, names[0], names[1], names[2], _columns(node, rule))
+        if numbers is not None:
+            return constant(self._known, name, numbers), None
+        return name, helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dequantized")
+
+    def _bias(self, node: onnx.NodeProto, rule: _QLinear) -> list[str]:
+        """The name of the bias in float32: its scale is that of both operands."""
+        if rule.bias is None or len(node.input) <= rule.bias or not node.input[rule.bias]:
+            return []
+        integers = self._known.value(node.input[rule.bias])
+        scales = [self._known.value(node.input[scale]) for _, scale, _ in rule.operands]
+        if integers is None or scales[0] is None or scales[1] is None:
+            return [node.input[rule.bias]]  # of int32: no runtime takes the result, and the step says what is left
+        numbers = integers.astype(np.float32) * scales[0] * scales[1]
+        return [constant(self._known, f"{node.output[0]}_bias", numbers)]
+
+
+def _columns(node: onnx.NodeProto, rule: _QLinear) -> int:
+    """The axis of the weights that is the result's columns."""
+    turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return 0 if turned else rule.columns
+
+
+def constant(known: Graph, name: str, array: Array) -> str:
+    """A new constant of float32, and its name."""
+    name = fresh(known, name)
+    known.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
+    known.stored[name] = known.graph.initializer[-1]
+    return name
+
+
+def fresh(known: Graph, name: str) -> str:
+    """`name`, or one like it that no tensor has."""
+    while name in known.stored or name in known.made or known.uses[name]:
+        name += "_"
+    return name
+
+
+def numbers_of(known: Graph, value: str, scale: str, zero: str, axis: int) -> Array | None:
+    """What constant integers stand for; None where a part is not in the file, or scales vary otherwise than along `axis`."""
+    integers, scales = known.value(value), known.value(scale)
+    zeros = known.value(zero) if zero else np.zeros((), np.int32)
+    return None if integers is None or scales is None or zeros is None else scaled(integers, scales, zeros, axis)
+
+
+def scaled(integers: Array, scales: Array, zeros: Array, axis: int) -> Array | None:
+    """(integers - zeros) * scales, where these are one number or one for each place along `axis`."""
+    parts = []
+    for part in (scales, zeros):
+        if part.size == 1:
+            parts.append(part.reshape(()).astype(np.float32))
+        elif -integers.ndim <= axis < integers.ndim and part.size == integers.shape[axis]:
+            along = [1] * integers.ndim
+            along[axis] = -1
+            parts.append(part.reshape(along).astype(np.float32))
+        else:
+            return None
+    numbers: Array = (integers.astype(np.float32) - parts[1]) * parts[0]
+    return numbers
