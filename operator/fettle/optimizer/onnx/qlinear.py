@@ -61,6 +61,9 @@ class QLinearOperators:
             return
         names = [*node.input, *[""] * 3]
         out, biases = node.output[0], self._bias(node, rule)
+        if biases is None:
+            yield node
+            return
         given = [
             self._operand(node, rule, place, [names[at] for at in rule.operands[place]])
             for place in range(len(rule.operands))
@@ -86,15 +89,16 @@ class QLinearOperators:
             return constant(self._known, name, numbers), None
         return name, helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dequantized")
 
-    def _bias(self, node: onnx.NodeProto, rule: _QLinear) -> list[str]:
-        """The name of the bias in float32: its scale is that of both operands."""
+    def _bias(self, node: onnx.NodeProto, rule: _QLinear) -> list[str] | None:
+        """The name of the bias in float32, if there is one: it counts in products of both operands. None if its numbers are not in the file."""
         if rule.bias is None or len(node.input) <= rule.bias or not node.input[rule.bias]:
             return []
         integers = self._known.value(node.input[rule.bias])
         scales = [self._known.value(node.input[scale]) for _, scale, _ in rule.operands]
         if integers is None or scales[0] is None or scales[1] is None:
-            return [node.input[rule.bias]]  # of int32: no runtime takes the result, and the step says what is left
-        numbers = integers.astype(np.float32) * scales[0] * scales[1]
+            return None
+        alpha = next((attribute.f for attribute in node.attribute if attribute.name == "alpha"), 1.0)  # QGemm's
+        numbers = integers.astype(np.float32) * scales[0] * scales[1] * np.float32(alpha)
         return [constant(self._known, f"{node.output[0]}_bias", numbers)]
 
 
@@ -107,7 +111,7 @@ def _columns(node: onnx.NodeProto, rule: _QLinear) -> int:
 def constant(known: Graph, name: str, array: Array) -> str:
     """A new constant of float32, and its name."""
     name = fresh(known, name)
-    known.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
+    known.graph.initializer.append(numpy_helper.from_array(np.asarray(array, np.float32, order="C"), name))
     known.stored[name] = known.graph.initializer[-1]
     return name
 

@@ -234,3 +234,55 @@ def test_the_argument_is_not_changed(tmp_path: Path) -> None:
     before = quantized.SerializeToString()
     dequantized(quantized)
     assert quantized.SerializeToString() == before
+
+
+GRIDS = {
+    "s": np.float32(0.05),
+    "z": np.uint8(128),
+    "ws": np.float32(0.02),
+    "wz": np.int8(0),
+    "ys": np.float32(0.2),
+    "yz": np.uint8(128),
+}
+TABLE = RANDOM.integers(-100, 100, size=(8, 6)).astype(np.int8)
+ROWS = RANDOM.normal(size=(4, 8)).astype(np.float32)
+
+
+def between(
+    node: onnx.NodeProto, given: tuple[object, ...], *, before: tuple[onnx.NodeProto, ...] = (), **stored: object
+) -> onnx.ModelProto:
+    """A model whose input is quantized for `node`, and the result of that, `o`, dequantized; with constants beside the usual scales."""
+    nodes = [
+        *before,
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node,
+        helper.make_node("DequantizeLinear", ["o", "ys", "yz"], ["y"]),
+    ]
+    weights = [numpy_helper.from_array(np.asarray(array), name) for name, array in (GRIDS | stored).items()]
+    model = _model(nodes, weights, given)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_the_bias_of_a_quantized_gemm_is_scaled_as_its_product_is(alpha: float) -> None:
+    names = ["q", "s", "z", "w", "ws", "wz", "c", "ys", "yz"]
+    bias = RANDOM.integers(-5000, 5000, size=6).astype(np.int32)
+    quantized = between(
+        helper.make_node("QGemm", names, ["o"], domain="com.microsoft", alpha=alpha), ROWS.shape, w=TABLE, c=bias
+    )
+    changed = dequantized(quantized)
+    assert not quantized_operators(changed)
+    assert np.abs(answer(changed, ROWS) - answer(quantized, ROWS)).max() < 0.2
+
+
+def test_a_convolution_whose_bias_is_made_while_the_model_runs_stays_as_it_is() -> None:
+    names = ["q", "s", "z", "w", "ws", "wz", "ys", "yz", "bias"]
+    kernels = RANDOM.integers(-100, 100, size=(2, 3, 3, 3)).astype(np.int8)
+    made = helper.make_node("Identity", ["c"], ["bias"])
+    quantized = between(
+        helper.make_node("QLinearConv", names, ["o"]), IMAGES.shape, before=(made,), w=kernels, c=np.int32([100, -3000])
+    )
+    changed = dequantized(quantized)
+    assert "QLinearConv" in quantized_operators(changed)
+    assert _far(answer(changed), answer(quantized)) < 0.02
