@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def dequantized(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` without what is known of the three forms; inner shapes are forgotten. What is not known stays as it is: look for it afterwards."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    for rewriting in (QLinearOperators, _Pairs, _Dynamic) if onnx_model.opset(model) >= OPSET else ():
+    opset = onnx_model.opset(model)
+    for rewriting in (partial(QLinearOperators, opset=opset), _Pairs, _Dynamic) if opset >= OPSET else ():
         rewrite = rewriting(Graph(changed.graph))
         nodes = [other for node in changed.graph.node for other in rewrite(node)]
         del changed.graph.node[:]

@@ -42,14 +42,15 @@ _QLINEAR = {
         for kind in ("Sigmoid", "LeakyRelu", "Softmax", "AveragePool", "GlobalAveragePool")
     },
 }
+_ONE_AXIS = 13  # the opset since which a softmax is over one axis
 _OF_QLINEAR_ONLY = ("channels_last", "opset")  # attributes
 
 
 class QLinearOperators:
     """Each becomes its floating-point operator between pairs."""
 
-    def __init__(self, known: Graph) -> None:
-        self._known = known
+    def __init__(self, known: Graph, opset: int) -> None:
+        self._known, self._opset = known, opset
 
     def __call__(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         rule = _QLINEAR.get(node.op_type)
@@ -61,7 +62,7 @@ class QLinearOperators:
             return
         names = [*node.input, *[""] * 3]
         out, biases = node.output[0], self._bias(node, rule)
-        if biases is None:
+        if biases is None or self._newer_softmax(node):
             yield node
             return
         given = [
@@ -74,10 +75,31 @@ class QLinearOperators:
         )  # a QGemm without a scale answers in float32
         made = helper.make_node(rule.kind, [*[name for name, _ in given], *biases], [plain], name=f"{out}_{rule.kind}")
         made.attribute.extend(a for a in node.attribute if a.name not in _OF_QLINEAR_ONLY)
-        yield made
+        yield from self._softmax(node, made) if rule.kind == "Softmax" else (made,)
         if plain != out:
             result = [names[at] for at in rule.result]
             yield helper.make_node("QuantizeLinear", [plain, *result], [out], name=f"{out}_quantized")
+
+    def _newer_softmax(self, node: onnx.NodeProto) -> bool:
+        """Whether this is a softmax over another axis than the last, which the model's opset does not have."""
+        given = {attribute.name: attribute.i for attribute in node.attribute}
+        over_one = node.op_type == "QLinearSoftmax" and given.get("opset", 0) >= _ONE_AXIS > self._opset
+        return bool(over_one and given.get("axis", -1) != -1)
+
+    def _softmax(self, node: onnx.NodeProto, made: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+        """Before opset 13, a softmax was over all dimensions from its axis on, and the attribute `opset` says which one this is."""
+        given = {attribute.name: attribute.i for attribute in node.attribute}
+        axis, (value,), (out,) = given.get("axis", -1), made.input, made.output
+        del made.attribute[:]
+        if axis == -1 or given.get("opset", 0) >= _ONE_AXIS or self._opset < _ONE_AXIS:
+            made.attribute.append(helper.make_attribute("axis", axis))
+            yield made
+            return
+        flat, soft, shape = (fresh(self._known, f"{out}_{word}") for word in ("flat", "soft", "shape"))
+        yield helper.make_node("Shape", [value], [shape], name=shape)
+        yield helper.make_node("Flatten", [value], [flat], name=flat, axis=axis)
+        yield helper.make_node("Softmax", [flat], [soft], name=soft, axis=-1)
+        yield helper.make_node("Reshape", [soft, shape], [out], name=made.name)
 
     def _operand(
         self, node: onnx.NodeProto, rule: _QLinear, place: int, names: list[str]

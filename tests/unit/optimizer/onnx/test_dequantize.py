@@ -286,3 +286,20 @@ def test_a_convolution_whose_bias_is_made_while_the_model_runs_stays_as_it_is() 
     changed = dequantized(quantized)
     assert "QLinearConv" in quantized_operators(changed)
     assert _far(answer(changed), answer(quantized)) < 0.02
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, -1])
+@pytest.mark.parametrize(("written_for", "opset"), [(11, 11), (11, 17), (12, 13), (13, 13), (13, 17), (13, 11)])
+def test_a_quantized_softmax_is_over_what_it_was_over_when_it_was_written(
+    written_for: int, opset: int, axis: int | None
+) -> None:
+    given = {"opset": written_for} | ({"axis": axis} if axis is not None else {})
+    fine = {"ys": np.float32(1 / 256), "yz": np.uint8(0)}
+    names = ["q", "s", "z", "ys", "yz"]
+    blocks = RANDOM.normal(size=(2, 3, 4)).astype(np.float32)
+    node = helper.make_node("QLinearSoftmax", names, ["o"], domain="com.microsoft", **given)
+    quantized = between(node, blocks.shape, **fine)
+    quantized.opset_import[0].version = opset
+    changed = dequantized(quantized)
+    assert bool(quantized_operators(changed)) == (written_for > opset and axis not in (None, -1))
+    assert np.abs(answer(changed, blocks) - answer(quantized, blocks)).max() < 0.02
