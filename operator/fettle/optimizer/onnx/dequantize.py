@@ -132,13 +132,17 @@ class _Pairs:
         return helper.make_node("Clip", [node.input[0], *bounds], node.output, name=node.name)
 
     def _stored(self, node: onnx.NodeProto) -> bool:
-        """Put what constant integers stand for into the file, under the name of the node's output; False where they are no constants."""
+        """Put what constant integers stand for into the file, under the name of the node's output; False where they are no constants.
+
+        They have the type of their scale, which may be float16.
+        """
         given = {attribute.name: attribute.i for attribute in node.attribute}
         zero = node.input[2] if len(node.input) > 2 else ""
         numbers = numbers_of(self._known, node.input[0], node.input[1], zero, given.get("axis", 1))
-        if numbers is None or given.get("block_size"):
+        scale = self._known.value(node.input[1])
+        if numbers is None or scale is None or given.get("block_size") or given.get("output_dtype"):
             return False
-        self._known.graph.initializer.append(numpy_helper.from_array(numbers, node.output[0]))
+        self._known.graph.initializer.append(numpy_helper.from_array(numbers.astype(scale.dtype), node.output[0]))
         return True
 
 
@@ -230,7 +234,7 @@ class _Dynamic:
         beside = integers.ndim - 2 if convolves else 0  # dimensions of the result after the one of its columns
         if scales.size > 1 and (scales.ndim <= beside or scales.shape[-1 - beside] != scales.size):
             return None
-        return scaled(integers, scales, zeros, 0 if convolves else -1)
+        return scaled(integers, scales.reshape(-1), zeros, 0 if convolves else -1)
 
     def _lstm(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """Its weights lie turned, as (directions, inputs, gates), with scales for each direction or each column of it."""

@@ -153,16 +153,22 @@ def numbers_of(known: Graph, value: str, scale: str, zero: str, axis: int) -> Ar
 
 
 def scaled(integers: Array, scales: Array, zeros: Array, axis: int) -> Array | None:
-    """(integers - zeros) * scales, where these are one number or one for each place along `axis`."""
-    parts = []
-    for part in (scales, zeros):
-        if part.size == 1:
-            parts.append(part.reshape(()).astype(np.float32))
-        elif -integers.ndim <= axis < integers.ndim and part.size == integers.shape[axis]:
-            along = [1] * integers.ndim
-            along[axis] = -1
-            parts.append(part.reshape(along).astype(np.float32))
-        else:
-            return None
+    """(integers - zeros) * scales, where these are one number, one for each place along `axis`, or of a shape of their own beside the integers'."""
+    parts = [_beside(integers, part.astype(np.float32), axis) for part in (scales, zeros)]
+    if parts[0] is None or parts[1] is None:
+        return None
     numbers: Array = (integers.astype(np.float32) - parts[1]) * parts[0]
     return numbers
+
+
+def _beside(integers: Array, part: Array, axis: int) -> Array | None:
+    if part.size == 1:
+        return part.reshape(())
+    if part.ndim == 1 and -integers.ndim <= axis < integers.ndim and part.size == integers.shape[axis]:
+        along = [1] * integers.ndim
+        along[axis] = -1
+        return part.reshape(along)
+    fits = part.ndim == integers.ndim > 1 and all(
+        size in (1, whole) for size, whole in zip(part.shape, integers.shape, strict=True)
+    )
+    return part if fits else None

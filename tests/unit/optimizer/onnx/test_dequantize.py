@@ -303,3 +303,32 @@ def test_a_quantized_softmax_is_over_what_it_was_over_when_it_was_written(
     changed = dequantized(quantized)
     assert bool(quantized_operators(changed)) == (written_for > opset and axis not in (None, -1))
     assert np.abs(answer(changed, blocks) - answer(quantized, blocks)).max() < 0.02
+
+
+def test_matrices_of_a_batch_keep_the_scales_of_their_columns() -> None:
+    batches = RANDOM.normal(size=(2, 5, 6)).astype(np.float32)
+    stored = {
+        "w": RANDOM.integers(-100, 100, size=(2, 6, 3)).astype(np.int8),
+        "wsb": RANDOM.uniform(0.001, 0.05, size=(2, 1, 3)).astype(np.float32),
+        "wzb": np.zeros((2, 1, 3), np.int8),
+    }
+    names = ["q", "s", "z", "w", "wsb", "wzb", "ys", "yz"]
+    quantized = between(helper.make_node("QLinearMatMul", names, ["o"]), batches.shape, **stored)
+    changed = dequantized(quantized)
+    assert not quantized_operators(changed)
+    assert np.abs(answer(changed, batches) - answer(quantized, batches)).max() < 0.5
+
+
+def test_weights_that_stand_for_float16_are_in_float16() -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["weights"]),
+        helper.make_node("MatMul", ["half", "weights"], ["product"]),
+        helper.make_node("Cast", ["product"], ["y"], to=TensorProto.FLOAT),
+    ]
+    weights = [numpy_helper.from_array(TABLE, "w"), numpy_helper.from_array(np.float16(0.02), "scale")]
+    quantized = _model(nodes, weights, ROWS.shape)
+    quantized.opset_import[0].version, quantized.ir_version = 19, 9
+    changed = dequantized(quantized)
+    assert not quantized_operators(changed)
+    assert _far(answer(changed, ROWS), answer(quantized, ROWS)) < 0.01
