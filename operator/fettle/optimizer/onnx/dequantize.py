@@ -73,6 +73,9 @@ class _Pairs:
         for node in known.graph.node:
             for name in node.input:
                 self._readers[name].append(node)
+        self._tables: dict[
+            tuple[str, ...], str
+        ] = {}  # by value, scale, and zero point of constant integers, their numbers
         self._free: dict[str, tuple[float, int, np.dtype[Any]]] = {}  # integers that may be float32, with their grid
         for node in known.graph.node:
             grid = self._grid(node) if node.op_type == "QuantizeLinear" else self._passed(node)
@@ -87,6 +90,8 @@ class _Pairs:
             yield self._cut(node, grid)
         elif node.op_type == "DequantizeLinear" and node.input[0] in self._free:
             yield helper.make_node("Identity", node.input[:1], node.output, name=node.name)
+        elif node.op_type == "DequantizeLinear" and (picked := self._picked(node)) is not None:
+            yield picked
         elif node.op_type != "DequantizeLinear" or not self._stored(node):
             yield node
 
@@ -130,6 +135,23 @@ class _Pairs:
             for word, end in zip(("least", "most"), ends, strict=True)
         ]
         return helper.make_node("Clip", [node.input[0], *bounds], node.output, name=node.name)
+
+    def _picked(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        """What picks among the numbers of a constant table, such as embeddings, where `node` dequantizes what is picked among its integers."""
+        picks = self._known.inner(node.input[0], *_PASSING - {"Concat", "MaxPool", "Split"})
+        if picks is None or self._grid(node) is None:
+            return None
+        table = (picks.input[0], *node.input[1:])
+        if table not in self._tables:
+            numbers = numbers_of(self._known, table[0], table[1], table[2] if len(table) > 2 else "", 0)
+            if numbers is None:
+                return None
+            self._tables[table] = constant(self._known, f"{table[0]}_numbers", numbers)
+        picked = helper.make_node(
+            picks.op_type, [self._tables[table], *picks.input[1:]], node.output, name=node.name or picks.name
+        )
+        picked.attribute.extend(picks.attribute)
+        return picked
 
     def _stored(self, node: onnx.NodeProto) -> bool:
         """Put what constant integers stand for into the file, under the name of the node's output; False where they are no constants.

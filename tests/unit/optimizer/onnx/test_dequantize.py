@@ -332,3 +332,20 @@ def test_weights_that_stand_for_float16_are_in_float16() -> None:
     changed = dequantized(quantized)
     assert not quantized_operators(changed)
     assert _far(answer(changed, ROWS), answer(quantized, ROWS)) < 0.01
+
+
+def test_embeddings_that_are_stored_as_integers_are_numbers_again(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["words"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "words"], ["first"], name="first"),
+        helper.make_node("Gather", ["table", "words"], ["second"], name="second", axis=0),
+        helper.make_node("Add", ["first", "second"], ["y"], name="sum"),
+    ]
+    plain = _model(nodes, _weights(table=(10, 6)), ("N",))
+    quantized = dynamic(plain, tmp_path, "Gather", weight_type=QuantType.QInt8)
+    assert quantized_operators(quantized) == {"DequantizeLinear"}
+    changed = dequantized(quantized)
+    assert not quantized_operators(changed)
+    assert [len(tensor.dims) for tensor in changed.graph.initializer] == [2]
+    words = np.float32([1, 7, 1, 9])
+    np.testing.assert_allclose(answer(changed, words), answer(quantized, words), atol=1e-6)
