@@ -11,8 +11,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
+from fettle.api.recipe import DequantizeStep
+from fettle.errors import RecipeError
+from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.dequantize import dequantized
 from fettle.optimizer.onnx.portable import quantized_operators
+from fettle.optimizer.steps import Work
+from fettle.optimizer.steps.onnx_dequantize import dequantize
 
 RANDOM = np.random.default_rng(3)
 IMAGES = RANDOM.normal(size=(16, 3, 12, 12)).astype(np.float32)
@@ -349,3 +354,38 @@ def test_embeddings_that_are_stored_as_integers_are_numbers_again(tmp_path: Path
     assert [len(tensor.dims) for tensor in changed.graph.initializer] == [2]
     words = np.float32([1, 7, 1, 9])
     np.testing.assert_allclose(answer(changed, words), answer(quantized, words), atol=1e-6)
+
+
+def stored_beside(folder: Path) -> Path:
+    """A model with one weight in integers, and one in a file of its own."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["weights"]),
+        helper.make_node("MatMul", ["x", "weights"], ["h"]),
+        helper.make_node("MatMul", ["h", "v"], ["y"]),
+    ]
+    grid = [numpy_helper.from_array(np.asarray(GRIDS[name]), name) for name in ("ws", "wz")]
+    model = _model(nodes, [*grid, numpy_helper.from_array(TABLE, "w"), *_weights(v=(6, 20))], ROWS.shape)
+    path = folder / "source" / "model.onnx"
+    path.parent.mkdir()
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=200)
+    return path
+
+
+def test_weights_that_lie_outside_of_the_graph_stay_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, folder = stored_beside(tmp_path), tmp_path / "made"
+    folder.mkdir()
+    monkeypatch.setattr(onnx_model, "INLINE_LIMIT", 1000)
+    made = dequantize(Work(entry=path, folder=folder, step=DequantizeStep()))
+    one, other = (
+        ort.InferenceSession(str(each), providers=["CPUExecutionProvider"]).run(None, {"x": ROWS})[0]
+        for each in (path, made)
+    )
+    assert _far(other, one) < 0.05  # the runtime rounds activations beside weights in 8 bits
+
+
+def test_a_model_that_no_file_holds_in_float32_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, folder = stored_beside(tmp_path), tmp_path / "made"
+    folder.mkdir()
+    monkeypatch.setattr(onnx_model, "INLINE_LIMIT", 150)
+    with pytest.raises(RecipeError, match="in float32 its weights would be larger"):
+        dequantize(Work(entry=path, folder=folder, step=DequantizeStep()))
