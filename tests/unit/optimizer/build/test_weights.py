@@ -135,6 +135,29 @@ def test_two_products_that_share_a_weight_answer_as_before(bench: Workbench, fam
     assert np.abs(original - changed).max() < 0.05 * np.abs(original).max()
 
 
+def both_ways() -> onnx.ModelProto:
+    """A weight that one product takes as it lies and one transposed, and of which a third operation looks up rows."""
+    weight = np.random.default_rng(3).normal(size=(64, 64)).astype(np.float32) / 8
+    nodes = [
+        helper.make_node("MatMul", ["pixels", "w"], ["h"], "first"),
+        helper.make_node("Gemm", ["h", "w"], ["k"], "second", transB=1),
+        helper.make_node("Gather", ["w", "row"], ["looked"], "third"),
+        helper.make_node("Add", ["k", "looked"], ["scores"]),
+    ]
+    return model(nodes, {"w": weight, "row": np.int64([3])}, 64, 64)
+
+
+@pytest.mark.parametrize("family", [ORT, OPENVINO])
+@pytest.mark.parametrize(("mode", "most"), [(WEIGHTS, 0.02), (INT4, 0.2)])
+def test_a_weight_that_is_read_by_rows_and_by_columns_answers_as_before(
+    bench: Workbench, family: RuntimeName, mode: QuantizeMode, most: float
+) -> None:
+    pixels = np.random.default_rng(4).normal(size=(40, 64)).astype(np.float32)
+    report = prepared(bench, both_ways(), pixels=pixels)
+    original, changed = answers(bench, report, built(bench, report, plan(family, mode)), family)
+    assert np.abs(original - changed).max() < most * np.abs(original).max()
+
+
 def test_only_the_products_that_a_recipe_names_are_quantized(bench: Workbench) -> None:
     report = prepared(bench, twice(), pixels=digits()[2])
     found = kinds(bench, built(bench, report, plan(ORT, WEIGHTS, ("Gemm",))))
