@@ -31,7 +31,7 @@ from fettle.optimizer.measure.tasks.base import TaskMetric, examples_of
 from fettle.optimizer.measure.tasks.judging import TaskReference, TaskVerdict
 from fettle.optimizer.measure.unsure import Skipped, skipped
 from fettle.optimizer.statistics import agreement_interval
-from fettle.store.comparison import Comparison, decisions, has_nan
+from fettle.store.comparison import Comparison, agreeing, decisions, has_nan
 
 MOST_PLACE = 253  # characters of a channel's name in status
 
@@ -123,7 +123,7 @@ class Reference:
         if self._spec.unsure is UnsureItems.SKIP:
             self.skipped = skipped(self.comparisons, self.profiles, self.answers, self._by_label)
         if self.scores is None or self.chance is None:
-            self.no_evidence = (self._constant_answers() if self.task is None else None) or self._too_unsure()
+            self.no_evidence = self._too_unsure() or (self._constant_answers() if self.task is None else None)
             return
         if not math.isfinite(self.scores.value()):
             message = f"the original's {self.metric} is {self.scores.value()}: its outputs contain NaN or infinity"
@@ -158,16 +158,21 @@ class Reference:
             self.chance.add(answer[self.output], np.asarray(label))
 
     def _constant_answers(self) -> str | None:
-        """Why agreement with the original proves nothing: it gives the same answer to every item. None if it does not."""
-        if self._count < FEWEST:
+        """Why agreement with the original proves nothing: it gives the same answer to every item that counts. None if it does not."""
+        skipped = self.skipped if self.skipped is not None and self.skipped.items else None
+        counted = self._count - (skipped.items if skipped is not None else 0)
+        if counted < FEWEST:
             return None
         seen: set[tuple[bytes, ...]] = set()
         for answer in self.answers():
+            if skipped is not None and agreeing(skipped.rules, answer, answer) is None:
+                continue
             seen.add(tuple(_gist(answer[name], rule) for name, rule in self.comparisons.items()))
             if len(seen) > 1:
                 return None
+        which = "items of whose answers it is sure" if skipped is not None else "items"
         return (
-            f"the original gives the same answer for all {self._count} items, so a candidate that ignores its input would pass: "
+            f"the original gives the same answer for all {counted} {which}, so a candidate that ignores its input would pass: "
             "provide items with different answers"
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,35 +18,11 @@ from onnx import helper, numpy_helper
 
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.fuse import Graph, drop_unused
+from fettle.optimizer.onnx.qlinear import QLinearOperators, constant, numbers_of, scaled
 
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class _QLinear:
-    """Where a QLinear operator has its inputs: operands as (value, scale, zero point), the result's (scale, zero point), and a bias.
-
-    `columns`: the axis of the second operand along which its scale may vary.
-    """
-
-    kind: str
-    operands: tuple[tuple[int, int, int], ...]
-    result: tuple[int, int]
-    bias: int | None = None
-    columns: int = -1
-
-
-_FIRST, _SECOND = (0, 1, 2), (3, 4, 5)
-_QLINEAR = {
-    "QLinearConv": _QLinear("Conv", (_FIRST, _SECOND), (6, 7), bias=8, columns=0),
-    "QGemm": _QLinear("Gemm", (_FIRST, _SECOND), (7, 8), bias=6),
-    **{f"QLinear{kind}": _QLinear(kind, (_FIRST, _SECOND), (6, 7)) for kind in ("MatMul", "Add", "Mul")},
-    **{
-        f"QLinear{kind}": _QLinear(kind, (_FIRST,), (3, 4))
-        for kind in ("Sigmoid", "LeakyRelu", "Softmax", "AveragePool", "GlobalAveragePool")
-    },
-}
-_OF_QLINEAR_ONLY = ("channels_last", "opset")  # attributes
 _PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 _INTEGERS = (np.uint8, np.int8, np.uint16, np.int16)
 # What hands on or picks among values, of whatever type.
@@ -74,7 +50,8 @@ def dequantized(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` without what is known of the three forms; inner shapes are forgotten. What is not known stays as it is: look for it afterwards."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    for rewriting in (_QLinearOperators, _Pairs, _Dynamic) if onnx_model.opset(model) >= OPSET else ():
+    opset = onnx_model.opset(model)
+    for rewriting in (partial(QLinearOperators, opset=opset), _Pairs, _Dynamic) if opset >= OPSET else ():
         rewrite = rewriting(Graph(changed.graph))
         nodes = [other for node in changed.graph.node for other in rewrite(node)]
         del changed.graph.node[:]
@@ -82,65 +59,6 @@ def dequantized(model: onnx.ModelProto) -> onnx.ModelProto:
     del changed.graph.value_info[:]
     drop_unused(changed.graph)
     return changed
-
-
-class _QLinearOperators:
-    """Each becomes its floating-point operator between pairs."""
-
-    def __init__(self, known: Graph) -> None:
-        self._known = known
-
-    def __call__(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-        rule = _QLINEAR.get(node.op_type)
-        if node.op_type == "QLinearConcat":  # scale and zero point of the result, then the operands
-            operands = tuple((at, at + 1, at + 2) for at in range(2, len(node.input), 3))
-            rule = _QLinear("Concat", operands, (0, 1))
-        if rule is None or any(attribute.name == "channels_last" and attribute.i for attribute in node.attribute):
-            yield node
-            return
-        names = [*node.input, *[""] * 3]
-        out, biases = node.output[0], self._bias(node, rule)
-        given = [
-            self._operand(node, rule, place, [names[at] for at in rule.operands[place]])
-            for place in range(len(rule.operands))
-        ]
-        yield from (pair for _, pair in given if pair is not None)
-        plain = (
-            _fresh(self._known, f"{out}_plain") if names[rule.result[0]] else out
-        )  # a QGemm without a scale answers in float32
-        made = helper.make_node(rule.kind, [*[name for name, _ in given], *biases], [plain], name=f"{out}_{rule.kind}")
-        made.attribute.extend(a for a in node.attribute if a.name not in _OF_QLINEAR_ONLY)
-        yield made
-        if plain != out:
-            result = [names[at] for at in rule.result]
-            yield helper.make_node("QuantizeLinear", [plain, *result], [out], name=f"{out}_quantized")
-
-    def _operand(
-        self, node: onnx.NodeProto, rule: _QLinear, place: int, names: list[str]
-    ) -> tuple[str, onnx.NodeProto | None]:
-        """The name of an operand in float32, and the node that makes it where it is no constant."""
-        name = _fresh(self._known, f"{node.output[0]}_operand{place}")
-        numbers = _numbers(self._known, names[0], names[1], names[2], _columns(node, rule))
-        if numbers is not None:
-            return _constant(self._known, name, numbers), None
-        return name, helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dequantized")
-
-    def _bias(self, node: onnx.NodeProto, rule: _QLinear) -> list[str]:
-        """The name of the bias in float32: its scale is that of both operands."""
-        if rule.bias is None or len(node.input) <= rule.bias or not node.input[rule.bias]:
-            return []
-        integers = self._known.value(node.input[rule.bias])
-        scales = [self._known.value(node.input[scale]) for _, scale, _ in rule.operands]
-        if integers is None or scales[0] is None or scales[1] is None:
-            return [node.input[rule.bias]]  # of int32: no runtime takes the result, and the step says what is left
-        numbers = integers.astype(np.float32) * scales[0] * scales[1]
-        return [_constant(self._known, f"{node.output[0]}_bias", numbers)]
-
-
-def _columns(node: onnx.NodeProto, rule: _QLinear) -> int:
-    """The axis of the weights that is the result's columns."""
-    turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return 0 if turned else rule.columns
 
 
 class _Pairs:
@@ -155,6 +73,9 @@ class _Pairs:
         for node in known.graph.node:
             for name in node.input:
                 self._readers[name].append(node)
+        self._tables: dict[
+            tuple[str, ...], str
+        ] = {}  # by value, scale, and zero point of constant integers, their numbers
         self._free: dict[str, tuple[float, int, np.dtype[Any]]] = {}  # integers that may be float32, with their grid
         for node in known.graph.node:
             grid = self._grid(node) if node.op_type == "QuantizeLinear" else self._passed(node)
@@ -169,6 +90,8 @@ class _Pairs:
             yield self._cut(node, grid)
         elif node.op_type == "DequantizeLinear" and node.input[0] in self._free:
             yield helper.make_node("Identity", node.input[:1], node.output, name=node.name)
+        elif node.op_type == "DequantizeLinear" and (picked := self._picked(node)) is not None:
+            yield picked
         elif node.op_type != "DequantizeLinear" or not self._stored(node):
             yield node
 
@@ -208,19 +131,40 @@ class _Pairs:
         scale, zero, kind = grid
         ends = [(int(end) - zero) * scale for end in (np.iinfo(kind).min, np.iinfo(kind).max)]
         bounds = [
-            _constant(self._known, f"{node.output[0]}_{word}", np.array(end))
+            constant(self._known, f"{node.output[0]}_{word}", np.array(end))
             for word, end in zip(("least", "most"), ends, strict=True)
         ]
         return helper.make_node("Clip", [node.input[0], *bounds], node.output, name=node.name)
 
+    def _picked(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        """What picks among the numbers of a constant table, such as embeddings, where `node` dequantizes what is picked among its integers."""
+        picks = self._known.inner(node.input[0], *_PASSING - {"Concat", "MaxPool", "Split"})
+        if picks is None or self._grid(node) is None:
+            return None
+        table = (picks.input[0], *node.input[1:])
+        if table not in self._tables:
+            numbers = numbers_of(self._known, table[0], table[1], table[2] if len(table) > 2 else "", 0)
+            if numbers is None:
+                return None
+            self._tables[table] = constant(self._known, f"{table[0]}_numbers", numbers)
+        picked = helper.make_node(
+            picks.op_type, [self._tables[table], *picks.input[1:]], node.output, name=node.name or picks.name
+        )
+        picked.attribute.extend(picks.attribute)
+        return picked
+
     def _stored(self, node: onnx.NodeProto) -> bool:
-        """Put what constant integers stand for into the file, under the name of the node's output; False where they are no constants."""
+        """Put what constant integers stand for into the file, under the name of the node's output; False where they are no constants.
+
+        They have the type of their scale, which may be float16.
+        """
         given = {attribute.name: attribute.i for attribute in node.attribute}
         zero = node.input[2] if len(node.input) > 2 else ""
-        numbers = _numbers(self._known, node.input[0], node.input[1], zero, given.get("axis", 1))
-        if numbers is None or given.get("block_size"):
+        numbers = numbers_of(self._known, node.input[0], node.input[1], zero, given.get("axis", 1))
+        scale = self._known.value(node.input[1])
+        if numbers is None or scale is None or given.get("block_size") or given.get("output_dtype"):
             return False
-        self._known.graph.initializer.append(numpy_helper.from_array(numbers, node.output[0]))
+        self._known.graph.initializer.append(numpy_helper.from_array(numbers.astype(scale.dtype), node.output[0]))
         return True
 
 
@@ -266,8 +210,8 @@ class _Dynamic:
             bias = self._bias(added, quantized.output[1], scales)
             if bias is None or product.op_type != "ConvInteger" or bias.shape != weights.shape[:1]:
                 return None
-            biases = [_constant(self._known, f"{node.output[0]}_bias", bias)]
-        stored = _constant(self._known, f"{node.output[0]}_weights", weights)
+            biases = [constant(self._known, f"{node.output[0]}_bias", bias)]
+        stored = constant(self._known, f"{node.output[0]}_weights", weights)
         kind = _PRODUCTS[product.op_type]
         given = [quantized.input[0], stored, *biases]
         plain = helper.make_node(kind, given, node.output, name=f"{node.output[0]}_{kind}")
@@ -312,7 +256,7 @@ class _Dynamic:
         beside = integers.ndim - 2 if convolves else 0  # dimensions of the result after the one of its columns
         if scales.size > 1 and (scales.ndim <= beside or scales.shape[-1 - beside] != scales.size):
             return None
-        return _scaled(integers, scales, zeros, 0 if convolves else -1)
+        return scaled(integers, scales.reshape(-1), zeros, 0 if convolves else -1)
 
     def _lstm(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """Its weights lie turned, as (directions, inputs, gates), with scales for each direction or each column of it."""
@@ -325,45 +269,7 @@ class _Dynamic:
             integers, scales, zeros = (part for part in parts if part is not None)
             shaped = [part.reshape(integers.shape[0], 1, -1).astype(np.float32) for part in (scales, zeros)]
             numbers = (integers.astype(np.float32) - shaped[1]) * shaped[0]
-            turned.append(_constant(self._known, f"{node.output[0]}_{names[at]}", numbers.transpose(0, 2, 1)))
+            turned.append(constant(self._known, f"{node.output[0]}_{names[at]}", numbers.transpose(0, 2, 1)))
         plain = helper.make_node("LSTM", [names[0], *turned, *names[3:8]], node.output, name=node.name)
         plain.attribute.extend(node.attribute)
         return plain
-
-
-def _constant(known: Graph, name: str, array: Array) -> str:
-    """A new constant of float32, and its name."""
-    name = _fresh(known, name)
-    known.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
-    known.stored[name] = known.graph.initializer[-1]
-    return name
-
-
-def _fresh(known: Graph, name: str) -> str:
-    """`name`, or one like it that no tensor has."""
-    while name in known.stored or name in known.made or known.uses[name]:
-        name += "_"
-    return name
-
-
-def _numbers(known: Graph, value: str, scale: str, zero: str, axis: int) -> Array | None:
-    """What constant integers stand for; None where a part is not in the file, or scales vary otherwise than along `axis`."""
-    integers, scales = known.value(value), known.value(scale)
-    zeros = known.value(zero) if zero else np.zeros((), np.int32)
-    return None if integers is None or scales is None or zeros is None else _scaled(integers, scales, zeros, axis)
-
-
-def _scaled(integers: Array, scales: Array, zeros: Array, axis: int) -> Array | None:
-    """(integers - zeros) * scales, where these are one number or one for each place along `axis`."""
-    parts = []
-    for part in (scales, zeros):
-        if part.size == 1:
-            parts.append(part.reshape(()).astype(np.float32))
-        elif -integers.ndim <= axis < integers.ndim and part.size == integers.shape[axis]:
-            along = [1] * integers.ndim
-            along[axis] = -1
-            parts.append(part.reshape(along).astype(np.float32))
-        else:
-            return None
-    numbers: Array = (integers.astype(np.float32) - parts[1]) * parts[0]
-    return numbers

@@ -242,15 +242,20 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 _QUANTIZED = frozenset(
     {
-        "DequantizeLinear",
-        "QuantizeLinear",
-        "DynamicQuantizeLinear",
-        "DynamicQuantizeLSTM",
         "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeMatMul",
+        "GatherBlockQuantized",
+        "MatMulBnb4",
         "MatMulInteger",
+        "MatMulIntegerToFloat",
         "MatMulNBits",
         "QAttention",
+        "QEmbedLayerNormalization",
         "QGemm",
+        "QuantizeLinear",
     }
 )
 

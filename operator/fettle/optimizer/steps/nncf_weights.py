@@ -42,6 +42,7 @@ def int4(work: Work[QuantizeStep]) -> Path:
 
 def _compressed(work: Work[QuantizeStep], mode: nncf.CompressWeightsMode, **options: Any) -> Path:
     model = ov.Core().read_model(work.entry)
+    _one_way_each(model)
     before = _integer_weights(model)
     nncf.set_log_level(logging.WARNING)  # it would print a table of all weights
     ignored = nncf.IgnoredScope(names=left_alone(model, work.step.operators), types=_CONVOLUTIONS, validate=False)
@@ -51,6 +52,23 @@ def _compressed(work: Work[QuantizeStep], mode: nncf.CompressWeightsMode, **opti
     entry = work.folder / "model.xml"
     ov.save_model(compressed, entry, compress_to_fp16=False)  # its default halves every weight that is not int8
     return entry
+
+
+def _one_way_each(model: ov.Model) -> None:
+    """Store a weight twice that some operations read by rows and others by columns: its scales can lie right for one of them only."""
+    for constant in [operation for operation in model.get_ops() if operation.get_type_name() == "Constant"]:
+        readers = constant.output(0).get_target_inputs()
+        across = [reader for reader in readers if _by_columns(reader)]
+        if across and len(across) < len(readers):
+            copy = ov.opset13.constant(constant.get_data(), constant.get_element_type())
+            for reader in across:
+                reader.replace_source_output(copy.output(0))
+
+
+def _by_columns(reader: ov.Input) -> bool:
+    """Whether this is the second operand of a product that takes it as it lies."""
+    node = reader.get_node()
+    return node.get_type_name() == "MatMul" and reader.get_index() == 1 and not node.get_attributes()["transpose_b"]
 
 
 def _integer_weights(model: ov.Model) -> int:

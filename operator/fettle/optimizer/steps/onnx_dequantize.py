@@ -25,6 +25,10 @@ def dequantize(work: Work[DequantizeStep]) -> Path:
     changed = dequantized(model)
     if left := portable.quantized_operators(changed):
         raise RecipeError(f"the model has {joined(sorted(left), 'and')}, which this step cannot put into float32")
+    if sum(len(tensor.raw_data) for tensor in changed.graph.initializer) > onnx_model.INLINE_LIMIT:
+        raise RecipeError(
+            f"in float32 its weights would be larger than {onnx_model.INLINE_LIMIT / 1e9:.1f} GB, which no graph can hold"
+        )
     path = work.folder / "model.onnx"
-    onnx_model.save(portable.infer_shapes(changed), path)
+    onnx_model.save(portable.infer_shapes(changed), path, work.entry.parent)
     return path

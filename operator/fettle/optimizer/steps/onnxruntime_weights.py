@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Container
+from itertools import count
 from pathlib import Path
 
 import onnx
@@ -24,6 +26,7 @@ from fettle.optimizer.steps.onnx_scope import before_recurrent
 
 PRODUCTS = ("MatMul", "Gemm")
 BLOCK = 64  # weights of a column that share a scale; with 32, products of many rows take longer
+_MULTIPLIED = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 ROUNDED_ACTIVATIONS = 4  # MatMulNBits: accuracy_level
 
 
@@ -45,9 +48,10 @@ def _compressed(work: Work[QuantizeStep], bits: int) -> Path:
     kinds = {node.op_type for node in model.graph.node}
     if not kinds & set(asked) & set(PRODUCTS):
         raise RecipeError(f"the model has no {', '.join(asked)} whose weights could be quantized")
-    portable.name_nodes(model.graph)
+    for body in onnx_model.graphs(model.graph):
+        portable.name_nodes(body)
     _own_weights(model.graph)
-    others = [node.name for node in model.graph.node if node.op_type == "MatMul" and "MatMul" not in asked]
+    others = [node.name for node in onnx_model.nodes(model) if node.op_type == "MatMul" and "MatMul" not in asked]
     changed = ONNXModel(model)
     if "Gemm" in asked:
         changed.replace_gemm_with_matmul()  # the quantizer only knows MatMul
@@ -58,7 +62,7 @@ def _compressed(work: Work[QuantizeStep], bits: int) -> Path:
         block_size=BLOCK,
         is_symmetric=True,
         accuracy_level=ROUNDED_ACTIVATIONS,
-        nodes_to_exclude=[*others, *before_recurrent(changed.model.graph)],
+        nodes_to_exclude=[*others, *_other_types(changed.model.graph), *before_recurrent(changed.model.graph)],
     )
     quantizer.process()
     made = quantizer.model.model
@@ -84,14 +88,37 @@ def _loaded(work: Work[QuantizeStep]) -> onnx.ModelProto:
 
 
 def _own_weights(graph: onnx.GraphProto) -> None:
-    """Give each product a weight that nothing else reads: the tools transpose and replace weights as if no other node did."""
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    uses = Counter(name for body in onnx_model.graphs(graph) for node in body.node for name in node.input)
-    uses.update(value.name for value in graph.output)
-    for node in graph.node:
-        name = node.input[1] if node.op_type in PRODUCTS else ""
-        if name in stored and uses[name] > 1:
-            copy = graph.initializer.add()
-            copy.CopyFrom(stored[name])
-            copy.name = node.input[1] = f"{name}_of_{node.name}"
+    """Give each product, in branches and loop bodies as well, a weight that nothing else reads, and after which nothing else is called.
+
+    The tools transpose and replace weights as if no other node read them, and call what they make after them.
+    """
+    bodies = list(onnx_model.graphs(graph))
+    stored = {tensor.name: (tensor, body) for body in bodies for tensor in body.initializer}
+    uses = Counter(name for body in bodies for node in body.node for name in node.input)
+    uses.update(value.name for body in bodies for value in body.output)
+    taken = {*stored, *uses, *(name for body in bodies for node in body.node for name in node.output)}
+    for node in [node for body in bodies for node in body.node if node.op_type in PRODUCTS]:
+        name = node.input[1]
+        if name not in stored or (uses[name] == 1 and _free(name, taken)):
+            continue
+        own, owner = stored[name]
+        if uses[name] > 1:
             uses[name] -= 1
+            own = owner.initializer.add()
+            own.CopyFrom(stored[name][0])
+        own.name = node.input[1] = next(
+            fresh for number in count() if (fresh := f"{name}_{number}") not in taken and _free(fresh, taken)
+        )
+        taken.add(own.name)
+
+
+def _free(name: str, taken: Container[str]) -> bool:
+    """Whether the tool can call what it makes of this weight as it does."""
+    return not any(f"{name}_{end}" in taken for end in ("Q8", "Q4", "scales"))
+
+
+def _other_types(graph: onnx.GraphProto) -> list[str]:
+    """Names of products in numbers that MatMulNBits does not multiply: integers, float64."""
+    bodies = list(onnx_model.graphs(graph))
+    others = {tensor.name for body in bodies for tensor in body.initializer if tensor.data_type not in _MULTIPLIED}
+    return [node.name for body in bodies for node in body.node if node.op_type == "MatMul" and node.input[1] in others]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
@@ -18,11 +20,12 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
 from fettle.api.reasons import Reason
-from fettle.api.recipe import RuntimeSettings
+from fettle.api.recipe import QuantizeStep, RuntimeSettings
 from fettle.api.report import BuildReport, PrepareReport
 from fettle.api.vocabulary import QuantizeMode, RuntimeName
 from fettle.optimizer.measure import items
 from fettle.optimizer.onnx import model as onnx_model
+from fettle.optimizer.steps import Work, onnxruntime_weights
 from fettle.runtimes import base
 
 OPENVINO = RuntimeName.OPENVINO
@@ -132,6 +135,29 @@ def test_two_products_that_share_a_weight_answer_as_before(bench: Workbench, fam
     assert np.abs(original - changed).max() < 0.05 * np.abs(original).max()
 
 
+def both_ways() -> onnx.ModelProto:
+    """A weight that one product takes as it lies and one transposed, and of which a third operation looks up rows."""
+    weight = np.random.default_rng(3).normal(size=(64, 64)).astype(np.float32) / 8
+    nodes = [
+        helper.make_node("MatMul", ["pixels", "w"], ["h"], "first"),
+        helper.make_node("Gemm", ["h", "w"], ["k"], "second", transB=1),
+        helper.make_node("Gather", ["w", "row"], ["looked"], "third"),
+        helper.make_node("Add", ["k", "looked"], ["scores"]),
+    ]
+    return model(nodes, {"w": weight, "row": np.int64([3])}, 64, 64)
+
+
+@pytest.mark.parametrize("family", [ORT, OPENVINO])
+@pytest.mark.parametrize(("mode", "most"), [(WEIGHTS, 0.02), (INT4, 0.2)])
+def test_a_weight_that_is_read_by_rows_and_by_columns_answers_as_before(
+    bench: Workbench, family: RuntimeName, mode: QuantizeMode, most: float
+) -> None:
+    pixels = np.random.default_rng(4).normal(size=(40, 64)).astype(np.float32)
+    report = prepared(bench, both_ways(), pixels=pixels)
+    original, changed = answers(bench, report, built(bench, report, plan(family, mode)), family)
+    assert np.abs(original - changed).max() < most * np.abs(original).max()
+
+
 def test_only_the_products_that_a_recipe_names_are_quantized(bench: Workbench) -> None:
     report = prepared(bench, twice(), pixels=digits()[2])
     found = kinds(bench, built(bench, report, plan(ORT, WEIGHTS, ("Gemm",))))
@@ -173,3 +199,58 @@ def test_weights_that_lie_outside_of_the_graph_are_quantized_too(
     made = built(bench, report, plan(ORT, WEIGHTS))
     original, changed = answers(bench, report, made, ORT)
     assert np.abs(original - changed).mean() < 0.02
+
+
+def branches(then: str, otherwise: str) -> onnx.ModelProto:
+    """A product, and one of two branches that take the same weight, each in its own way."""
+    rng = np.random.default_rng(3)
+    weight, head, bias = (rng.normal(size=shape).astype(np.float32) / 8 for shape in ((64, 64), (64, 64), (64,)))
+    bodies = [
+        helper.make_graph(
+            [helper.make_node(kind, ["h", "w"], [f"{kind}_{n}"], **({"transB": 1} if kind == "Gemm" else {}))],
+            f"body{n}",
+            [],
+            [helper.make_tensor_value_info(f"{kind}_{n}", TensorProto.FLOAT, None)],
+        )
+        for n, kind in enumerate((then, otherwise))
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["pixels", "v"], ["h"], "head"),
+        helper.make_node("ReduceSum", ["pixels"], ["sum"], keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["positive"]),
+        helper.make_node("If", ["positive"], ["b"], then_branch=bodies[0], else_branch=bodies[1]),
+        helper.make_node("Add", ["b", "w_scales"], ["scores"]),
+    ]
+    return model(nodes, {"w": weight, "v": head, "zero": np.float32([0]).reshape(()), "w_scales": bias}, 64, 64)
+
+
+@pytest.mark.parametrize(("then", "otherwise"), [("Gemm", "Gemm"), ("Gemm", "MatMul"), ("MatMul", "Gemm")])
+def test_branches_that_share_a_weight_answer_as_before(tmp_path: Path, then: str, otherwise: str) -> None:
+    path, folder = tmp_path / "model.onnx", tmp_path / "made"
+    folder.mkdir()
+    onnx.save(branches(then, otherwise), path)
+    step = QuantizeStep(mode=WEIGHTS)
+    made = onnxruntime_weights.int8(Work(entry=path, folder=folder, step=step))
+    pixels = np.abs(np.random.default_rng(4).normal(size=(8, 64))).astype(np.float32)
+    for feed in (pixels, -pixels):
+        original, changed = (
+            ort.InferenceSession(str(each), providers=["CPUExecutionProvider"]).run(None, {"pixels": feed})[0]
+            for each in (path, made)
+        )
+        assert np.abs(original - changed).max() < 0.05 * np.abs(original).max()
+
+
+def test_products_of_integers_stay_as_they_are_beside_those_that_are_quantized(tmp_path: Path) -> None:
+    path, folder = tmp_path / "model.onnx", tmp_path / "made"
+    folder.mkdir()
+    nodes = [
+        helper.make_node("MatMul", ["pixels", "w"], ["h"]),
+        helper.make_node("Cast", ["h"], ["whole"], to=TensorProto.INT32),
+        helper.make_node("MatMul", ["whole", "n"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["scores"], to=TensorProto.FLOAT),
+    ]
+    weight = np.random.default_rng(3).normal(size=(64, 64)).astype(np.float32)
+    onnx.save(model(nodes, {"w": weight, "n": np.eye(64, dtype=np.int32)}, 64, 64), path)
+    made = onnxruntime_weights.int8(Work(entry=path, folder=folder, step=QuantizeStep(mode=WEIGHTS)))
+    assert [node.op_type for node in onnx.load(made).graph.node] == ["MatMulNBits", "Cast", "MatMul", "Cast"]
+    assert ort.InferenceSession(str(made), providers=["CPUExecutionProvider"])

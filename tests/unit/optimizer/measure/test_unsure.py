@@ -213,3 +213,13 @@ def test_rows_manifests_and_the_report_say_how_many_items_do_not_count(
     manifest = read_stored(bench.store, str(measured["original"].artifact))
     assert manifest.data.unsure == row.agreement.unsure
     assert f"of which {row.agreement.unsure} do not count in the agreement" in text.proof(row)
+
+
+def test_an_original_that_is_sure_of_one_answer_alone_proves_nothing_of_a_candidate_that_always_gives_it(
+    tmp_path: Path,
+) -> None:
+    answers = np.array([[0.996, 0.004]] * SURE + [[0.45, 0.55]] * UNSURE, np.float32)
+    always = np.array([[0.9, 0.1]] * (SURE + UNSURE), np.float32)
+    judged = reference(tmp_path, skipping(), y=answers).judge(rows(y=always), lossy=True, alpha=0.05)
+    assert (judged.agreement.value, judged.agreement.unsure) == (1, UNSURE)
+    assert "the same answer for all 300 items of whose answers it is sure" in (judged.no_evidence or "")

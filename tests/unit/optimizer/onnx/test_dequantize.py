@@ -11,8 +11,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
+from fettle.api.recipe import DequantizeStep
+from fettle.errors import RecipeError
+from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.dequantize import dequantized
 from fettle.optimizer.onnx.portable import quantized_operators
+from fettle.optimizer.steps import Work
+from fettle.optimizer.steps.onnx_dequantize import dequantize
 
 RANDOM = np.random.default_rng(3)
 IMAGES = RANDOM.normal(size=(16, 3, 12, 12)).astype(np.float32)
@@ -234,3 +239,153 @@ def test_the_argument_is_not_changed(tmp_path: Path) -> None:
     before = quantized.SerializeToString()
     dequantized(quantized)
     assert quantized.SerializeToString() == before
+
+
+GRIDS = {
+    "s": np.float32(0.05),
+    "z": np.uint8(128),
+    "ws": np.float32(0.02),
+    "wz": np.int8(0),
+    "ys": np.float32(0.2),
+    "yz": np.uint8(128),
+}
+TABLE = RANDOM.integers(-100, 100, size=(8, 6)).astype(np.int8)
+ROWS = RANDOM.normal(size=(4, 8)).astype(np.float32)
+
+
+def between(
+    node: onnx.NodeProto, given: tuple[object, ...], *, before: tuple[onnx.NodeProto, ...] = (), **stored: object
+) -> onnx.ModelProto:
+    """A model whose input is quantized for `node`, and the result of that, `o`, dequantized; with constants beside the usual scales."""
+    nodes = [
+        *before,
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node,
+        helper.make_node("DequantizeLinear", ["o", "ys", "yz"], ["y"]),
+    ]
+    weights = [numpy_helper.from_array(np.asarray(array), name) for name, array in (GRIDS | stored).items()]
+    model = _model(nodes, weights, given)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_the_bias_of_a_quantized_gemm_is_scaled_as_its_product_is(alpha: float) -> None:
+    names = ["q", "s", "z", "w", "ws", "wz", "c", "ys", "yz"]
+    bias = RANDOM.integers(-5000, 5000, size=6).astype(np.int32)
+    quantized = between(
+        helper.make_node("QGemm", names, ["o"], domain="com.microsoft", alpha=alpha), ROWS.shape, w=TABLE, c=bias
+    )
+    changed = dequantized(quantized)
+    assert not quantized_operators(changed)
+    assert np.abs(answer(changed, ROWS) - answer(quantized, ROWS)).max() < 0.2
+
+
+def test_a_convolution_whose_bias_is_made_while_the_model_runs_stays_as_it_is() -> None:
+    names = ["q", "s", "z", "w", "ws", "wz", "ys", "yz", "bias"]
+    kernels = RANDOM.integers(-100, 100, size=(2, 3, 3, 3)).astype(np.int8)
+    made = helper.make_node("Identity", ["c"], ["bias"])
+    quantized = between(
+        helper.make_node("QLinearConv", names, ["o"]), IMAGES.shape, before=(made,), w=kernels, c=np.int32([100, -3000])
+    )
+    changed = dequantized(quantized)
+    assert "QLinearConv" in quantized_operators(changed)
+    assert _far(answer(changed), answer(quantized)) < 0.02
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, -1])
+@pytest.mark.parametrize(("written_for", "opset"), [(11, 11), (11, 17), (12, 13), (13, 13), (13, 17), (13, 11)])
+def test_a_quantized_softmax_is_over_what_it_was_over_when_it_was_written(
+    written_for: int, opset: int, axis: int | None
+) -> None:
+    given = {"opset": written_for} | ({"axis": axis} if axis is not None else {})
+    fine = {"ys": np.float32(1 / 256), "yz": np.uint8(0)}
+    names = ["q", "s", "z", "ys", "yz"]
+    blocks = RANDOM.normal(size=(2, 3, 4)).astype(np.float32)
+    node = helper.make_node("QLinearSoftmax", names, ["o"], domain="com.microsoft", **given)
+    quantized = between(node, blocks.shape, **fine)
+    quantized.opset_import[0].version = opset
+    changed = dequantized(quantized)
+    assert bool(quantized_operators(changed)) == (written_for > opset and axis not in (None, -1))
+    assert np.abs(answer(changed, blocks) - answer(quantized, blocks)).max() < 0.02
+
+
+def test_matrices_of_a_batch_keep_the_scales_of_their_columns() -> None:
+    batches = RANDOM.normal(size=(2, 5, 6)).astype(np.float32)
+    stored = {
+        "w": RANDOM.integers(-100, 100, size=(2, 6, 3)).astype(np.int8),
+        "wsb": RANDOM.uniform(0.001, 0.05, size=(2, 1, 3)).astype(np.float32),
+        "wzb": np.zeros((2, 1, 3), np.int8),
+    }
+    names = ["q", "s", "z", "w", "wsb", "wzb", "ys", "yz"]
+    quantized = between(helper.make_node("QLinearMatMul", names, ["o"]), batches.shape, **stored)
+    changed = dequantized(quantized)
+    assert not quantized_operators(changed)
+    assert np.abs(answer(changed, batches) - answer(quantized, batches)).max() < 0.5
+
+
+def test_weights_that_stand_for_float16_are_in_float16() -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["weights"]),
+        helper.make_node("MatMul", ["half", "weights"], ["product"]),
+        helper.make_node("Cast", ["product"], ["y"], to=TensorProto.FLOAT),
+    ]
+    weights = [numpy_helper.from_array(TABLE, "w"), numpy_helper.from_array(np.float16(0.02), "scale")]
+    quantized = _model(nodes, weights, ROWS.shape)
+    quantized.opset_import[0].version, quantized.ir_version = 19, 9
+    changed = dequantized(quantized)
+    assert not quantized_operators(changed)
+    assert _far(answer(changed, ROWS), answer(quantized, ROWS)) < 0.01
+
+
+def test_embeddings_that_are_stored_as_integers_are_numbers_again(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["words"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "words"], ["first"], name="first"),
+        helper.make_node("Gather", ["table", "words"], ["second"], name="second", axis=0),
+        helper.make_node("Add", ["first", "second"], ["y"], name="sum"),
+    ]
+    plain = _model(nodes, _weights(table=(10, 6)), ("N",))
+    quantized = dynamic(plain, tmp_path, "Gather", weight_type=QuantType.QInt8)
+    assert quantized_operators(quantized) == {"DequantizeLinear"}
+    changed = dequantized(quantized)
+    assert not quantized_operators(changed)
+    assert [len(tensor.dims) for tensor in changed.graph.initializer] == [2]
+    words = np.float32([1, 7, 1, 9])
+    np.testing.assert_allclose(answer(changed, words), answer(quantized, words), atol=1e-6)
+
+
+def stored_beside(folder: Path) -> Path:
+    """A model with one weight in integers, and one in a file of its own."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["weights"]),
+        helper.make_node("MatMul", ["x", "weights"], ["h"]),
+        helper.make_node("MatMul", ["h", "v"], ["y"]),
+    ]
+    grid = [numpy_helper.from_array(np.asarray(GRIDS[name]), name) for name in ("ws", "wz")]
+    model = _model(nodes, [*grid, numpy_helper.from_array(TABLE, "w"), *_weights(v=(6, 20))], ROWS.shape)
+    path = folder / "source" / "model.onnx"
+    path.parent.mkdir()
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=200)
+    return path
+
+
+def test_weights_that_lie_outside_of_the_graph_stay_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, folder = stored_beside(tmp_path), tmp_path / "made"
+    folder.mkdir()
+    monkeypatch.setattr(onnx_model, "INLINE_LIMIT", 1000)
+    made = dequantize(Work(entry=path, folder=folder, step=DequantizeStep()))
+    one, other = (
+        ort.InferenceSession(str(each), providers=["CPUExecutionProvider"]).run(None, {"x": ROWS})[0]
+        for each in (path, made)
+    )
+    assert _far(other, one) < 0.05  # the runtime rounds activations beside weights in 8 bits
+
+
+def test_a_model_that_no_file_holds_in_float32_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, folder = stored_beside(tmp_path), tmp_path / "made"
+    folder.mkdir()
+    monkeypatch.setattr(onnx_model, "INLINE_LIMIT", 150)
+    with pytest.raises(RecipeError, match="in float32 its weights would be larger"):
+        dequantize(Work(entry=path, folder=folder, step=DequantizeStep()))
