@@ -60,7 +60,7 @@ async def about(client: Client, namespace: str, uid: str) -> Sequence[Object]:
 
 
 class EventRecorder:
-    """Writes Events. One that cannot be written is logged, never an error: no decision hangs on it."""
+    """Writes Events, and the same into the log. One that cannot be written is logged, never an error: no decision hangs on it."""
 
     def __init__(self, client: Client, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._client = client
@@ -68,9 +68,12 @@ class EventRecorder:
 
     async def emit(self, kind: ResourceKind, about: Object, type_: str, reason: str, message: str) -> None:
         """Say `reason` (Normal or Warning in `type_`) about an object, once per generation and message."""
+        metadata, level = about["metadata"], logging.INFO if type_ == "Normal" else logging.WARNING
         try:
             await self._client.create(EVENT, render(kind, about, type_, reason, message, self._now()))
+            told = clip(without_secrets(message), EVENT_LIMIT)
+            logger.log(level, "%s %s/%s: %s: %s", kind.kind, metadata["namespace"], metadata["name"], reason, told)
         except ExistsError:
-            logger.debug("Event %s about %s already exists", reason, about["metadata"]["name"])
+            logger.debug("Event %s about %s already exists", reason, metadata["name"])
         except ClusterError as error:
             logger.warning("Event %s about %s was not written: %s", reason, about["metadata"]["name"], error)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+
+from fettle.cluster.kinds import Object
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
@@ -31,3 +35,16 @@ API_REQUESTS = Gauge(
     registry=REGISTRY,
 )
 OBJECTS = Gauge("fettle_objects", "Number of objects in the cache.", ["kind"], registry=REGISTRY)
+CONDITIONS = ("Ready", "Reconciling", "Stalled")
+CONDITION_OBJECTS = Gauge(
+    "fettle_condition_objects",
+    "Number of objects whose condition is True. Stalled ones failed and wait for a person.",
+    ["kind", "condition"],
+    registry=REGISTRY,
+)
+
+
+def with_condition(objects: Iterable[Object], condition: str) -> int:
+    """How many of the objects have that condition with the status True. Whatever else their status holds is not looked at."""
+    stored = ((obj.get("status") or {}).get("conditions") or () for obj in objects)
+    return sum(any(one.get("type") == condition and one.get("status") == "True" for one in each) for each in stored)

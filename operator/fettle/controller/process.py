@@ -15,7 +15,7 @@ import kopf
 from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
 from fettle.cluster.events import EventRecorder
-from fettle.cluster.kinds import WATCHED, Object
+from fettle.cluster.kinds import MODEL_DEPLOYMENT, OPTIMIZED_MODEL, WATCHED, Object
 from fettle.cluster.lease import Elector, LeaseLostError, LeaseTiming
 from fettle.cluster.owner import Key
 from fettle.cluster.sync import list_until_done, resync
@@ -175,6 +175,10 @@ class Process:
             metrics.API_REQUESTS.labels(verb, resource).set(count)
         for kind in WATCHED:
             metrics.OBJECTS.labels(kind.kind).set(self.cache.count(kind))
+        for kind in (OPTIMIZED_MODEL, MODEL_DEPLOYMENT):
+            for condition in metrics.CONDITIONS:
+                count = metrics.with_condition(self.cache.all(kind), condition)
+                metrics.CONDITION_OBJECTS.labels(kind.kind, condition).set(count)
 
 
 async def first_of(*coroutines: Coroutine[Any, Any, Any]) -> None:

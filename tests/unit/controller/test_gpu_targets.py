@@ -33,13 +33,20 @@ def listed(world: ClusterWorld) -> int:
     return world.server.requests.count(("GET", NODE.path()))
 
 
-async def test_a_gpu_that_no_node_offers_ends_the_run_at_the_first_look(world: ClusterWorld) -> None:
+async def test_a_gpu_that_no_node_offers_ends_the_run_at_the_first_look(
+    world: ClusterWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     world.submit(targets=[TARGET])
     assert await world.look() is None, "nothing more happens by itself"
     assert (world.ready()["status"], world.ready()["reason"]) == ("False", "Unschedulable")
     assert "no node offers nvidia.com/gpu: 1; of 1 nodes none has a GPU" in world.ready()["message"]
     assert world.kind("Job") == []
     assert world.events() == ["Unschedulable"]
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any(line.startswith("OptimizedModel team/digits: Unschedulable: ") for line in told), told
+    caplog.clear()
+    await world.look()
+    assert not caplog.records, "the log tells a transition once"
 
 
 async def test_a_retry_after_a_node_was_added_goes_all_the_way_and_lists_nodes_once(world: ClusterWorld) -> None:
