@@ -93,6 +93,15 @@ async def test_a_script_is_optimized_in_jobs_and_served_by_torchscript(target: T
         np.testing.assert_allclose(np.reshape(answer["data"], answer["shape"]), wanted, rtol=1e-4, atol=1e-5)
 
 
+def save_learned(folder: Path) -> None:
+    """The model of `trained`, and its items."""
+    from tests.data import trainable
+
+    trainable.save(trainable.learned(), folder / "model.pt2")
+    for name, items in trainable.digits().items():
+        np.savez(folder / f"{name}.npz", **items)  # type: ignore[arg-type]
+
+
 def trained() -> dict[str, Any]:
     """One candidate, with half of its channels, taught by the original."""
     small = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": 1, "memory": "4Gi"}}
@@ -111,11 +120,7 @@ def trained() -> dict[str, Any]:
 async def test_a_recipe_that_trains_does_so_in_a_job_and_what_it_made_is_measured(
     target: Target, tmp_path: Path
 ) -> None:
-    from tests.data import trainable
-
-    trainable.save(trainable.learned(), tmp_path / "model.pt2")
-    for name, items in trainable.digits().items():
-        np.savez(tmp_path / f"{name}.npz", **items)  # type: ignore[arg-type]
+    save_learned(tmp_path)
     async with operated(target, tmp_path) as (kube, refs):
         kube.apply([trained()])
         found = await asyncio.to_thread(watch.optimized, kube, "lean", 600, print)
@@ -128,11 +133,7 @@ async def test_a_recipe_that_trains_does_so_in_a_job_and_what_it_made_is_measure
 async def test_two_pods_train_together_and_one_that_is_lost_costs_an_epoch_and_not_the_training(
     target: Target, tmp_path: Path
 ) -> None:
-    from tests.data import trainable
-
-    trainable.save(trainable.learned(), tmp_path / "model.pt2")
-    for name, items in trainable.digits().items():
-        np.savez(tmp_path / f"{name}.npz", **items)  # type: ignore[arg-type]
+    save_learned(tmp_path)
     together = trained()
     # For longer than the operator takes until it reads the log.
     together["spec"]["recipes"][0]["train"] = {"epochs": 120, "nodes": 2}

@@ -266,8 +266,7 @@ class MeasureTask(ApiModel):
     `items` are the evaluation items, or generated items if `generated` is set (only exact candidates can pass then, unless `allow_lossy`).
     `screening` are the items for the screening, none of which is an evaluation item. At most `places` lossy candidates are evaluated in full;
     `alpha` is the two-sided error probability of each accuracy interval. If `exhaustive` is set, all candidates are evaluated and timed in full.
-    `incumbent` is the artifact that is published now; it is measured in the
-    same rounds.
+    `incumbent` is the artifact that is published now; it is measured in the same rounds.
     """
 
     kind: Literal["measure"] = "measure"

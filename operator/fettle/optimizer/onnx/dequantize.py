@@ -22,7 +22,7 @@ from fettle.optimizer.onnx.qlinear import QLinearOperators, constant, numbers_of
 
 Array = np.ndarray[Any, Any]
 
-
+OPSET = 11  # of Clip with its bounds as inputs
 _PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}
 _INTEGERS = (np.uint8, np.int8, np.uint16, np.int16)
 # What hands on or picks among values, of whatever type.
@@ -41,9 +41,6 @@ _PASSING = frozenset(
         "Unsqueeze",
     }
 )
-
-
-OPSET = 11  # of Clip with its bounds as inputs
 
 
 def dequantized(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -73,9 +70,7 @@ class _Pairs:
         for node in known.graph.node:
             for name in node.input:
                 self._readers[name].append(node)
-        self._tables: dict[
-            tuple[str, ...], str
-        ] = {}  # by value, scale, and zero point of constant integers, their numbers
+        self._tables: dict[tuple[str, ...], str] = {}  # numbers of constant integers, by value, scale and zero point
         self._free: dict[str, tuple[float, int, np.dtype[Any]]] = {}  # integers that may be float32, with their grid
         for node in known.graph.node:
             grid = self._grid(node) if node.op_type == "QuantizeLinear" else self._passed(node)
@@ -107,8 +102,6 @@ class _Pairs:
 
     def _passed(self, node: onnx.NodeProto) -> tuple[float, int, np.dtype[Any]] | None:
         """The grid that all operands of an operator have that hands them on."""
-        if node.op_type not in _PASSING or node.domain:
-            return None
         grids = {self._free.get(name) for name in _handed_on(node)}
         return grids.pop() if len(grids) == 1 else None
 

@@ -280,7 +280,7 @@ def _not_quantized_twice(planned: PlannedCandidate, facts: _Facts) -> Finding | 
     quantized = facts.prepare.traits.quantized
     if planned.dequantizes and not quantized:
         return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is not quantized, so there is nothing to dequantize")
-    if planned.quantizes and quantized and not planned.dequantizes:
+    if planned.quantizes_source and quantized:
         text = "the source is already quantized: put the step dequantize first"
         return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
     return None

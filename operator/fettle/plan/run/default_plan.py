@@ -212,8 +212,4 @@ def default_candidates(target: TargetSpec, prepare: PrepareReport) -> tuple[Plan
     """The lines that apply to this model on this target. A source that came quantized is not quantized again unless it is dequantized first."""
     facts = Facts(target, prepare)
     candidates = [line.candidate(target) for line in default_lines(frozenset(target.runtimes)) if line.when(facts)]
-    return tuple(
-        candidate
-        for candidate in candidates
-        if candidate.dequantizes or not (candidate.quantizes and prepare.traits.quantized)
-    )
+    return tuple(candidate for candidate in candidates if not (candidate.quantizes_source and prepare.traits.quantized))

@@ -83,6 +83,11 @@ class PlannedCandidate:
         """Whether a step writes int8."""
         return any(step.quantizes for step in self.steps)
 
+    @property
+    def quantizes_source(self) -> bool:
+        """Whether a step writes int8 of the weights as they came, which must not be int8 already."""
+        return self.quantizes and not self.dequantizes
+
 
 def planned_candidate(
     recipe: str,
