@@ -54,5 +54,5 @@ async def _read(client: Client, pod: Object) -> TrainingStatus | None:
     except ClusterError as error:
         logger.debug("the log of %s/%s cannot be read: %s", namespace, name, error)
         return None
-    found = (progress_in(line) for line in reversed(end.splitlines()))
-    return next((progress for progress in found if progress is not None), None)
+    reported = (progress_in(line) for line in reversed(end.splitlines()))
+    return next((progress for progress in reported if progress is not None), None)

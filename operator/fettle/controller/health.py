@@ -47,8 +47,8 @@ async def serve(health: Health, host: str, port: int, before_metrics: Callable[[
     """Answer on the health port while the context lasts; yields the port (asked 0 = any). `before_metrics` brings gauges up to date."""
 
     async def healthz(_: web.Request) -> web.Response:
-        why = health.why_dead()
-        return web.Response(text=why or "ok", status=503 if why else 200)
+        cause = health.why_dead()
+        return web.Response(text=cause or "ok", status=503 if cause else 200)
 
     async def readyz(_: web.Request) -> web.Response:
         ready = health.ready()

@@ -47,4 +47,4 @@ CONDITION_OBJECTS = Gauge(
 def with_condition(objects: Iterable[Object], condition: str) -> int:
     """How many of the objects have that condition with the status True. Whatever else their status holds is not looked at."""
     stored = ((obj.get("status") or {}).get("conditions") or () for obj in objects)
-    return sum(any(one.get("type") == condition and one.get("status") == "True" for one in each) for each in stored)
+    return sum(any(item.get("type") == condition and item.get("status") == "True" for item in each) for each in stored)

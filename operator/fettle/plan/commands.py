@@ -27,9 +27,9 @@ class Command(StrEnum):
         return f"{GROUP}/{self.value}"
 
 
-def refusal(command: Command, why: str) -> EventDraft:
+def refusal(command: Command, objection: str) -> EventDraft:
     """The Event for a command that is refused."""
-    return EventDraft("Warning", Reason.COMMAND_REFUSED, f"{command.value} {why}")
+    return EventDraft("Warning", Reason.COMMAND_REFUSED, f"{command.value} {objection}")
 
 
 def acceptance(command: Command, given: str) -> EventDraft:

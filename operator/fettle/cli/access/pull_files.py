@@ -76,11 +76,11 @@ def pull_files(files: ClaimFiles, path: str, to: Path, total: Total) -> tuple[in
     if not sizes:
         raise UsageError(f"the folder {path or '/'} contains no files")
     places = {name: _place(name, path, to, single) for name in sizes}
-    wanted = {name: digest for name, place in places.items() if (digest := _missing(files, name, place))}
-    total(sum(sizes[name] for name in wanted))
-    for name, digest in wanted.items():
+    missing = {name: digest for name, place in places.items() if (digest := _missing(files, name, place))}
+    total(sum(sizes[name] for name in missing))
+    for name, digest in missing.items():
         _copy(files, name, places[name], digest)
-    return len(places), len(wanted), sum(sizes.values())
+    return len(places), len(missing), sum(sizes.values())
 
 
 def _place(name: str, path: str, to: Path, single: bool) -> Path:

@@ -92,12 +92,12 @@ def published(cluster: Cluster, name: str, target: str | None) -> str:
         raise UsageError(
             f"optimizedmodel {name} published artifacts for the targets {', '.join(uris)}: choose one with --target"
         )
-    wanted = target or next(iter(uris))
-    if wanted not in uris:
+    chosen = target or next(iter(uris))
+    if chosen not in uris:
         raise UsageError(
-            f"optimizedmodel {name} has no artifact for the target {wanted!r} (available: {', '.join(uris)})"
+            f"optimizedmodel {name} has no artifact for the target {chosen!r} (available: {', '.join(uris)})"
         )
-    return uris[wanted]
+    return uris[chosen]
 
 
 @contextmanager

@@ -47,9 +47,9 @@ def reproduce(artifact: Path, options: ModelOptions, file: str | None, maps: tup
     (document,) = documents.models
     with tempfile.TemporaryDirectory(prefix="fettle-reproduce-") as folder:
         located = places(spec_for(manifest, document.spec), parse_maps(maps), Path(folder))
-        found = compared(manifest, _built(document, located))
-    _show(manifest, found)
-    if not found.equal:
+        reproduction = compared(manifest, _built(document, located))
+    _show(manifest, reproduction)
+    if not reproduction.equal:
         sys.exit(EXIT_FAILURE)
 
 
@@ -73,16 +73,18 @@ def _built(document: ModelDocument, located: Places) -> MeasureTask:
     sys.exit(EXIT_FAILURE)
 
 
-def _show(manifest: Manifest, found: Reproduction) -> None:
+def _show(manifest: Manifest, reproduction: Reproduction) -> None:
     what = f"artifact {manifest.digest[:12]} ({manifest.recipe.name} in {manifest.runtime})"
-    if found.equal:
-        click.echo(f"{what}: reproduced, {len(found.files)} of {len(found.files)} files are the same, byte for byte")
+    if reproduction.equal:
+        click.echo(
+            f"{what}: reproduced, {len(reproduction.files)} of {len(reproduction.files)} files are the same, byte for byte"
+        )
         return
     click.echo(f"{what}: not reproduced")
-    for name, (recorded, now) in found.files.items():
+    for name, (recorded, now) in reproduction.files.items():
         if recorded != now:
             click.echo(f"  {name}: recorded {_short(recorded)}, now {_short(now)}")
-    for said in found.others or (
+    for said in reproduction.others or (
         "libraries and items are as recorded; the bytes may depend on the CPU, because calibration runs the model on it",
     ):
         click.echo(f"  {said}")

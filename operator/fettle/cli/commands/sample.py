@@ -58,9 +58,9 @@ def sample(cluster: Cluster, deployment: str, to: Path | None, items: int, secon
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"items from {len(ports)} pods", total=items)
-        found = gather(ports, items, seconds, lambda done: progress.update(bar, completed=done))
-    _write(path, found, items)
-    click.echo(f"{path}: {summary(found, items)}")
+        collected = gather(ports, items, seconds, lambda done: progress.update(bar, completed=done))
+    _write(path, collected, items)
+    click.echo(f"{path}: {summary(collected, items)}")
 
 
 def _ports(cluster: Cluster, name: str) -> list[PodPort]:
@@ -88,27 +88,27 @@ def _ports(cluster: Cluster, name: str) -> list[PodPort]:
     return [PodPort.forwarded(cluster, pod, token) for pod in pods]
 
 
-def _write(path: Path, found: LiveItems, most: int) -> None:
+def _write(path: Path, collected: LiveItems, most: int) -> None:
     """The file appears whole or not at all."""
     with whole_file(path) as part:
         part.touch(mode=0o600)  # what people sent to a model is for nobody else
         with part.open("wb") as stream:
-            np.savez_compressed(stream, **found.arrays(most))  # type: ignore[arg-type]
+            np.savez_compressed(stream, **collected.arrays(most))  # type: ignore[arg-type]
 
 
-def summary(found: LiveItems, wanted: int) -> str:
+def summary(collected: LiveItems, wanted: int) -> str:
     """'120 of 512 items (3 repeated ones skipped)'."""
     skipped = [
         f"{count} {what} skipped"
         for count, what in (
-            (found.repeated, "repeated ones"),
-            (found.misfits, "of other shapes"),
-            (found.infinite, "with infinity"),
-            (found.large, "too large"),
+            (collected.repeated, "repeated ones"),
+            (collected.misfits, "of other shapes"),
+            (collected.infinite, "with infinity"),
+            (collected.large, "too large"),
         )
         if count
     ]
-    kept = min(len(found), wanted)
+    kept = min(len(collected), wanted)
     text = (
         f"{kept} items"
         if kept == wanted

@@ -53,8 +53,8 @@ class Ports:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(family[4])
             except OSError as error:
-                why = error.strerror or str(error)
-                message = f"cannot listen on {self.host}:{port}: {why}; choose another one with --{option}"
+                cause = error.strerror or str(error)
+                message = f"cannot listen on {self.host}:{port}: {cause}; choose another one with --{option}"
                 raise UsageError(message) from error
 
 

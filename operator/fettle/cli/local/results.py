@@ -28,7 +28,7 @@ def keep_result(located: Places, manifest: ModelDocument, status: OptimizedModel
 
 def published(store: Path, name: str, target: str | None) -> ArtifactStatus:
     """The artifact that the last run of the model `name` published for `target`. Raises UsageError if there is not exactly one."""
-    artifacts = next((found for found in _published(store, name) if found), None)
+    artifacts = next(filter(None, _published(store, name)), None)
     if artifacts is None:
         known = sorted({path.parent.name for path in store.glob(f"{REPORTS}/*/*/*.json")})
         models = f"the store {store} has {', '.join(known)}" if known else f"the store {store} has none"
@@ -36,10 +36,10 @@ def published(store: Path, name: str, target: str | None) -> ArtifactStatus:
     by_target = {artifact.target: artifact for artifact in artifacts}
     if target is None and len(by_target) > 1:
         raise UsageError(f"{name} has artifacts for the targets {', '.join(by_target)}: choose one with --target")
-    wanted = target or next(iter(by_target))
-    if wanted not in by_target:
-        raise UsageError(f"{name} has no artifact for the target {wanted!r} (available: {', '.join(by_target)})")
-    return by_target[wanted]
+    chosen = target or next(iter(by_target))
+    if chosen not in by_target:
+        raise UsageError(f"{name} has no artifact for the target {chosen!r} (available: {', '.join(by_target)})")
+    return by_target[chosen]
 
 
 def _published(store: Path, name: str) -> Iterator[tuple[ArtifactStatus, ...]]:

@@ -46,8 +46,8 @@ class Folder:
 
     def sizes(self, folder: str) -> dict[str, tuple[int, float]]:
         """See `Files`."""
-        found = [path for path in (self.root / folder).glob("**/*") if path.is_file()]
-        return {path.relative_to(self.root).as_posix(): (path.stat().st_size, path.stat().st_mtime) for path in found}
+        files = [path for path in (self.root / folder).glob("**/*") if path.is_file()]
+        return {path.relative_to(self.root).as_posix(): (path.stat().st_size, path.stat().st_mtime) for path in files}
 
     def text(self, path: str) -> str:
         """See `Files`."""
@@ -78,8 +78,8 @@ def reachable(store: Files, keep: Iterable[str]) -> set[str]:
 
 def unfinished(store: Files, before: float) -> dict[str, int]:
     """What a process that was killed left behind, and its bytes: files half written, and checkpoints, which a training that ends removes."""
-    found = [item for folder in FOLDERS for item in store.sizes(folder).items()]
-    left = [item for item in found if PARTIAL.search(item[0]) or item[0].startswith(CHECKPOINTS)]
+    items = [item for folder in FOLDERS for item in store.sizes(folder).items()]
+    left = [item for item in items if PARTIAL.search(item[0]) or item[0].startswith(CHECKPOINTS)]
     return {path: size for path, (size, used) in left if used < before}
 
 

@@ -90,9 +90,9 @@ def events(orders: Orders, ground: Ground) -> tuple[EventDraft, ...]:
         for command, value in orders.malformed.items()
     ]
     for command, revision in orders.new.items():
-        why = _why_not(orders, command, revision, ground)
+        objection = _why_not(orders, command, revision, ground)
         given = orders.values[command]
-        said.append(refusal(command, f"{given}: {why}") if why else acceptance(command, given))
+        said.append(refusal(command, f"{given}: {objection}") if objection else acceptance(command, given))
     return tuple(said)
 
 

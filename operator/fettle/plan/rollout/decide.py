@@ -116,8 +116,8 @@ def _transition(ground: _Ground) -> Transition:
         return Transition(ground.target, rollback=ground.rollback.holds)
     failed = (ground.target, ground.failed) if ground.target and ground.failed else None
     if ground.target is None and snapshot.status.failed_revision:
-        why = rollout_ledger.failure(snapshot, snapshot.status.failed_revision, forgotten=False)
-        failed = (snapshot.status.failed_revision, why) if why else None
+        failure = rollout_ledger.failure(snapshot, snapshot.status.failed_revision, forgotten=False)
+        failed = (snapshot.status.failed_revision, failure) if failure else None
     canary = _canary(ground)
     if ground.stable is None or canary is None:
         return Transition(
@@ -147,12 +147,12 @@ def _try(ground: _Ground, stable: str, revision: str) -> Transition:
     """The rollout of the canary `revision`, advanced as far as possible in this pass."""
     snapshot = ground.snapshot
     exits = dict(_exits(ground, revision))
-    before = resume(snapshot, revision, _artifact(snapshot, revision))
+    previous = resume(snapshot, revision, _artifact(snapshot, revision))
     blocked = _blocked(snapshot, stable, revision)
-    decision = look(snapshot, before, ground.orders, stable=stable, held=ground.held, blocked=blocked)
+    decision = look(snapshot, previous, ground.orders, stable=stable, held=ground.held, blocked=blocked)
     demand = _demand(snapshot, decision, stable, blocked) if decision.wait is not None else None
     if demand is not None:
-        progressed = _progressed(snapshot, before, decision, providers.allocate(snapshot, demand))
+        progressed = _progressed(snapshot, previous, decision, providers.allocate(snapshot, demand))
         decision = late(decision, snapshot, progressed=progressed)
         if progressed:
             at = {"progressed_at": timestamps.write(snapshot.now)}
@@ -165,7 +165,7 @@ def _try(ground: _Ground, stable: str, revision: str) -> Transition:
         )
     if decision.promoted:
         exits[stable] = _replaced(ground, revision)
-        said = EventDraft("Normal", Reason.SERVING, f"revision {revision} (started {before.started_at}) was promoted")
+        said = EventDraft("Normal", Reason.SERVING, f"revision {revision} (started {previous.started_at}) was promoted")
         events = (*decision.events, said)
         return Transition(revision, exits=exits, events=events, rollback=ground.rollback.holds, over=decision.canary)
     return Transition(

@@ -120,8 +120,8 @@ def writes(
         if entry.entered is None and snapshot.workload(entry.revision).ready and snapshot.routed(entry.revision):
             lines.append(MarkEntered(entry.name))
         if entry.revision not in serving or entries[entry.revision] is not entry:
-            why = exits.get(entry.revision) or Exit(Reason.SUPERSEDED, "replaced by another revision")
-            lines.append(MarkLeft(entry.name, why.reason, why.message))
+            departure = exits.get(entry.revision) or Exit(Reason.SUPERSEDED, "replaced by another revision")
+            lines.append(MarkLeft(entry.name, departure.reason, departure.message))
     return (*lines, *_forget(snapshot, kept))
 
 

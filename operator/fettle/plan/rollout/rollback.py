@@ -59,8 +59,8 @@ def _new(
     somebody rolled back from."""
     handled = {Command.ROLLBACK_TO: value}
     if order is None:
-        why = f"{value!r} is not a valid command: expected <desired>/<target>/<token>"
-        return Rollback(before, handled, (refusal(Command.ROLLBACK_TO, why),))
+        objection = f"{value!r} is not a valid command: expected <desired>/<target>/<token>"
+        return Rollback(before, handled, (refusal(Command.ROLLBACK_TO, objection),))
     accepted = acceptance(Command.ROLLBACK_TO, value)
     if order.target == order.desired and before is not None:
         return Rollback(None, handled, (accepted, _ended(before)))

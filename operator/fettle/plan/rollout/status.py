@@ -200,9 +200,9 @@ def _ready(snapshot: RolloutSnapshot, transition: Transition, allocation: Alloca
     asked = snapshot.spec.replicas
     ready = sum(min(workload.ready, allocation.replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
     if transition.stable is None:
-        why = transition.held
+        held = transition.held
         return _Said(
-            False, why.reason if why else Reason.DEPLOYING, why.message if why else "no revision is serving yet"
+            False, held.reason if held else Reason.DEPLOYING, held.message if held else "no revision is serving yet"
         )
     if ready >= asked and (unrouted := _unrouted(snapshot, allocation)) is not None:
         return replace(stuck, holds=False) if stuck is not None else _Said(False, Reason.DEPLOYING, unrouted)
@@ -264,9 +264,11 @@ def _progressing(
     if transition.held is not None:
         return _Said(False, transition.held.reason, transition.held.message)
     if transition.failed is not None:
-        revision, why = transition.failed
+        revision, failure = transition.failed
         return _Said(
-            False, why.reason, f"revision {revision} is not tried again until retry or a new spec: {why.message}"
+            False,
+            failure.reason,
+            f"revision {revision} is not tried again until retry or a new spec: {failure.message}",
         )
     if stuck is not None:
         return _Said(False, stuck.reason, stuck.message)
@@ -288,8 +290,8 @@ def _missing(workload: Workload, replicas: int) -> str:
 
 def _degraded(transition: Transition, stuck: _Said | None) -> _Said:
     if transition.failed is not None:
-        revision, why = transition.failed
-        return _Said(True, why.reason, f"revision {revision}: {why.message}")
+        revision, failure = transition.failed
+        return _Said(True, failure.reason, f"revision {revision}: {failure.message}")
     return stuck or _Said(False, Reason.SERVING if transition.stable else Reason.DEPLOYING)
 
 

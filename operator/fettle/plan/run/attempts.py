@@ -222,8 +222,8 @@ def _may_pass(state: TaskState) -> bool:
 
 def _fault(state: TaskState) -> Finding:
     if state.phase == TaskPhase.SUCCEEDED:
-        found = "its result is missing" if state.report is None else f"its result is a {type(state.report).__name__}"
-        return Finding(Reason.JOB_FAILED, f"the Job succeeded, but {found}")
+        received = "its result is missing" if state.report is None else f"its result is a {type(state.report).__name__}"
+        return Finding(Reason.JOB_FAILED, f"the Job succeeded, but {received}")
     message = state.message or "failed without a message"
     if state.retryable and _own_attempts(state) > 1:
         message += f" ({_own_attempts(state)} attempts)"

@@ -253,9 +253,9 @@ def _summary(rows: Sequence[CandidateStatus]) -> str:
     return "; ".join(parts)
 
 
-def _stopped(status: OptimizedModelStatus, why: Finding) -> OptimizedModelStatus:
+def _stopped(status: OptimizedModelStatus, finding: Finding) -> OptimizedModelStatus:
     """The status of a run that ended before its candidates were finished."""
     unfinished = (CandidateState.PENDING, CandidateState.RUNNING)
-    failed = {"state": CandidateState.FAILED, "reason": why.reason, "message": why.message}
+    failed = {"state": CandidateState.FAILED, "reason": finding.reason, "message": finding.message}
     rows = (row.model_copy(update=failed) if row.state in unfinished else row for row in status.candidates)
     return status.model_copy(update={"candidates": tuple(rows)})

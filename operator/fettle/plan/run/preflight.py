@@ -59,8 +59,8 @@ def locate(snapshot: RunSnapshot, order: RetryOrder) -> Located:
         if faults:
             return Located(spec, fault=replace(faults[0], message=" | ".join(fault.message for fault in faults)))
         devices = tuple(each for each in located if isinstance(each, DeviceStatus))
-    found = {device.target: device for device in devices}
-    targets = [_located(target, found.get(target.name)) for target in spec.targets]
+    devices_by_target = {device.target: device for device in devices}
+    targets = [_located(target, devices_by_target.get(target.name)) for target in spec.targets]
     return Located(spec.model_copy(update={"targets": tuple(targets)}), devices)
 
 
@@ -134,10 +134,10 @@ def _count(amount: int | str) -> int:
 
 
 def _nothing_fits(target: TargetSpec, nodes: Sequence[NodeOffer], misfits: Mapping[str, str | None]) -> str:
-    wanted = ", ".join(f"{name}: {amount}" for name, amount in gpu_resources(target).items())
+    requested = ", ".join(f"{name}: {amount}" for name, amount in gpu_resources(target).items())
     device = target.device
     details = [device.architecture or "", device.memory or ""] if device is not None else []
-    asked = " of ".join((wanted, " with ".join(filter(None, details)))) if any(details) else wanted
+    asked = " of ".join((requested, " with ".join(filter(None, details)))) if any(details) else requested
     with_gpus = [node for node in nodes if node.resources]
     told = "; ".join(f"{node.name} {misfits[node.name]}" for node in with_gpus[:SHOWN])
     more = f"; {len(with_gpus) - SHOWN} more with GPUs" if len(with_gpus) > SHOWN else ""
