@@ -19,7 +19,7 @@ from fettle.cluster.credentials import labels
 from fettle.cluster.jobs import TRAINING_LABEL
 from fettle.cluster.kinds import LEASE, WATCHED, ResourceKind
 from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OPTIMIZED_MODEL_LABEL
-from fettle.cluster.serving import MANAGEMENT_PORT, REVIEW_LABEL
+from fettle.cluster.serving import MANAGEMENT_PORT, REVIEW_LABEL, TRACING_LABEL
 from fettle.settings import Settings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -230,7 +230,15 @@ def test_the_readme_tells_every_right_of_the_operator() -> None:
     assert [name for rule in rules for name in rule["resources"] if name.split("/")[0] not in told] == []
 
 
-POLICIES = ["fettle", "fettle-jobs", "fettle-trainings", "fettle-servers", "fettle-addresses", "fettle-token-review"]
+POLICIES = [
+    "fettle",
+    "fettle-jobs",
+    "fettle-trainings",
+    "fettle-servers",
+    "fettle-addresses",
+    "fettle-token-review",
+    "fettle-tracing",
+]
 
 
 def policies(values: dict[str, Any]) -> dict[tuple[str, str], Any]:
@@ -245,9 +253,9 @@ def test_the_operator_has_a_network_policy_and_jobs_and_servers_where_the_chart_
     assert list(policies({})) == [("fettle-system", "fettle")]
     assert policies({"networkPolicies": {"enabled": False}}) == {}
     watched = policies({"watchNamespaces": ["team-a"]})
-    assert list(watched) == list(zip(["fettle-system", *["team-a"] * 5], POLICIES, strict=True))
+    assert list(watched) == list(zip(["fettle-system", *["team-a"] * 6], POLICIES, strict=True))
     listed = policies({"networkPolicies": {"namespaces": ["team-b"]}})
-    assert list(listed) == list(zip(["fettle-system", *["team-b"] * 5], POLICIES, strict=True))
+    assert list(listed) == list(zip(["fettle-system", *["team-b"] * 6], POLICIES, strict=True))
 
 
 def test_network_policies_select_the_pods_that_there_are_and_let_nothing_of_a_job_through() -> None:
@@ -291,6 +299,14 @@ def test_pods_that_check_tokens_reach_the_api_server_and_no_other_serving_pod_do
     assert spec["podSelector"] == {"matchLabels": {REVIEW_LABEL: "true"}}
     assert spec["policyTypes"] == ["Egress"]
     assert [port["port"] for rule in spec["egress"] for port in rule["ports"]] == [53, 53, 6443]
+
+
+def test_pods_that_are_traced_reach_collectors_and_no_other_serving_pod_does() -> None:
+    values = {"watchNamespaces": ["team-a"], "networkPolicies": {"tracingPorts": [4317, 4318]}}
+    spec = policies(values)["team-a", "fettle-tracing"]
+    assert spec["podSelector"] == {"matchLabels": {TRACING_LABEL: "true"}}
+    assert spec["policyTypes"] == ["Egress"]
+    assert [port["port"] for rule in spec["egress"] for port in rule["ports"]] == [53, 53, 4317, 4318]
 
 
 def test_only_service_accounts_that_are_named_may_check_tokens_and_they_may_do_nothing_else() -> None:

@@ -111,6 +111,27 @@ class AuthSpec(ApiModel):
     ] = None
 
 
+class TracingSpec(ApiModel):
+    """OpenTelemetry traces of requests. The server's environment variables OTEL_* apply to everything that is not set here."""
+
+    endpoint: Annotated[
+        str,
+        Field(
+            pattern=r"^https?://[^/\s]+$",
+            max_length=512,
+            description="http://HOST:PORT or https://HOST:PORT of an OpenTelemetry collector that receives OTLP over gRPC (usually port 4317).",
+        ),
+    ]
+    sample_ratio: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Share of the requests that are traced. Requests that belong to a trace follow the decision of their caller.",
+        ),
+    ] = 0.01
+
+
 class ServerSpec(ApiModel):
     """Settings of the inference server in each pod."""
 
@@ -136,6 +157,9 @@ class ServerSpec(ApiModel):
     auth: Annotated[
         AuthSpec | None,
         Field(description="Bearer tokens of clients. Without it, anyone who can reach the ports may send requests."),
+    ] = None
+    tracing: Annotated[
+        TracingSpec | None, Field(description="Traces of requests. Without it, requests are not traced.")
     ] = None
     resources: Annotated[ResourceSpec, Field(description="Resources of the server container.")] = ResourceSpec()
     image: Annotated[

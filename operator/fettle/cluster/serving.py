@@ -31,7 +31,8 @@ REVISION_LABEL = f"{GROUP}/revision"
 STABLE_ANNOTATION = f"{GROUP}/stable-revision"
 ARTIFACT_ANNOTATION = f"{GROUP}/artifact"
 SCHEME_ANNOTATION = f"{GROUP}/scheme"
-REVIEW_LABEL = f"{GROUP}/token-review"  # of pods that ask the API server, for NetworkPolicies
+# Of pods that ask the API server, and of pods that send traces: for NetworkPolicies.
+REVIEW_LABEL, TRACING_LABEL = f"{GROUP}/token-review", f"{GROUP}/tracing"
 GRPC_PORT = 9000
 MANAGEMENT_PORT = 8081
 _PROTOCOLS = {"http": "http", "grpc": "kubernetes.io/h2c"}  # as gateways and meshes are told: HTTP/2 without TLS
@@ -171,6 +172,7 @@ def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> 
         "runtimeClassName": template.runtime_class_name or placement.runtime_class_name,
     }
     asking = {REVIEW_LABEL: "true"} if _review(revision.server) is not None else {}
+    asking |= {TRACING_LABEL: "true"} if revision.server.tracing is not None else {}
     ours = {**selector(name, revision.revision), **asking, MANAGED_LABEL: "true", TRAFFIC_LABEL: "on"}
     return {
         "metadata": {
@@ -289,6 +291,7 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
     namespace, name = owner["metadata"]["namespace"], owner["metadata"]["name"]
     stable = f"{samples_name(owner)}.{namespace}.svc:{MANAGEMENT_PORT}"
     batching, tls = revision.server.batching or BatchingSpec(), revision.server.tls
+    tracing = revision.server.tracing
     folders, review = _folders(revision.server), _review(revision.server) or TokenReviewSpec()
     values: dict[str, Any] = {
         "ARTIFACT": revision.artifact.uri,
@@ -301,6 +304,8 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
         "BATCH_MAX_DELAY_MILLISECONDS": batching.max_delay_milliseconds,
         "SAMPLES": revision.server.samples,
         "STABLE": stable if revision.server.samples else None,
+        "TRACING_ENDPOINT": tracing.endpoint if tracing is not None else None,
+        "TRACING_SAMPLE_RATIO": tracing.sample_ratio if tracing is not None else None,
         "TLS_FOLDER": folders.get("tls"),
         "TLS_CLIENTS": "true" if tls is not None and tls.require_client_certificate else None,
         "TOKENS_FOLDER": folders.get("tokens"),

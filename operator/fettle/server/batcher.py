@@ -310,7 +310,8 @@ class Batcher:
         outcomes = self._together(batch, run) if len(batch) > 1 else [_alone(batch[0], run)]
         ended = time.perf_counter()
         for work, outcome in zip(batch, outcomes, strict=True):
-            work.began, work.ended, work.outcome = began, ended, outcome
+            work.began = work.request.began = began
+            work.ended, work.outcome = ended, outcome
 
     def _together(self, batch: list[_Work], run: Run) -> list[Tensors | BaseException]:
         try:

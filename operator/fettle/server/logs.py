@@ -13,7 +13,8 @@ from fettle.api.logs import json_fields
 from fettle.api.text import clip
 from fettle.store.credentials import CleanFormatter
 
-REQUEST_ID, TRACE_CONTEXT = "x-request-id", "traceparent"  # the latter by https://www.w3.org/TR/trace-context
+REQUEST_ID = "x-request-id"
+TRACE_CONTEXT, TRACE_STATE = "traceparent", "tracestate"  # by https://www.w3.org/TR/trace-context
 PASSED_ON = (REQUEST_ID, TRACE_CONTEXT)
 MOST_TOLD = 128  # bytes of what a client calls its request
 LEVELS = ("debug", "info", "warning", "error")

@@ -81,7 +81,7 @@ class ServedModel:
         if self.waiting or not self.pace.is_short(request.size):
             return None
         self._begin()
-        began = time.perf_counter()
+        request.began = began = time.perf_counter()
         try:
             return self._run_here(request.inputs, request.rows, request.size)
         finally:

@@ -48,7 +48,7 @@ class InferRequest:
     """A decoded request: arrays by input name, the outputs asked for (None = all) and the client's id.
 
     `binary`: the outputs that are answered as bytes, where the protocol has another form as well. `size`: bytes of the inputs; of texts, of
-    the references to them.
+    the references to them. `began`: when its run began, on the clock of `time.perf_counter`; 0 until then.
     """
 
     inputs: dict[str, Array]
@@ -57,6 +57,7 @@ class InferRequest:
     id: str | None
     binary: frozenset[str] = frozenset()
     size: int = field(init=False, default=0)
+    began: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.size = sum([array.nbytes for array in self.inputs.values()])

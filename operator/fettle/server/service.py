@@ -23,12 +23,14 @@ from fettle.server.access import Access
 from fettle.server.batcher import Gone, Unheard
 from fettle.server.bodies import Bodies
 from fettle.server.drift import Drift
+from fettle.server.logs import HEADERS
 from fettle.server.metrics import Metrics
 from fettle.server.model import ServedModel
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.samples import Samples
 from fettle.server.settings import ServerSettings
 from fettle.server.threads import run_to_end
+from fettle.server.tracing import RequestTrace, Tracing
 from fettle.server.windows import Windows
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class InferenceService:
             self.metrics.registry.register(self.drift)
         self.bodies = Bodies(settings)
         self.access = Access(settings)
+        self.tracing = Tracing(settings) if settings.tracing_endpoint else None
         self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
         self.draining = False
         self.in_flight = 0
@@ -99,8 +102,9 @@ class InferenceService:
         self.idle.clear()
         code = Code.FAILED
         judged: Code | None = None
+        trace = self.tracing.begin(HEADERS.get(), started) if self.tracing is not None else None
         try:
-            answer = await self._answer(await receive, codec, gone, deadline, in_thread)
+            answer = await self._answer(await receive, codec, gone, deadline, in_thread, trace)
             code = _OK
             return answer
         except RequestError as error:
@@ -115,6 +119,8 @@ class InferenceService:
             raise _failure(error) from error
         finally:
             self._count(code, time.perf_counter() - started, judged)
+            if trace is not None:
+                trace.end(code)
             self.in_flight -= 1
             self._settle()
 
@@ -165,9 +171,11 @@ class InferenceService:
             await self.idle.wait()
 
     def close(self) -> None:
-        """End the threads for large bodies and for tokens."""
+        """End the threads for large bodies and for tokens, and export the last traces."""
         self._codec_thread.shutdown(wait=True, cancel_futures=True)
         self.access.close()
+        if self.tracing is not None:
+            self.tracing.close()
 
     def _settle(self) -> None:
         if not (self.in_flight or self._admitting):
@@ -189,10 +197,18 @@ class InferenceService:
                 self.windows.record(seconds * 1000, error=True)
 
     async def _answer(
-        self, body: bytes | bytearray, codec: Codec, gone: Gone | None, deadline: Deadline | None, in_thread: bool
+        self,
+        body: bytes | bytearray,
+        codec: Codec,
+        gone: Gone | None,
+        deadline: Deadline | None,
+        in_thread: bool,
+        trace: RequestTrace | None,
     ) -> bytes:
         settings, signature = self.settings, self.model.signature
         held = len(body)
+        if trace is not None:
+            trace.received()
         try:
             if len(body) <= SMALL_BODY and not in_thread:
                 request = codec.decode(body, signature, settings.max_rows)
@@ -202,6 +218,8 @@ class InferenceService:
                 made = sum([array.nbytes for array in request.inputs.values()])
                 self.bodies.reserve(made)
                 held += made
+            if trace is not None:
+                trace.decoded(request)
             started = time.perf_counter()
             try:
                 outputs = self.model.infer_at_once(request) if self.in_flight == 1 else None
@@ -210,6 +228,8 @@ class InferenceService:
                     outputs = await self.model.infer(request, settings.queue_seconds, left, gone)
             finally:
                 self.metrics.inference.observe(time.perf_counter() - started)
+                if trace is not None:
+                    trace.ran()
             self._keep(request, outputs)
             answered = (settings.model, settings.revision, request, signature, outputs)
             if sum([array.size for array in outputs.values()]) <= SMALL_ANSWER:

@@ -58,6 +58,17 @@ class ServerSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Minimum log level. debug logs every request, without its content."
     )
+    tracing_endpoint: str = Field(
+        default="",
+        description="http://HOST:PORT or https://HOST:PORT of an OpenTelemetry collector, which receives traces of requests over gRPC. "
+        "Empty means that requests are not traced.",
+    )
+    tracing_sample_ratio: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of the requests that are traced. Requests that belong to a trace follow the decision of their caller.",
+    )
     tls_folder: Path | None = Field(
         default=None,
         description="Folder with the files tls.crt and tls.key of a TLS Secret: all ports then use TLS. Changed files are reloaded.",

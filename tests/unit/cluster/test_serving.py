@@ -70,6 +70,7 @@ REVIEWING = revision(
     server={"auth": {"tokenReview": {"groups": ["system:serviceaccounts:team"]}}, "samples": 0},
     template={"serviceAccountName": "server"},
 )
+TRACED = revision(server={"tracing": {"endpoint": "http://collector.observability:4317", "sampleRatio": 0.1}})
 ENCRYPTED = OWNER | {"spec": {"server": {"tls": {"secretName": "digits-tls"}}}}
 ON_A_GPU = replace(
     revision(),
@@ -97,6 +98,7 @@ ON_A_GPU = replace(
         ("serving-pod-template", serving.pod_template(OWNER, revision(), SETTINGS)),
         ("serving-pod-template-with-everything", serving.pod_template(OWNER, EVERYTHING, SETTINGS)),
         ("serving-pod-template-with-tokens-of-kubernetes", serving.pod_template(OWNER, REVIEWING, SETTINGS)),
+        ("serving-pod-template-with-traces", serving.pod_template(OWNER, TRACED, SETTINGS)),
         ("serving-pod-template-on-a-gpu", serving.pod_template(OWNER, ON_A_GPU, SETTINGS)),
         ("serving-deployment", serving.deployment(OWNER, "0123456789", URI, {"metadata": {}, "spec": {}}, 3)),
         ("serving-service", serving.service(OWNER, "0123456789")),
