@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from fettle.api.data import EvaluationSpec
+from fettle.api.labels import not_counted
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
@@ -61,7 +62,7 @@ class Detection(TaskMetric):
     def __init__(self, found: Head, spec: EvaluationSpec) -> None:
         self._head = found
         self._classes = found.classes or len(spec.classes) or None
-        self._offset, self._ignored = spec.label_offset, spec.ignore_label
+        self._offset, self._ignored = spec.label_offset, not_counted(spec)
         self.told = found.told
         self.outputs = found.outputs
 
@@ -102,8 +103,7 @@ class Detection(TaskMetric):
                 f"metric Detection needs labels [n, 5] for an item (left, top, right, bottom, and the number of the class; -1 is padding), "
                 f"found {label.dtype} {list(label.shape)}"
             )
-        counts = numbers >= min(self._offset, 0)
-        counts &= numbers != self._ignored if self._ignored is not None else True
+        counts = (numbers >= min(self._offset, 0)) & ~np.isin(numbers, self._ignored)
         corners, classes = label[counts, :4].astype(np.float64), numbers[counts] - self._offset
         strange = (classes < 0) | (classes >= (self._classes or np.inf))
         if strange.any():

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.labels import IGNORED
+from fettle.api.labels import not_counted
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED
@@ -58,8 +58,7 @@ class Segmentation(TaskMetric):
     ) -> None:
         self._name, self._axis, self._threshold, self._classes, self._planes = name, axis, threshold, classes, planes
         self._foreground = axis is None and classes == 2
-        ignored = spec.ignore_label if spec.ignore_label is not None else IGNORED
-        self._offset, self._ignored = spec.label_offset, (IGNORED, ignored)
+        self._offset, self._ignored = spec.label_offset, not_counted(spec)
         self.outputs = frozenset({name})
         kind = "a class" if classes is None else f"one of {classes} classes"
         self.told = f"a mask in {name}: each place is {'foreground or not' if self._foreground else kind}"

@@ -15,7 +15,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.labels import IGNORED
+from fettle.api.labels import not_counted
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
@@ -50,7 +50,8 @@ class Text(TaskMetric):
 
     def __init__(self, name: str, blank: int | None, scores: int, spec: EvaluationSpec) -> None:
         self._name, self.blank, self.scores = name, blank, scores
-        self.classes, self._offset, self._ignored = spec.classes, spec.label_offset, spec.ignore_label
+        self.classes, self._offset, self._ignored = spec.classes, spec.label_offset, not_counted(spec)
+        self._numbered = bool(spec.label_offset) or spec.ignore_label is not None  # labels must be numbers
         self.outputs = frozenset({name})
         how = f"the best of {scores} characters at each step" if scores else "texts"
         ctc = f"; class {blank} is the blank of CTC: repeated characters are merged" if blank is not None else ""
@@ -112,7 +113,7 @@ class Text(TaskMetric):
                     "labels are texts, but the model outputs scores for characters: list the characters in data.evaluation.classes, in the order "
                     f"of the {self.scores} scores{', the blank as an empty text' if self.blank is not None else ''}"
                 )
-            if self._offset or self._ignored is not None:
+            if self._numbered:
                 raise DataError(
                     "labels are texts: leave out labelOffset and ignoreLabel, which are for numbers of characters"
                 )
@@ -120,8 +121,7 @@ class Text(TaskMetric):
         numbers = whole_numbers(label.reshape(-1))
         if numbers is None:
             raise DataError(f"metric Text needs texts or numbers of characters as labels, found {label.dtype}")
-        fills = (numbers < min(self._offset, 0)) | (numbers == IGNORED)
-        fills |= (numbers == self._ignored) if self._ignored is not None else False
+        fills = (numbers < min(self._offset, 0)) | np.isin(numbers, self._ignored)
         numbers = numbers[~fills] - self._offset
         letters: list[int] = numbers[numbers != self.blank].tolist()
         most = len(self.classes) or self.scores

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.labels import IGNORED
+from fettle.api.labels import not_counted
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED
@@ -90,7 +90,7 @@ class TopK(TaskMetric):
                 f"metric TopK needs the number or the name of one class as the label of an item, found {label.dtype} {list(label.shape)}: "
                 "check data.evaluation.labelKey"
             )
-        if value in (IGNORED, spec.ignore_label):
+        if value in not_counted(spec):
             return NOT_COUNTED
         place = int(value) - spec.label_offset
         if not 0 <= place < self._classes:
