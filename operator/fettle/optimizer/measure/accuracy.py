@@ -71,9 +71,7 @@ class Reference:
                 "interpreted: change the spec to prepare it again"
             )
         self.evidence = Evidence.GENERATED if generated else Evidence.LABELS if labelled else Evidence.AGREEMENT
-        self.output = (evaluation.output if evaluation is not None else None) or next(iter(self._outputs))
-        if self.output not in self._outputs:
-            raise DataError(f"data.evaluation.output is {self.output!r}; the model has {sorted(self._outputs)}")
+        self.output = signature.judged_output(evaluation.output if evaluation is not None else None)
         self.task: TaskReference | None = None
         self.scores: Scores | None = None
         self.chance: Chance | None = None  # what knowing nothing is worth; with `scores`

@@ -77,7 +77,7 @@ def _without_labels(evaluation: EvaluationSpec | None, prepare: PrepareReport) -
         return evaluation
     agreement = evaluation.agreement.model_copy(update={"unsure": UnsureItems.COUNT})
     if agreement.mode == AgreementMode.AUTO:
-        output = evaluation.output or prepare.signature.outputs[0].name
+        output = prepare.signature.judged_output(evaluation.output)
         agreement = agreement.model_copy(update={"mode": AgreementMode.TOP_ONE, "outputs": (output,)})
     return evaluation.model_copy(update={"agreement": agreement})
 

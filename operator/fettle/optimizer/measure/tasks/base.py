@@ -223,14 +223,6 @@ def examples_of(answers: Iterable[Answer]) -> list[Answer]:
     return found
 
 
-def output_name(signature: Signature, spec: EvaluationSpec) -> str:
-    """The output that is judged: the one asked for, else the first. Raises DataError where the model has no such output."""
-    names = [tensor.name for tensor in signature.outputs]
-    if spec.output is not None and spec.output not in names:
-        raise DataError(f"data.evaluation.output is {spec.output!r}; the model has {sorted(names)}")
-    return spec.output or names[0]
-
-
 def require_names(metric: str, spec: EvaluationSpec, classes: int | None) -> None:
     """Raises DataError where data.evaluation.classes does not name each of the model's classes."""
     if spec.classes and classes is not None and len(spec.classes) != classes:

@@ -27,7 +27,6 @@ from fettle.optimizer.measure.tasks.base import (
     Scorer,
     TaskMetric,
     f1,
-    output_name,
     require_names,
     shapes,
     sums,
@@ -75,7 +74,7 @@ class Detection(TaskMetric):
                 f"metric Detection finds no boxes in {shapes(examples[0])} (one item's answer): it supports YOLO heads, boxes [n, 4] beside "
                 "scores, and rows of corners, score and class after NMS; set metric: Auto, or export the model with its box decoding"
             )
-        if spec.output is not None and output_name(signature, spec) not in found.outputs:
+        if spec.output is not None and signature.judged_output(spec.output) not in found.outputs:
             raise DataError(
                 f"data.evaluation.output is {spec.output!r}, which holds no boxes: metric Detection reads {found.told}; leave output out"
             )

@@ -25,7 +25,6 @@ from fettle.optimizer.measure.tasks.base import (
     Scorer,
     TaskMetric,
     item_of,
-    output_name,
     require_names,
     shapes,
     sums,
@@ -66,7 +65,7 @@ class Segmentation(TaskMetric):
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """Find the axis of the classes: the one asked for, else the first. Raises DataError."""
-        name = output_name(signature, spec)
+        name = signature.judged_output(spec.output)
         first = item_of(examples[0][name], 3)
         axis, classes = None, 0
         squeezed = [size for size in first.shape if size != 1]

@@ -27,7 +27,6 @@ from fettle.optimizer.measure.tasks.base import (
     Scorer,
     TaskMetric,
     item_of,
-    output_name,
     require_names,
     shapes,
     sums,
@@ -60,7 +59,7 @@ class Text(TaskMetric):
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """See whether there is a blank. Raises DataError."""
-        name = output_name(signature, spec)
+        name = signature.judged_output(spec.output)
         answers = [item_of(answer[name], 2) for answer in examples]
         first = answers[0]
         if first.dtype.kind in "OSU" and (spec.classes or spec.label_offset):

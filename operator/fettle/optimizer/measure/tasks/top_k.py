@@ -48,7 +48,7 @@ class TopK(TaskMetric):
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """See how many classes there are. Raises DataError."""
-        name = spec.output or signature.outputs[0].name
+        name = signature.judged_output(spec.output)
         first = item_of(examples[0][name], 1)
         if first.ndim != 1 or not is_float(first):
             raise DataError(
