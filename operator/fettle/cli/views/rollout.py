@@ -21,11 +21,12 @@ from fettle.api.modeldeployment_status import (
 )
 from fettle.cli.access.cluster import Object
 from fettle.cli.views.sparkline import bar, sparkline
+from fettle.cluster.kinds import holds
 from fettle.plan import timestamps
 
 VERDICTS = {Verdict.GOOD: "green", Verdict.BAD: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.PENDING: "dim"}
 WANTED = {"Ready": True, "Degraded": False}  # conditions that are good or bad news; others are merely said
-READY, STARTING, LEAVING = "●", "○", "◌"
+SERVES, STARTING, LEAVING = "●", "○", "◌"
 HISTORY = 4  # lines of the ledger that a screen shows
 
 
@@ -57,8 +58,8 @@ def rollout(deployment: ModelDeployment, pods: Sequence[Object] | None, now: dat
 def condition(observed: Condition) -> Text:
     """'True     Serving: 3 pods ready'."""
     good = WANTED.get(observed.type)
-    holds = observed.status is ConditionStatus.TRUE
-    style = "" if good is None or observed.status is ConditionStatus.UNKNOWN else ("green" if holds is good else "red")
+    true = observed.status is ConditionStatus.TRUE
+    style = "" if good is None or observed.status is ConditionStatus.UNKNOWN else ("green" if true is good else "red")
     return Text.assemble(
         (f"{observed.status:<8} ", style), observed.reason, f": {observed.message}" if observed.message else ""
     )
@@ -68,7 +69,7 @@ def _revision(revision: RevisionStatus, pods: Sequence[Object] | None) -> Text:
     text = Text(f"{revision.revision}  ")
     own = [pod for pod in pods or () if _labels(pod).get(f"{GROUP}/revision") == revision.revision]
     if own:
-        text.append("".join(sorted(map(_glyph, own), key=(READY + STARTING + LEAVING).index)) + " ", style="cyan")
+        text.append("".join(sorted(map(_glyph, own), key=(SERVES + STARTING + LEAVING).index)) + " ", style="cyan")
     text.append(f"{revision.ready}/{revision.replicas} ready")
     return text
 
@@ -76,12 +77,7 @@ def _revision(revision: RevisionStatus, pods: Sequence[Object] | None) -> Text:
 def _glyph(pod: Object) -> str:
     if pod["metadata"].get("deletionTimestamp"):
         return LEAVING
-    conditions = (pod.get("status") or {}).get("conditions") or ()
-    return (
-        READY
-        if any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
-        else STARTING
-    )
+    return SERVES if holds(pod, "Ready") else STARTING
 
 
 def _labels(pod: Object) -> Mapping[str, str]:
