@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from fettle.api.base import GROUP, MANAGED_LABEL
+from fettle.api.base import GROUP, MANAGED_LABEL, OPTIMIZED_MODEL_LABEL
 from fettle.api.optimizedmodel import JobsSpec, TargetSpec
 from fettle.api.pods import ResourceSpec
 from fettle.api.task import LEADER_VARIABLE, AnyTask, encode_task
@@ -14,7 +14,7 @@ from fettle.api.uris import MOUNTS_VARIABLE, Address, encode_mounts
 from fettle.cluster import credentials
 from fettle.cluster.claims import claims_of, mounts
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, SERVICE, Object
-from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child
+from fettle.cluster.owner import OWNER_ANNOTATION, child
 from fettle.cluster.quantity import quantity
 from fettle.cluster.security import container_security, pod_security, pull_secrets
 from fettle.plan.run.devices import gpu_resources

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from fettle.api import catalog, images
-from fettle.api.base import GROUP, MANAGED_LABEL
+from fettle.api.base import GROUP, MANAGED_LABEL, MODEL_DEPLOYMENT_LABEL, REVISION_LABEL
 from fettle.api.pods import ResourceSpec
 from fettle.api.server import BatchingSpec, ServerSpec, TokenReviewSpec
 from fettle.api.uris import MOUNTS_VARIABLE, Address, claim_of, encode_mounts, store_of
@@ -19,7 +19,7 @@ from fettle.api.vocabulary import DeviceKind
 from fettle.cluster import credentials
 from fettle.cluster.claims import mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
-from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, child
+from fettle.cluster.owner import OWNER_ANNOTATION, child
 from fettle.cluster.quantity import quantity
 from fettle.cluster.security import container_security, pod_security, pull_secrets
 from fettle.plan.rollout.revision import ModelRevision, ServedArtifact
@@ -27,7 +27,6 @@ from fettle.plan.rollout.state import TRAFFIC_LABEL
 from fettle.plan.rollout.status import HTTP_PORT
 from fettle.settings import Settings
 
-REVISION_LABEL = f"{GROUP}/revision"
 STABLE_ANNOTATION = f"{GROUP}/stable-revision"
 ARTIFACT_ANNOTATION = f"{GROUP}/artifact"
 SCHEME_ANNOTATION = f"{GROUP}/scheme"

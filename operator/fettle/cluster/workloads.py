@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fettle.api.base import REVISION_LABEL
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.cluster.kinds import DISRUPTION, Object, held_condition, holds
 from fettle.cluster.owner import terminating
-from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
+from fettle.cluster.serving import ARTIFACT_ANNOTATION, SERVER
 from fettle.cluster.waiting import IMAGE_WAITS, REMAINS, START_WAITS, refused, unscheduled
 from fettle.plan import timestamps
 from fettle.plan.rollout.state import TRAFFIC_LABEL, PodFault, Workload

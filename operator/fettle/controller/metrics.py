@@ -9,6 +9,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from fettle.api.conditions import READY, RECONCILING, STALLED
 from fettle.cluster.kinds import Object, holds
 
 REGISTRY = CollectorRegistry()
@@ -35,7 +36,7 @@ API_REQUESTS = Gauge(
     registry=REGISTRY,
 )
 OBJECTS = Gauge("fettle_objects", "Number of objects in the cache.", ["kind"], registry=REGISTRY)
-CONDITIONS = ("Ready", "Reconciling", "Stalled")
+CONDITIONS = (READY, RECONCILING, STALLED)
 CONDITION_OBJECTS = Gauge(
     "fettle_condition_objects",
     "Number of objects whose condition is True. Stalled ones failed and wait for a person.",

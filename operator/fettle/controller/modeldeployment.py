@@ -14,7 +14,16 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from fettle.api.conditions import RECONCILING, STALLED, ConditionStatus, find, with_condition
+from fettle.api.conditions import (
+    DEGRADED,
+    PROGRESSING,
+    READY,
+    RECONCILING,
+    STALLED,
+    ConditionStatus,
+    find,
+    with_condition,
+)
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
@@ -245,10 +254,10 @@ async def _report(context: Context, obj: Object, reason: Reason, message: str, *
     """
     status = legible(obj, ModelDeploymentStatus)
     before = conditions = conditions_of(status)
-    ready = find(before, "Ready")
-    wrong = {"Progressing": waits, "Degraded": not waits, RECONCILING: waits, STALLED: not waits}
+    ready = find(before, READY)
+    wrong = {PROGRESSING: waits, DEGRADED: not waits, RECONCILING: waits, STALLED: not waits}
     if ready is None or ready.status is not ConditionStatus.TRUE:
-        wrong["Ready"] = False
+        wrong[READY] = False
     for kind, holds in wrong.items():
         conditions = with_condition(
             conditions,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from fettle.api.conditions import RECONCILING, STALLED, with_condition
+from fettle.api.conditions import READY, RECONCILING, STALLED, with_condition
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
@@ -30,7 +30,7 @@ from fettle.plan.run.decide import decide
 from fettle.plan.run.preflight import wants_nodes
 from fettle.plan.run.retry import is_new
 from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, TaskRequest
-from fettle.plan.run.status import READY, is_settled
+from fettle.plan.run.status import is_settled
 
 logger = logging.getLogger(__name__)
 

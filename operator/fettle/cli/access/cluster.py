@@ -14,14 +14,13 @@ from kubernetes.client.rest import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from fettle.api.base import GROUP, MANAGED_LABEL, VERSION
+from fettle.api.base import GROUP, MANAGED_LABEL, MODEL_DEPLOYMENT_LABEL, VERSION
 from fettle.api.reasons import Reason
 from fettle.cluster.refusal import Refusal
 from fettle.errors import ClusterError, MissingError, UsageError
 
 FIELD_MANAGER = "kubectl-fettle"
 DEPLOYMENTS, MODELS = "modeldeployments", "optimizedmodels"
-DEPLOYMENT_LABEL = f"{GROUP}/modeldeployment"
 Object = dict[str, Any]
 
 
@@ -91,7 +90,7 @@ class Cluster:
         """The ControllerRevisions of a ModelDeployment: its ledger."""
         with api_errors(f"controllerrevisions in namespace {self.namespace}"):
             revisions = client.AppsV1Api(self.api).list_namespaced_controller_revision(
-                self.namespace, label_selector=f"{DEPLOYMENT_LABEL}={name}"
+                self.namespace, label_selector=f"{MODEL_DEPLOYMENT_LABEL}={name}"
             )
             return self._plain(revisions.items)
 
@@ -104,7 +103,7 @@ class Cluster:
 
     def pod_listing(self, name: str) -> Listing:
         """The pods of a ModelDeployment, to list or watch."""
-        selector = f"{DEPLOYMENT_LABEL}={name}"
+        selector = f"{MODEL_DEPLOYMENT_LABEL}={name}"
         call = partial(self.core.list_namespaced_pod, self.namespace, label_selector=selector)
         return Listing(self.api, call, f"pods in namespace {self.namespace}")
 

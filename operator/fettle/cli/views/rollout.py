@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fettle.api.base import GROUP
-from fettle.api.conditions import Condition, ConditionStatus, find
+from fettle.api.base import REVISION_LABEL
+from fettle.api.conditions import DEGRADED, PAUSED, PROGRESSING, READY, Condition, ConditionStatus, find
 from fettle.api.modeldeployment import ModelDeployment, RolloutStep
 from fettle.api.modeldeployment_status import (
     AnalysisStatus,
@@ -25,7 +25,7 @@ from fettle.cluster.kinds import holds
 from fettle.plan import timestamps
 
 VERDICTS = {Verdict.GOOD: "green", Verdict.BAD: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.PENDING: "dim"}
-WANTED = {"Ready": True, "Degraded": False}  # conditions that are good or bad news; others are merely said
+WANTED = {READY: True, DEGRADED: False}  # conditions that are good or bad news; others are merely said
 SERVES, STARTING, LEAVING = "●", "○", "◌"
 HISTORY = 4  # lines of the ledger that a screen shows
 
@@ -36,7 +36,7 @@ def rollout(deployment: ModelDeployment, pods: Sequence[Object] | None, now: dat
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for kind in ("Ready", "Progressing", "Degraded", "Paused"):
+    for kind in (READY, PROGRESSING, DEGRADED, PAUSED):
         condition_row = find(status.conditions, kind)
         if condition_row is not None:
             table.add_row(kind, condition(condition_row))
@@ -67,7 +67,7 @@ def condition(observed: Condition) -> Text:
 
 def _revision(revision: RevisionStatus, pods: Sequence[Object] | None) -> Text:
     text = Text(f"{revision.revision}  ")
-    own = [pod for pod in pods or () if _labels(pod).get(f"{GROUP}/revision") == revision.revision]
+    own = [pod for pod in pods or () if _labels(pod).get(REVISION_LABEL) == revision.revision]
     if own:
         text.append("".join(sorted(map(_glyph, own), key=(SERVES + STARTING + LEAVING).index)) + " ", style="cyan")
     text.append(f"{revision.ready}/{revision.replicas} ready")
