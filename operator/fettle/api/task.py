@@ -190,7 +190,7 @@ class CandidatePlan(ApiModel):
 
 
 class PrepareTask(ApiModel):
-    """Fetch, verify, recognise, convert, split. `builds`: all builds that the plan may need; the report says which the store already has.
+    """Fetch, verify, recognize, convert, split. `builds`: all builds that the plan may need; the report says which the store already has.
 
     `publish`: the registry that is asked whether it takes winners, before hours are spent on them.
     """

@@ -30,7 +30,7 @@ from fettle.optimizer.sources.onnx import saved
 class Matrix:
     name, stored, title = FormatName.MATRIX, "ONNX", "matrices of numpy"
 
-    def recognises(self, path, head):
+    def recognizes(self, path, head):
         return head.startswith(b"\\x93NUMPY")
 
     def require(self, path, trusted):

@@ -40,7 +40,7 @@ class FrozenGraph(FrameworkFormat):
     modules = ("tensorflow", "tf2onnx")
     extra = "tensorflow"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By its first node."""
         return _FIRST_NODE.match(head) is not None
 

@@ -1,4 +1,4 @@
-"""What is told of source formats without their toolchains: recognised, named, refused; no library of theirs is loaded."""
+"""What is told of source formats without their toolchains: recognized, named, refused; no library of theirs is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source as it is handed in: found, recognised, pinned, or refused."""
+"""The source as it is handed in: found, recognized, pinned, or refused."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Detection(TaskMetric):
 
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
-        """Recognise the head. Raises DataError."""
+        """Recognize the head. Raises DataError."""
         found = head(examples, _size(signature))
         if found is None:
             raise DataError(
