@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from tests.unit.cli.api_server import ApiServer, api_server
 
 from fettle.cli.kubectl import CLUSTER_COMMANDS, main
+from fettle.cli.main import LATER
 from fettle.cli.main import main as fettle
 from fettle.plan.commands import Command
 
@@ -167,6 +170,14 @@ def test_every_command_says_what_it_does_with_an_example(program: Any, command: 
     result = CliRunner().invoke(program, [command, "--help"])
     assert result.exit_code == 0
     assert re.search(rf"^\s+(kubectl fettle|fettle|source <\(fettle) {command}", result.output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", sorted(LATER))
+def test_the_list_of_commands_has_the_first_sentence_of_each_help(name: str) -> None:
+    command = fettle.get_command(click.Context(fettle), name)
+    assert command is not None and command.help is not None
+    sentence = re.match(r"(.+?\.)(\s|$)", " ".join(inspect.cleandoc(command.help).split()))
+    assert sentence is not None and sentence[1] == LATER[name][1]
 
 
 @pytest.mark.parametrize(("given", "target"), [("0000", "0000"), ("00", "0000"), ("aaaa", "aaaa")])
