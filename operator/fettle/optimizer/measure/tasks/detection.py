@@ -27,6 +27,7 @@ from fettle.optimizer.measure.tasks.base import (
     Scorer,
     TaskMetric,
     f1,
+    require_in_range,
     require_names,
     shapes,
     sums,
@@ -104,12 +105,7 @@ class Detection(TaskMetric):
             )
         counts = (numbers >= min(self._offset, 0)) & ~np.isin(numbers, self._ignored)
         corners, classes = label[counts, :4].astype(np.float64), numbers[counts] - self._offset
-        strange = (classes < 0) | (classes >= (self._classes or np.inf))
-        if strange.any():
-            raise DataError(
-                f"label {int(classes[strange][0]) + self._offset} is not one of the {f'{self._classes} ' if self._classes else ''}classes, which "
-                f"are numbered from {self._offset} (labelOffset); negative labels are padding; set ignoreLabel for another padding value"
-            )
+        require_in_range(classes, self._classes, self._offset)
         if (corners[:, 2:] < corners[:, :2]).any():
             row = corners[(corners[:, 2:] < corners[:, :2]).any(axis=1)][0]
             raise DataError(

@@ -19,7 +19,7 @@ from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, f1, shapes, sums
+from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, f1, require_names, shapes, sums
 from fettle.optimizer.measure.variance import LEAST_ITEMS
 from fettle.optimizer.statistics import ratio
 from fettle.store.comparison import is_float
@@ -84,11 +84,7 @@ class MultiLabel(TaskMetric):
             names = names[:1]
         outputs = [_decisions(name, profiles[name], examples) for name in names]
         tags = sum(output.tags for output in outputs)
-        if spec.classes and len(spec.classes) != tags:
-            raise DataError(
-                f"data.evaluation.classes has {len(spec.classes)} names, metric MultiLabel reads {tags} tags in {' and '.join(names)}: name each "
-                "of them, in that order"
-            )
+        require_names("MultiLabel", spec, tags, names)
         return cls(outputs, not_counted(spec), spec.classes)
 
     def likeness(self, examples: Sequence[Answer]) -> Likeness:

@@ -25,6 +25,7 @@ from fettle.optimizer.measure.tasks.base import (
     Scorer,
     TaskMetric,
     item_of,
+    require_in_range,
     require_names,
     shapes,
     sums,
@@ -141,15 +142,9 @@ class Segmentation(TaskMetric):
                 "write labels with the axes in the order of the model's mask"
             )
         plane = plane.reshape(prediction.shape)
-        found = np.where(np.isin(plane, self._ignored), NOT_COUNTED, plane - self._offset)
-        strange = ((found < 0) & ~np.isin(plane, self._ignored)) | (found >= (self._classes or MOST_CLASSES))
-        if strange.any():
-            other = ", ".join(map(str, np.unique(plane[strange])[:3].tolist()))
-            raise DataError(
-                f"labels {other} are not among the {self._classes or MOST_CLASSES} classes, which are numbered from {self._offset} (labelOffset): "
-                "set data.evaluation.ignoreLabel if one of them is to be ignored"
-            )
-        return np.asarray(found.astype(np.int16))
+        ignored = np.isin(plane, self._ignored)
+        require_in_range(plane[~ignored] - self._offset, self._classes or MOST_CLASSES, self._offset)
+        return np.where(ignored, NOT_COUNTED, plane - self._offset).astype(np.int16)
 
     def scorer(self, labelled: bool) -> Scorer:
         """Intersection over union."""

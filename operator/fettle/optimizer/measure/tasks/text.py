@@ -27,6 +27,7 @@ from fettle.optimizer.measure.tasks.base import (
     Scorer,
     TaskMetric,
     item_of,
+    require_in_range,
     require_names,
     shapes,
     sums,
@@ -122,14 +123,9 @@ class Text(TaskMetric):
             raise DataError(f"metric Text needs texts or numbers of characters as labels, found {label.dtype}")
         fills = (numbers < min(self._offset, 0)) | np.isin(numbers, self._ignored)
         numbers = numbers[~fills] - self._offset
-        letters: list[int] = numbers[numbers != self.blank].tolist()
-        most = len(self.classes) or self.scores
-        strange = [letter for letter in letters if letter < 0 or (most and letter >= most)]
-        if strange:
-            raise DataError(
-                f"label {strange[0] + self._offset} is not one of the {f'{most} ' if most else ''}characters, which are numbered from "
-                f"{self._offset} (labelOffset); negative labels are padding; set ignoreLabel for another padding value"
-            )
+        numbers = numbers[numbers != self.blank] if self.blank is not None else numbers
+        require_in_range(numbers, len(self.classes) or self.scores or None, self._offset, "characters")
+        letters: list[int] = numbers.tolist()
         return "".join(self.classes[letter] for letter in letters) if self.classes else letters
 
     def scorer(self, labelled: bool) -> Scorer:

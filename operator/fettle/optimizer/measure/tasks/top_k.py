@@ -25,6 +25,8 @@ from fettle.optimizer.measure.tasks.base import (
     Scorer,
     TaskMetric,
     item_of,
+    require_in_range,
+    require_names,
     shapes,
     share,
     whole_numbers,
@@ -61,8 +63,7 @@ class TopK(TaskMetric):
                 f"data.evaluation.topK is {spec.top_k}, but {name} has only {classes} classes: hardly any answer is wrong if more than half of the "
                 f"classes count; set topK to {classes // 2} or less, or set metric: Accuracy"
             )
-        if spec.classes and len(spec.classes) != classes:
-            raise DataError(f"data.evaluation.classes has {len(spec.classes)} names, {name} has {classes} classes")
+        require_names("TopK", spec, classes, [name])
         return cls(name, classes, spec)
 
     def likeness(self, examples: Sequence[Answer]) -> Likeness:
@@ -93,11 +94,7 @@ class TopK(TaskMetric):
         if value in not_counted(spec):
             return NOT_COUNTED
         place = int(value) - spec.label_offset
-        if not 0 <= place < self._classes:
-            raise DataError(
-                f"the label {int(value)} is not one of the {self._classes} classes, which are numbered from {spec.label_offset} "
-                "(data.evaluation.labelOffset)"
-            )
+        require_in_range(np.array(place), self._classes, spec.label_offset)
         return place
 
     def scorer(self, labelled: bool) -> Scorer:
