@@ -52,7 +52,7 @@ def error_of(status: int, body: bytes, what: str) -> ClusterError:
     return refusal.error(f"{what}: {refusal.message}")
 
 
-def asked(method: str, path: str) -> tuple[str, str]:
+def rbac_request(method: str, path: str) -> tuple[str, str]:
     """The RBAC verb and resource of a request: ("get", "pods/log"), ("list", "jobs.batch")."""
     parts = path.strip("/").split("/")
     group, rest = (parts[1], parts[3:]) if parts[0] == "apis" else ("", parts[2:])
@@ -286,7 +286,7 @@ class Client:
             body=body,
             auth_settings=["BearerToken"],
         )
-        verb, resource = asked(method, path)
+        verb, resource = rbac_request(method, path)
         self.requests[verb, resource] += 1
         response: RESTResponse = await self._api.call_api(*prepared, _request_timeout=patience)
         if verb == "patch" and response.status == 201:  # an apply that creates needs both
