@@ -17,9 +17,10 @@ from fettle.api.base import ApiModel, canonical_digest
 from fettle.api.constraints import Constraints
 from fettle.api.data import DataSpec, EvaluationSpec
 from fettle.api.labels import LabelReading
-from fettle.api.optimizedmodel import PublishSpec, SourceSpec
+from fettle.api.optimizedmodel import PublishSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
+from fettle.api.source import SourceSpec
 from fettle.api.training import TrainSpec
 from fettle.api.uris import Address
 from fettle.api.vocabulary import (

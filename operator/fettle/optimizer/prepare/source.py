@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fettle.api import formats
 from fettle.api.base import canonical_digest
-from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
+from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer.prepare.code import fetch_code

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
-from fettle.api.optimizedmodel import FactorySpec, InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
+from fettle.api.source import FactorySpec, InputSpec
 from fettle.api.vocabulary import FormatName, ModelFormat
 from fettle.errors import FettleError, SourceError
 from fettle.optimizer.data.columns import Encoder

@@ -14,8 +14,8 @@ from typing import Any
 
 import onnx
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
+from fettle.api.source import InputSpec
 from fettle.api.text import joined, quoted
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
