@@ -12,8 +12,8 @@ from bench.side_by_side import Subject
 from tools.serving import CLAIM, open_store
 
 from fettle.api.data import CalibrationSpec, DataSpec, EvaluationSpec
-from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.recipe import RuntimeSettings
+from fettle.api.source import SourceSpec
 from fettle.api.task import PrepareTask
 from fettle.api.vocabulary import RuntimeName
 from fettle.optimizer.measure import items

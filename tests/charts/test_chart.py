@@ -14,11 +14,11 @@ import yaml
 from tests.charts.helm import CHART, HelmError, helm, only, render
 
 import fettle
+from fettle.api.base import MODEL_DEPLOYMENT_LABEL, OPTIMIZED_MODEL_LABEL
 from fettle.api.uris import Address
 from fettle.cluster.credentials import labels
 from fettle.cluster.jobs import TRAINING_LABEL
 from fettle.cluster.kinds import LEASE, WATCHED, ResourceKind
-from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OPTIMIZED_MODEL_LABEL
 from fettle.cluster.serving import MANAGEMENT_PORT, REVIEW_LABEL, TRACING_LABEL
 from fettle.settings import Settings
 

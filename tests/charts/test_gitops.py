@@ -15,13 +15,13 @@ from tests.unit.plan.rollout import test_settling as situations
 from tests.unit.plan.rollout.conftest import world  # noqa: F401  the fixture that makes worlds
 
 from fettle.api.base import API_VERSION
-from fettle.api.conditions import Condition, ConditionStatus
+from fettle.api.conditions import READY, Condition, ConditionStatus
 from fettle.api.optimizedmodel_status import CandidateStatus, OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState, RuntimeName
 from fettle.plan.commands import PAUSED_ANNOTATION, Command
 from fettle.plan.run.retry import subject_of
-from fettle.plan.run.status import IN_PROGRESS, READY, settling
+from fettle.plan.run.status import IN_PROGRESS, settling
 
 ARGO_CD = {"settled": "Healthy", "Reconciling": "Progressing", "Stalled": "Degraded"}
 KSTATUS = {"settled": "Current", "Reconciling": "InProgress", "Stalled": "Failed"}

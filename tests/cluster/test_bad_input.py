@@ -10,10 +10,10 @@ from tests.cluster.fake_node import STAGE, FakeNode, fake_node
 from tests.cluster.operator_process import OperatorProcess, eventually, operator
 from tests.cluster.test_optimizedmodel import HUGE, QUOTA, Look, claim, optimized_model
 
+from fettle.api.base import OPTIMIZED_MODEL_LABEL
 from fettle.api.reasons import Reason
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import CLAIM, EVENT, JOB, OPTIMIZED_MODEL, POD, Object, ResourceKind
-from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL
 from fettle.cluster.security import container_security, pod_security
 from fettle.errors import ClusterError
 

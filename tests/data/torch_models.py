@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fettle.api.optimizedmodel import InputSpec
+from fettle.api.source import InputSpec
 from fettle.runtimes.base import Array
 
 

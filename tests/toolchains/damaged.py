@@ -70,7 +70,7 @@ def outcomes(folder: Path, files: Sequence[str]) -> dict[str, tuple[str, str]]:
 def _main(folder: Path, files: Sequence[str]) -> None:
     from tests.unit.optimizer.prepare.workbench import Workbench
 
-    from fettle.api.optimizedmodel import SourceSpec
+    from fettle.api.source import SourceSpec
     from fettle.errors import FettleError
 
     for name in files:

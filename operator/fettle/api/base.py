@@ -17,6 +17,9 @@ GROUP = "fettle.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 MANAGED_LABEL = f"{GROUP}/managed"
+MODEL_DEPLOYMENT_LABEL = f"{GROUP}/modeldeployment"  # name of the ModelDeployment that an object belongs to
+OPTIMIZED_MODEL_LABEL = f"{GROUP}/optimizedmodel"
+REVISION_LABEL = f"{GROUP}/revision"
 
 
 def canonical_digest(document: Any) -> str:

@@ -17,6 +17,9 @@ from fettle.api.text import CONDITION_LIMIT, clip
 # Never both are True. Neither is where the object is as its spec asks.
 RECONCILING = "Reconciling"  # on its way, or waiting for something that comes by itself or by a command
 STALLED = "Stalled"  # a fault that somebody has to look at
+READY = "Ready"  # of both kinds
+PROGRESSING, DEGRADED, PAUSED = "Progressing", "Degraded", "Paused"  # of a ModelDeployment
+SOURCE_RESOLVED, CONVERTED, MEASURED = "SourceResolved", "Converted", "Measured"  # of an OptimizedModel
 UNOBSERVED = -1  # the API server's default of observedGeneration: no tool takes a new object for a settled one
 
 

@@ -18,7 +18,7 @@ class AccuracyConstraint(ApiModel):
         Field(
             ge=0,
             description="Maximum accuracy drop, in the unit of the metric. Without labels, the drop is 1 - agreement. "
-            "The unfavourable end of the 95 % interval must satisfy this bound.",
+            "The unfavorable end of the 95 % interval must satisfy this bound.",
         ),
     ]
     max_changed: Annotated[
@@ -27,7 +27,7 @@ class AccuracyConstraint(ApiModel):
             ge=0,
             le=1,
             description="Maximum share of answers that differ from the original's, for better or worse. It catches changes that cancel out in the "
-            f"metric. The share is {metrics.changed_described()}, and 1 - the metric by the original's answers for the others. The unfavourable "
+            f"metric. The share is {metrics.changed_described()}, and 1 - the metric by the original's answers for the others. The unfavorable "
             "end of the 95 % interval must satisfy this bound. Default: maxDrop + 0.1, or 0.1 if the metric is in the unit of the labels.",
         ),
     ] = None
@@ -57,7 +57,7 @@ class SpeedupConstraint(ApiModel):
         float,
         Field(
             gt=0,
-            description="Minimum speed-up over the baseline. The unfavourable end of the 95 % interval must satisfy this bound.",
+            description="Minimum speed-up over the baseline. The unfavorable end of the 95 % interval must satisfy this bound.",
         ),
     ]
 

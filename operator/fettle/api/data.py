@@ -33,7 +33,7 @@ class PreprocessSpec(ApiModel):
         Field(
             gt=0,
             le=1,
-            description="Scale the shorter side to width / crop (or height / crop), then cut out the centre. "
+            description="Scale the shorter side to width / crop (or height / crop), then cut out the center. "
             "For example, 0.875 cuts 224 out of 256 pixels. Without crop, the image is stretched.",
         ),
     ] = None
@@ -46,7 +46,7 @@ class PreprocessSpec(ApiModel):
         Field(max_length=3, description="Standard deviation on a scale of 0 to 1, given like mean. Default: 1."),
     ] = ()
     layout: Annotated[Layout, Field(description="Order of the dimensions of the input.")] = Layout.CHANNELS_FIRST
-    color: Annotated[Color, Field(description="Order of the colour channels of the input.")] = Color.RGB
+    color: Annotated[Color, Field(description="Order of the color channels of the input.")] = Color.RGB
 
 
 @rules(*file_rules("data.calibration.uri"))

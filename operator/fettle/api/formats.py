@@ -121,7 +121,7 @@ _FORMATS = {entry.format: entry for entry in FORMATS}
 
 
 def source_format(format: FormatName) -> FormatEntry | None:
-    """The entry of a recognised source format; None for Auto."""
+    """The entry of a recognized source format; None for Auto."""
     return _FORMATS.get(format)
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 from enum import StrEnum
 
 from fettle.api.base import ApiModel
+from fettle.api.data import EvaluationSpec
 
-IGNORED = (
-    -100
-)  # the value that training code gives to positions that do not count (PyTorch's cross entropy, Hugging Face)
+IGNORED = -100  # what training code gives to positions that do not count (PyTorch's cross entropy, Hugging Face)
+
+
+def not_counted(spec: EvaluationSpec) -> tuple[int, ...]:
+    """The label values that do not count: -100 always, and `ignoreLabel`."""
+    asked = spec.ignore_label
+    return (IGNORED,) if asked is None or asked == IGNORED else (IGNORED, asked)
 
 
 class LabelForm(StrEnum):
@@ -27,7 +32,7 @@ class LabelReading(ApiModel):
 
     `names`: texts of the classes, in the order of their numbers. `offset`: what the data calls class 0. `signed`: -1 and 1 say no
     and yes. `spread`: labels have an axis of classes of 0 and 1 (one-hot, several hot) where answers have their scores. `listed`: the
-    last axis lists the numbers of all classes that are right. `ignored`: the value that does not count.
+    last axis lists the numbers of all classes that are right. `ignored`: the values that do not count.
     """
 
     form: LabelForm
@@ -38,4 +43,4 @@ class LabelReading(ApiModel):
     signed: bool = False
     spread: bool = False
     listed: bool = False
-    ignored: int | None = None
+    ignored: tuple[int, ...] = ()

@@ -133,9 +133,9 @@ METRICS: tuple[MetricEntry, ...] = (
     MetricEntry(
         Metric.EMBEDDING,
         judges="vectors for search or recognition",
-        by_labels="nearest neighbour has the same label",
-        without_labels="share of items whose vector stays close to the original's and keeps its nearest neighbour",
-        title="correct nearest neighbours",
+        by_labels="nearest neighbor has the same label",
+        without_labels="share of items whose vector stays close to the original's and keeps its nearest neighbor",
+        title="correct nearest neighbors",
         proof=Proof.ITEMS,
         scorer="embedding:Embedding",
         recognized="normalized embeddings",

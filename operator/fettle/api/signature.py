@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fettle.api.base import ApiModel
+from fettle.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,10 @@ class Signature(ApiModel):
     def batchable(self) -> bool:
         """Whether every tensor has a proved batch axis, so that items may share one run."""
         return all(tensor.batch_axis is not None for tensor in (*self.inputs, *self.outputs))
+
+    def judged_output(self, asked: str | None) -> str:
+        """The output that is judged: the one `asked` for in data.evaluation.output, else the first. Raises DataError if there is none such."""
+        names = [tensor.name for tensor in self.outputs]
+        if asked is not None and asked not in names:
+            raise DataError(f"data.evaluation.output is {asked!r}; the model has {sorted(names)}")
+        return asked or names[0]

@@ -17,9 +17,10 @@ from fettle.api.base import ApiModel, canonical_digest
 from fettle.api.constraints import Constraints
 from fettle.api.data import DataSpec, EvaluationSpec
 from fettle.api.labels import LabelReading
-from fettle.api.optimizedmodel import PublishSpec, SourceSpec
+from fettle.api.optimizedmodel import PublishSpec
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
+from fettle.api.source import SourceSpec
 from fettle.api.training import TrainSpec
 from fettle.api.uris import Address
 from fettle.api.vocabulary import (
@@ -37,7 +38,7 @@ from fettle.api.vocabulary import (
 SCHEMA_VERSION = 1
 # Raised with every change in how labels are read, answers are compared or candidates are rejected: an answer that was found by other
 # rules is another answer, and is asked for again. It stands in the tasks that judge, and in no manifest (docs/design/evidence.md).
-JUDGING = 5
+JUDGING = 6
 SECONDS_PER_CANDIDATE = 20.0  # of the clock; the operator's settings may say otherwise
 PLAIN_LIMIT = 64 << 10  # bytes of JSON; above, it is compressed (the kernel takes 128 KiB for one variable)
 COMPRESSED = "zlib:"
@@ -190,7 +191,7 @@ class CandidatePlan(ApiModel):
 
 
 class PrepareTask(ApiModel):
-    """Fetch, verify, recognise, convert, split. `builds`: all builds that the plan may need; the report says which the store already has.
+    """Fetch, verify, recognize, convert, split. `builds`: all builds that the plan may need; the report says which the store already has.
 
     `publish`: the registry that is asked whether it takes winners, before hours are spent on them.
     """

@@ -126,7 +126,7 @@ class PruneStep(StepParameters):
         PruneMethod,
         Field(
             description="Structured removes whole channels, so the graph gets smaller and faster. Magnitude sets the smallest weights to 0, "
-            "which makes the file compressible but only few runtimes faster. NM keeps n of every m neighbouring weights, which some GPUs run faster."
+            "which makes the file compressible but only few runtimes faster. NM keeps n of every m neighboring weights, which some GPUs run faster."
         ),
     ] = PruneMethod.STRUCTURED
     ratio: Annotated[
@@ -164,7 +164,7 @@ class PruneStep(StepParameters):
         Field(description="Whether sparsity is the share of each layer, or of the whole model (Magnitude)."),
     ] = Granularity.LAYER
     n: Annotated[int, Field(ge=1, le=15, description="Number of weights to keep of every m (NM).")] = 2
-    m: Annotated[int, Field(ge=2, le=16, description="Number of neighbouring weights of which n are kept (NM).")] = 4
+    m: Annotated[int, Field(ge=2, le=16, description="Number of neighboring weights of which n are kept (NM).")] = 4
 
     @property
     def kind(self) -> StepKind:

@@ -26,7 +26,8 @@ _CLAIM = "pvc://[a-z0-9][a-z0-9.-]*"
 _BUCKET = f"({'|'.join(OBJECT_STORES)})://[^/]+"
 DIGEST = "sha256:[0-9a-f]{64}"
 _PACK = f"{REGISTRY}://(?P<host>[^/]+)/(?P<name>[a-z0-9._/-]+)"
-_PART = "[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*"  # of a repository's name
+_PART = "[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*"
+REPOSITORY = f"{_PART}(/{_PART})*"  # the name of one in a registry
 _TAG = "[:](?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]*)"
 _PATH = "(/(?P<path>.*))?"
 # Addresses whose files a server lists. Their groups have names for the client that reads them; the rules of the API go without (`_unnamed`).
@@ -89,7 +90,7 @@ def artifact_rules(field: str) -> tuple[Rule, ...]:
 def repository_rules(field: str) -> tuple[Rule, ...]:
     """The same for a repository in a registry, to which artifacts are pushed: the tags follow from them."""
     message = f"{field} must be oci://REGISTRY/REPOSITORY, without a tag: each artifact gets its own"
-    return _rules(field, f"{REGISTRY}://[^/]+/{_PART}(/{_PART})*", message, False)
+    return _rules(field, f"{REGISTRY}://[^/]+/{REPOSITORY}", message, False)
 
 
 def _rules(field: str, pattern: str, message: str, optional: bool) -> tuple[Rule, ...]:

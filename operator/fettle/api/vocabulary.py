@@ -195,7 +195,7 @@ class QuantizePreset(StrEnum):
 
 
 class PruneMethod(StrEnum):
-    """Which weights are removed. Structured: whole channels. Magnitude: the smallest weights. NM: n of every m neighbouring weights stay."""
+    """Which weights are removed. Structured: whole channels. Magnitude: the smallest weights. NM: n of every m neighboring weights stay."""
 
     STRUCTURED = "Structured"
     MAGNITUDE = "Magnitude"

@@ -15,24 +15,48 @@ NO_FILES, FILES = 4, 0
 CLUSTER_COMMANDS = {
     "abort": ("fettle.cli.commands.steer:abort", "End the rollout and move all traffic back to the stable revision."),
     "completion": ("fettle.cli.commands.completion:completion", "Print the completion script for a shell."),
-    "history": ("fettle.cli.commands.history:history", "Show which revisions served, when, and why they left."),
+    "history": (
+        "fettle.cli.commands.history:history",
+        "Show which revisions served, when, and why they left, newest first.",
+    ),
     "pause": ("fettle.cli.commands.steer:pause", "Pause the rollout."),
     "promote": ("fettle.cli.commands.steer:promote", "End the current pause and continue with the next step."),
-    "promote-full": ("fettle.cli.commands.steer:promote_full", "Skip the remaining steps of the canary."),
-    "prune": ("fettle.cli.commands.prune:prune", "Free space in a store by removing unreferenced files."),
-    "pull": ("fettle.cli.commands.pull:pull", "Download a file, a folder or an artifact from a claim or a store."),
-    "push": ("fettle.cli.commands.push:push", "Upload a file or a folder to a claim or an OCI registry."),
-    "report": ("fettle.cli.commands.report:report", "Download the report of an OptimizedModel."),
+    "promote-full": ("fettle.cli.commands.steer:promote_full", "Skip the remaining steps."),
+    "prune": (
+        "fettle.cli.commands.prune:prune",
+        "Free space in a store by removing files that nothing in the namespace refers to.",
+    ),
+    "pull": ("fettle.cli.commands.pull:pull", "Download a file, a folder or an artifact."),
+    "push": (
+        "fettle.cli.commands.push:push",
+        "Upload a file or a folder to a claim in the cluster, or to an OCI registry.",
+    ),
+    "report": (
+        "fettle.cli.commands.report:report",
+        "Download the report of an OptimizedModel as a self-contained HTML file.",
+    ),
     "resume": ("fettle.cli.commands.steer:resume", "Resume a paused rollout."),
-    "retry": ("fettle.cli.commands.steer:retry", "Retry a failed revision, or the failed run of an OptimizedModel."),
-    "rollback-to": ("fettle.cli.commands.steer:rollback_to", "Roll back to an earlier revision."),
-    "sample": ("fettle.cli.commands.sample:sample", "Collect live inputs of a ModelDeployment in a data file."),
-    "status": ("fettle.cli.commands.status:status", "Show the status of a ModelDeployment or an OptimizedModel."),
+    "retry": (
+        "fettle.cli.commands.steer:retry",
+        "Retry a failed or aborted revision of a ModelDeployment, or the failed run of an OptimizedModel.",
+    ),
+    "rollback-to": (
+        "fettle.cli.commands.steer:rollback_to",
+        "Roll back to an earlier revision until the spec asks for another revision.",
+    ),
+    "sample": ("fettle.cli.commands.sample:sample", "Collect live inputs of a ModelDeployment in an .npz file."),
+    "status": (
+        "fettle.cli.commands.status:status",
+        "Show the ModelDeployment and the OptimizedModel with this name, or only the one of the kind that is named.",
+    ),
     "tensorboard": (
         "fettle.cli.commands.tensorboard:tensorboard",
-        "Show the training curves of an OptimizedModel in TensorBoard.",
+        "Download the training curves of an OptimizedModel and show them in TensorBoard.",
     ),
-    "why": ("fettle.cli.commands.why:why", "Explain the decisions that led to the current state."),
+    "why": (
+        "fettle.cli.commands.why:why",
+        "Explain the decisions that led to the current state, with metrics, values, bounds and sample counts.",
+    ),
 }
 
 

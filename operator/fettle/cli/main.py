@@ -11,13 +11,16 @@ from fettle.cli.kubectl import CLUSTER_COMMANDS
 
 LATER = {
     **CLUSTER_COMMANDS,
-    "init": ("fettle.cli.commands.init:init", "Inspect a model and its data, and write manifests for them."),
+    "init": (
+        "fettle.cli.commands.init:init",
+        "Inspect a model and its data, and write an OptimizedModel and a ModelDeployment for them, with comments.",
+    ),
     "optimize": ("fettle.cli.commands.optimize:optimize", "Optimize a model on this machine, without a cluster."),
     "reproduce": (
         "fettle.cli.commands.reproduce:reproduce",
         "Build an artifact again and compare the digests of its files.",
     ),
-    "serve": ("fettle.cli.commands.serve:serve", "Serve an optimized model on this machine."),
+    "serve": ("fettle.cli.commands.serve:serve", "Serve an optimized model on this machine, as a pod serves it."),
 }
 
 

@@ -14,7 +14,8 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from fettle.api.reasons import Reason
 from fettle.cluster.kinds import LEASE, POD, Object, ResourceKind
-from fettle.errors import ClusterError, ConflictError, ExistsError, MissingError, UsageError
+from fettle.cluster.refusal import Refusal
+from fettle.errors import ClusterError, MissingError, UsageError
 
 FIELD_MANAGER = "fettle"
 PAGE = 500  # objects per page of a list
@@ -47,28 +48,11 @@ def connection_refused(error: BaseException) -> ClusterError:
 
 def error_of(status: int, body: bytes, what: str) -> ClusterError:
     """The error for a response with `status`. `what` describes the request for people."""
-    try:
-        answer = json.loads(body)
-        message, word = str(answer.get("message") or answer), str(answer.get("reason") or "")
-    except (ValueError, AttributeError):
-        message, word = body[:512].decode(errors="replace"), ""
-    text = f"{what}: {message}"
-    if status == 404:
-        return MissingError(text, retryable=True)
-    if status == 409 and word == "AlreadyExists":
-        return ExistsError(text, retryable=True)
-    if status == 409:
-        return ConflictError(text, retryable=True)
-    if status == 403 and "exceeded quota" in message:
-        return ClusterError(text, reason=Reason.QUOTA_EXCEEDED, retryable=True)
-    if status in (401, 403):
-        return ClusterError(text, reason=Reason.FORBIDDEN, retryable=status == 401 or "being terminated" in message)
-    if status in (408, 410, 429) or status >= 500:  # 410: the pages of a list are too old, and it begins anew
-        return ClusterError(text, reason=Reason.CLUSTER_UNREACHABLE, retryable=True)
-    return ClusterError(text, reason=Reason.INVALID_SPEC)
+    refusal = Refusal.of(status, body)
+    return refusal.error(f"{what}: {refusal.message}")
 
 
-def asked(method: str, path: str) -> tuple[str, str]:
+def rbac_request(method: str, path: str) -> tuple[str, str]:
     """The RBAC verb and resource of a request: ("get", "pods/log"), ("list", "jobs.batch")."""
     parts = path.strip("/").split("/")
     group, rest = (parts[1], parts[3:]) if parts[0] == "apis" else ("", parts[2:])
@@ -302,7 +286,7 @@ class Client:
             body=body,
             auth_settings=["BearerToken"],
         )
-        verb, resource = asked(method, path)
+        verb, resource = rbac_request(method, path)
         self.requests[verb, resource] += 1
         response: RESTResponse = await self._api.call_api(*prepared, _request_timeout=patience)
         if verb == "patch" and response.status == 201:  # an apply that creates needs both

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from fettle.api.base import GROUP, MANAGED_LABEL
+from fettle.api.base import GROUP, MANAGED_LABEL, OPTIMIZED_MODEL_LABEL
 from fettle.api.optimizedmodel import JobsSpec, TargetSpec
 from fettle.api.pods import ResourceSpec
 from fettle.api.task import LEADER_VARIABLE, AnyTask, encode_task
@@ -14,9 +14,9 @@ from fettle.api.uris import MOUNTS_VARIABLE, Address, encode_mounts
 from fettle.cluster import credentials
 from fettle.cluster.claims import claims_of, mounts
 from fettle.cluster.kinds import JOB, OPTIMIZED_MODEL, SERVICE, Object
-from fettle.cluster.owner import OPTIMIZED_MODEL_LABEL, OWNER_ANNOTATION, child
+from fettle.cluster.owner import OWNER_ANNOTATION, child
 from fettle.cluster.quantity import quantity
-from fettle.cluster.security import container_security, pod_security
+from fettle.cluster.security import container_security, pod_security, pull_secrets
 from fettle.plan.run.devices import gpu_resources
 from fettle.plan.run.images import image_of
 from fettle.plan.run.state import TaskRequest
@@ -134,14 +134,10 @@ def _together(job: Object, nodes: int) -> Object:
 def pod_spec(jobs: JobsSpec, request: TaskRequest, store: Address, settings: Settings) -> Object:
     """The pod, at the restricted Pod Security level, without a token."""
     claims, addresses = claims_of(request.task), credentials.addresses_of(request.task, store)
-    secrets = [
-        *({"name": name} for name in settings.image_pull_secrets),
-        *(ref.to_json() for ref in jobs.image_pull_secrets),
-    ]
     optional = {
         "serviceAccountName": jobs.service_account_name,
         "priorityClassName": jobs.priority_class_name,
-        "imagePullSecrets": secrets,
+        "imagePullSecrets": pull_secrets(jobs.image_pull_secrets, settings.image_pull_secrets),
         **_placement(request.target),
     }
     return {

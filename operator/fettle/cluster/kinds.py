@@ -10,6 +10,24 @@ from fettle.api.base import GROUP, VERSION
 Object = dict[str, Any]
 """A Kubernetes object as the API server gives it."""
 
+DISRUPTION = (
+    "DisruptionTarget"  # the condition of a pod that is evicted or preempted, or whose node is drained or tainted
+)
+
+
+def held_condition(obj: Object, kind: str) -> Object | None:
+    """The condition of that type in an object's status, if its status is True."""
+    for condition in (obj.get("status") or {}).get("conditions") or ():
+        if condition.get("type") == kind and condition.get("status") == "True":
+            held: Object = condition
+            return held
+    return None
+
+
+def holds(obj: Object, kind: str) -> bool:
+    """Whether the object has a condition of that type with the status True."""
+    return held_condition(obj, kind) is not None
+
 
 @dataclass(frozen=True)
 class ResourceKind:

@@ -10,13 +10,13 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from fettle.api.base import GROUP, MANAGED_LABEL
+from fettle.api.base import GROUP, MANAGED_LABEL, REVISION_LABEL
 from fettle.api.modeldeployment_status import AnalysisWindow
 from fettle.api.reasons import Reason
 from fettle.api.text import EVENT_LIMIT, clip
 from fettle.cluster.kinds import CONTROLLER_REVISION, MODEL_DEPLOYMENT, Object
 from fettle.cluster.owner import child
-from fettle.cluster.serving import REVISION_LABEL, selector
+from fettle.cluster.serving import selector
 from fettle.plan import timestamps
 from fettle.plan.rollout.state import LedgerEntry, LedgerMark, MarkEntered, MarkJudged, OpenEntry
 

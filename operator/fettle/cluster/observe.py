@@ -12,7 +12,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import Termination
 from fettle.api.text import MESSAGE_LIMIT, clip
 from fettle.cluster.jobs import ATTEMPT_LABEL, CONTAINER, LEADER, TASK_ANNOTATION, index_of
-from fettle.cluster.kinds import Object
+from fettle.cluster.kinds import DISRUPTION, Object, held_condition, holds
 from fettle.cluster.owner import terminating
 from fettle.cluster.waiting import (
     IMAGE_WAITS,
@@ -55,16 +55,16 @@ def attempt_of(job: Object) -> int:
 
 def finished(job: Object) -> bool:
     """Whether a Job is complete or failed, its pods gone or ended."""
-    return _condition(job, "Complete") is not None or _condition(job, "Failed") is not None
+    return holds(job, "Complete") or holds(job, "Failed")
 
 
 def observe(job: Object, pods: Sequence[Object], now: datetime, patience: int) -> JobObservation:
     """The state of a Job's task. `patience`: how many seconds a pod may wait for anything before this is reported."""
     running = TaskState(task_hash_of(job), TaskPhase.RUNNING, attempt_of(job))
     newest = {index_of(pod): pod for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))}
-    if _condition(job, "Complete") is not None:
+    if holds(job, "Complete"):
         return _complete(running, newest.get(LEADER), _finished_at(job, now))
-    failed = _condition(job, "Failed")
+    failed = held_condition(job, "Failed")
     if failed is not None:
         return JobObservation(_failed(running, failed, list(newest.values()), _finished_at(job, now)))
     seen = [_waiting(running, pod, now, patience) for pod in newest.values()]
@@ -135,9 +135,9 @@ def _cause(condition: Object, pod: Object | None) -> tuple[Reason, str, bool]:
 def _lost(pod: Object) -> str:
     """What removed the pod, if that was not its own fault; empty otherwise."""
     status = pod.get("status") or {}
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
-            return f"{condition.get('reason')}: {condition.get('message', '')}"
+    disruption = held_condition(pod, DISRUPTION)
+    if disruption is not None:
+        return f"{disruption.get('reason')}: {disruption.get('message', '')}"
     if status.get("reason") in LOST:
         return f"{status['reason']}: {status.get('message', '')}"
     ended = terminated(pod) or {}
@@ -213,17 +213,9 @@ def _container_limit(pod: Object) -> str:
     return "unknown"
 
 
-def _condition(job: Object, kind: str) -> Object | None:
-    for condition in (job.get("status") or {}).get("conditions") or ():
-        if condition["type"] == kind and condition["status"] == "True":
-            holding: Object = condition
-            return holding
-    return None
-
-
 def _finished_at(job: Object, now: datetime) -> datetime:
     """When the Job ended, but never after `now`: the back-off starts at this time, and the cluster's clock may be ahead of this one."""
-    done = _condition(job, "Complete") or _condition(job, "Failed") or {}
+    done = held_condition(job, "Complete") or held_condition(job, "Failed") or {}
     return min(_time(done.get("lastTransitionTime"), now), now)
 
 

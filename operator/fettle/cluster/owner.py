@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fettle.api.base import GROUP, MANAGED_LABEL, canonical_digest
+from fettle.api.base import GROUP, MANAGED_LABEL, MODEL_DEPLOYMENT_LABEL, OPTIMIZED_MODEL_LABEL, canonical_digest
 from fettle.api.reasons import Reason
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import MODEL_DEPLOYMENT, OPTIMIZED_MODEL, OWN, Object, ResourceKind
@@ -14,8 +14,6 @@ from fettle.errors import ClusterError, ConflictError
 
 OWNER_ANNOTATION = f"{GROUP}/owner"  # "<Kind>/<name>" on pods, whose controller is a Job or ReplicaSet, not ours
 APPLIED_ANNOTATION = f"{GROUP}/applied"  # digest of what was applied: tells when a field was taken out
-OPTIMIZED_MODEL_LABEL = f"{GROUP}/optimizedmodel"
-MODEL_DEPLOYMENT_LABEL = f"{GROUP}/modeldeployment"
 
 
 class Key(NamedTuple):

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from fettle.api import catalog, images
-from fettle.api.base import GROUP, MANAGED_LABEL
+from fettle.api.base import GROUP, MANAGED_LABEL, MODEL_DEPLOYMENT_LABEL, REVISION_LABEL
 from fettle.api.pods import ResourceSpec
 from fettle.api.server import BatchingSpec, ServerSpec, TokenReviewSpec
 from fettle.api.uris import MOUNTS_VARIABLE, Address, claim_of, encode_mounts, store_of
@@ -19,15 +19,14 @@ from fettle.api.vocabulary import DeviceKind
 from fettle.cluster import credentials
 from fettle.cluster.claims import mounts
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
-from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, OWNER_ANNOTATION, child
+from fettle.cluster.owner import OWNER_ANNOTATION, child
 from fettle.cluster.quantity import quantity
-from fettle.cluster.security import container_security, pod_security
+from fettle.cluster.security import container_security, pod_security, pull_secrets
 from fettle.plan.rollout.revision import ModelRevision, ServedArtifact
 from fettle.plan.rollout.state import TRAFFIC_LABEL
 from fettle.plan.rollout.status import HTTP_PORT
 from fettle.settings import Settings
 
-REVISION_LABEL = f"{GROUP}/revision"
 STABLE_ANNOTATION = f"{GROUP}/stable-revision"
 ARTIFACT_ANNOTATION = f"{GROUP}/artifact"
 SCHEME_ANNOTATION = f"{GROUP}/scheme"
@@ -167,7 +166,7 @@ def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> 
         "affinity": template.affinity,
         "topologySpreadConstraints": list(template.topology_spread_constraints),
         "serviceAccountName": template.service_account_name,
-        "imagePullSecrets": _pull_secrets(revision, settings),
+        "imagePullSecrets": pull_secrets(revision.template.image_pull_secrets, settings.image_pull_secrets),
         "priorityClassName": template.priority_class_name,
         "runtimeClassName": template.runtime_class_name or placement.runtime_class_name,
     }
@@ -351,11 +350,6 @@ def _memory(artifact: ServedArtifact, settings: Settings) -> str:
     if entry.device is DeviceKind.CPU or entry.process_bytes <= floor:
         return settings.server_memory
     return f"{entry.process_bytes >> 20}Mi"
-
-
-def _pull_secrets(revision: ModelRevision, settings: Settings) -> list[Object]:
-    names = [secret.name for secret in revision.template.image_pull_secrets]
-    return [{"name": name} for name in dict.fromkeys([*names, *settings.image_pull_secrets])]
 
 
 def _volumes(owner: Object, revision: ModelRevision) -> list[Object]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fettle.api.base import REVISION_LABEL
 from fettle.api.reasons import Reason
 from fettle.api.text import clip
-from fettle.cluster.kinds import Object
+from fettle.cluster.kinds import DISRUPTION, Object, held_condition, holds
 from fettle.cluster.owner import terminating
-from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
+from fettle.cluster.serving import ARTIFACT_ANNOTATION, SERVER
 from fettle.cluster.waiting import IMAGE_WAITS, REMAINS, START_WAITS, refused, unscheduled
 from fettle.plan import timestamps
 from fettle.plan.rollout.state import TRAFFIC_LABEL, PodFault, Workload
@@ -43,7 +44,8 @@ def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFa
     ready = sum(is_ready(pod) for pod in ours)
     status = deployment.get("status") or {}
     # The Deployment knows nothing of the label: it counts pods that were taken out among those that are available.
-    available = int(status.get("availableReplicas") or 0) - sum(_says_ready(pod) for pod in staying if taken_out(pod))
+    set_aside = sum(holds(pod, "Ready") for pod in staying if taken_out(pod))
+    available = int(status.get("availableReplicas") or 0) - set_aside
     return Workload(
         revision=revision_of(deployment) or "",
         artifact=artifact_of(deployment),
@@ -69,12 +71,7 @@ def taken_out(pod: Object) -> bool:
 
 def is_ready(pod: Object) -> bool:
     """Whether the pod gets traffic."""
-    return _says_ready(pod) and not taken_out(pod) and not terminating(pod)
-
-
-def _says_ready(pod: Object) -> bool:
-    conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return holds(pod, "Ready") and not taken_out(pod) and not terminating(pod)
 
 
 def fault_of(deployment: Object, pods: Sequence[Object], told: Mapping[str, PodFault]) -> PodFault | None:
@@ -84,11 +81,11 @@ def fault_of(deployment: Object, pods: Sequence[Object], told: Mapping[str, PodF
     faults = [fault for fault in said if fault is not None]
     if faults:
         return max(faults, key=lambda fault: (fault.final, fault.reason.value))
-    for condition in (deployment.get("status") or {}).get("conditions") or ():
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            message = str(condition.get("message", ""))
-            return PodFault(refused(message), clip(message))
-    return None
+    failure = held_condition(deployment, "ReplicaFailure")
+    if failure is None:
+        return None
+    message = str(failure.get("message", ""))
+    return PodFault(refused(message), clip(message))
 
 
 def pod_fault(pod: Object) -> PodFault | None:
@@ -146,7 +143,7 @@ def crashes(pods: Iterable[Object]) -> tuple[Crash, ...]:
     """
     crashed = []
     for pod in pods:
-        if terminating(pod) or is_over(pod) or taken_out(pod) or _disrupted(pod):
+        if terminating(pod) or is_over(pod) or taken_out(pod) or holds(pod, DISRUPTION):
             continue
         limited = _limited(pod, SERVER)
         for ended in _ends(pod):
@@ -173,12 +170,6 @@ def _own_fault(ended: Object, *, limited: bool) -> bool:
     if not ended.get("exitCode") or ended.get("reason") in NO_FAULT:
         return False
     return ended.get("reason") != OOM_KILLED or limited
-
-
-def _disrupted(pod: Object) -> bool:
-    """Whether the cluster removes the pod: it is evicted or preempted, or its node is drained or tainted."""
-    conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(condition["type"] == "DisruptionTarget" and condition["status"] == "True" for condition in conditions)
 
 
 def _limited(pod: Object, container: str) -> bool:

@@ -9,7 +9,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from fettle.cluster.kinds import Object
+from fettle.api.conditions import READY, RECONCILING, STALLED
+from fettle.cluster.kinds import Object, holds
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
@@ -35,7 +36,7 @@ API_REQUESTS = Gauge(
     registry=REGISTRY,
 )
 OBJECTS = Gauge("fettle_objects", "Number of objects in the cache.", ["kind"], registry=REGISTRY)
-CONDITIONS = ("Ready", "Reconciling", "Stalled")
+CONDITIONS = (READY, RECONCILING, STALLED)
 CONDITION_OBJECTS = Gauge(
     "fettle_condition_objects",
     "Number of objects whose condition is True. Stalled ones failed and wait for a person.",
@@ -46,5 +47,4 @@ CONDITION_OBJECTS = Gauge(
 
 def with_condition(objects: Iterable[Object], condition: str) -> int:
     """How many of the objects have that condition with the status True. Whatever else their status holds is not looked at."""
-    stored = ((obj.get("status") or {}).get("conditions") or () for obj in objects)
-    return sum(any(item.get("type") == condition and item.get("status") == "True" for item in each) for each in stored)
+    return sum(holds(obj, condition) for obj in objects)

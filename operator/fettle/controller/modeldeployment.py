@@ -14,7 +14,15 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from fettle.api.conditions import RECONCILING, STALLED, ConditionStatus, find, with_condition
+from fettle.api.conditions import (
+    DEGRADED,
+    PROGRESSING,
+    READY,
+    RECONCILING,
+    STALLED,
+    ConditionStatus,
+    find,
+)
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
@@ -32,9 +40,9 @@ from fettle.cluster.kinds import (
 from fettle.cluster.owner import apply_owned, controller_of, name_conflict, owned_by, terminating
 from fettle.controller.context import Context
 from fettle.controller.observed import Observed, ask_events, ask_pods, look, look_live, snapshot_of
-from fettle.controller.stored import conditions_of, legible, observed
+from fettle.controller.stored import conditions_of, legible, report, unreadable, write_status
 from fettle.errors import ClusterError, ConflictError, ExistsError
-from fettle.plan import timestamps
+from fettle.plan.events import EventDraft
 from fettle.plan.rollout.decide import decide
 from fettle.plan.rollout.revision import NotReady
 from fettle.plan.rollout.state import Forget, LedgerWrite, OpenEntry, RolloutDecision
@@ -53,7 +61,7 @@ async def reconcile(context: Context, namespace: str, name: str) -> float | None
     try:
         spec = ModelDeploymentSpec.model_validate(obj["spec"])
     except ValidationError as error:
-        await _report(context, obj, Reason.INVALID_SPEC, _problems(error))
+        await _report(context, obj, Reason.INVALID_SPEC, unreadable(error))
         return None
     observed, quiet = await ask_events(context, look(context, obj, spec))
     snapshot = await ask_pods(context, observed, snapshot_of(context, observed))
@@ -66,7 +74,7 @@ async def reconcile(context: Context, namespace: str, name: str) -> float | None
         await _apply(context, observed, decision)
     except ClusterError as error:
         return await _refused(context, obj, error)
-    await _write_status(context, observed, decision)
+    await write_status(context, MODEL_DEPLOYMENT, observed.obj, decision.status, decision.events)
     return min((seconds for seconds in (decision.requeue_seconds, quiet) if seconds is not None), default=None)
 
 
@@ -216,15 +224,6 @@ async def _delete(context: Context, kind: ResourceKind, obj: Object) -> None:
         await context.client.delete(kind, metadata["namespace"], metadata["name"], uid=metadata["uid"])
 
 
-async def _write_status(context: Context, observed: Observed, decision: RolloutDecision) -> None:
-    """Write the status with one PUT, if it changed, and then the Events that belong to it."""
-    obj, status = observed.obj, decision.status.to_json()
-    if status != (obj.get("status") or {}):
-        obj = await context.client.put_status(MODEL_DEPLOYMENT, obj, status)
-    for event in decision.events:
-        await context.events.emit(MODEL_DEPLOYMENT, obj, event.type, event.reason, event.message)
-
-
 # --------------------------------------------------------------------------------------------------------------- faults
 
 
@@ -244,29 +243,10 @@ async def _report(context: Context, obj: Object, reason: Reason, message: str, *
     `waits`: the cause is temporary.
     """
     status = legible(obj, ModelDeploymentStatus)
-    before = conditions = conditions_of(status)
-    ready = find(before, "Ready")
-    wrong = {"Progressing": waits, "Degraded": not waits, RECONCILING: waits, STALLED: not waits}
+    ready = find(conditions_of(status), READY)
+    wrong = {PROGRESSING: waits, DEGRADED: not waits, RECONCILING: waits, STALLED: not waits}
     if ready is None or ready.status is not ConditionStatus.TRUE:
-        wrong["Ready"] = False
-    for kind, holds in wrong.items():
-        conditions = with_condition(
-            conditions,
-            kind,
-            holds,
-            reason,
-            message,
-            generation=obj["metadata"]["generation"],
-            now=timestamps.write(context.now()),
-        )
-    if conditions == before:
-        return
-    seen = observed(status, obj["metadata"]["generation"])
-    status |= seen | {"conditions": [condition.to_json() for condition in conditions]}
-    obj = await context.client.put_status(MODEL_DEPLOYMENT, obj, status)
-    await context.events.emit(MODEL_DEPLOYMENT, obj, "Normal" if waits else "Warning", reason, message)
-
-
-def _problems(error: ValidationError) -> str:
-    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
-    return f"the stored spec cannot be read: {faults}"
+        wrong[READY] = False
+    await report(
+        context, MODEL_DEPLOYMENT, obj, status, wrong, EventDraft("Normal" if waits else "Warning", reason, message)
+    )

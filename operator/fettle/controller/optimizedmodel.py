@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from fettle.api.conditions import RECONCILING, STALLED, with_condition
+from fettle.api.conditions import READY, RECONCILING, STALLED
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
@@ -22,15 +22,15 @@ from fettle.cluster.observe import finished
 from fettle.cluster.owner import apply_owned, controller_of, name_conflict, owned_by, terminating
 from fettle.controller.context import Context
 from fettle.controller.refusals import Refusals
-from fettle.controller.stored import conditions_of, legible, observed, status_of
+from fettle.controller.stored import legible, report, status_of, unreadable, write_status
 from fettle.errors import ClusterError, ConflictError, ExistsError
-from fettle.plan import timestamps
 from fettle.plan.commands import Command
+from fettle.plan.events import EventDraft
 from fettle.plan.run.decide import decide
 from fettle.plan.run.preflight import wants_nodes
 from fettle.plan.run.retry import is_new
 from fettle.plan.run.state import RunDecision, RunSnapshot, TaskPhase, TaskRequest
-from fettle.plan.run.status import READY, is_settled
+from fettle.plan.run.status import is_settled
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class OptimizedModels:
             snapshot = replace(snapshot, nodes=await offers(context.client))
         decision = decide(snapshot)
         look = await self._apply_jobs(context, obj, spec, tasks, decision)
-        await _write_status(context, obj, decision)
+        await write_status(context, OPTIMIZED_MODEL, obj, decision.status, decision.events)
         looks = (look, tasks.look_seconds, decision.requeue_seconds)
         return min((seconds for seconds in looks if seconds is not None), default=None)
 
@@ -198,29 +198,8 @@ async def _delete(context: Context, job: Object) -> None:
     await context.client.delete(JOB, metadata["namespace"], metadata["name"], uid=metadata["uid"])
 
 
-async def _write_status(context: Context, obj: Object, decision: RunDecision) -> None:
-    """Write the status with one PUT, if it changed, and then the Events that belong to it."""
-    status = decision.status.to_json()
-    if status != (obj.get("status") or {}):
-        obj = await context.client.put_status(OPTIMIZED_MODEL, obj, status)
-    for event in decision.events:
-        await context.events.emit(OPTIMIZED_MODEL, obj, event.type, event.reason, event.message)
-
-
 async def _report_invalid(context: Context, obj: Object, error: ValidationError) -> None:
-    """Report in Ready that the stored spec cannot be parsed, and change nothing else, especially not what is published."""
-    problems = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
-    message = f"the stored spec cannot be read: {problems}"
-    status = legible(obj, OptimizedModelStatus)
-    before = conditions_of(status)
-    generation, now = obj["metadata"]["generation"], timestamps.write(context.now())
-    conditions = before
-    for kind, holds in ((READY, False), (RECONCILING, False), (STALLED, True)):
-        conditions = with_condition(
-            conditions, kind, holds, Reason.INVALID_SPEC, message, generation=generation, now=now
-        )
-    if conditions == before:
-        return
-    status |= observed(status, generation) | {"conditions": [condition.to_json() for condition in conditions]}
-    obj = await context.client.put_status(OPTIMIZED_MODEL, obj, status)
-    await context.events.emit(OPTIMIZED_MODEL, obj, "Warning", Reason.INVALID_SPEC, message)
+    """Report that the stored spec cannot be parsed, and change nothing else, especially not what is published."""
+    status, wrong = legible(obj, OptimizedModelStatus), {READY: False, RECONCILING: False, STALLED: True}
+    fault = EventDraft("Warning", Reason.INVALID_SPEC, unreadable(error))
+    await report(context, OPTIMIZED_MODEL, obj, status, wrong, fault)

@@ -1,17 +1,25 @@
-"""The status that an object has stored. An older operator, or a person, may have written what cannot be read any more."""
+"""The status that an object has stored, and the writing of a new one: one PUT, and then the Events that belong to it.
+
+An older operator, or a person, may have written what cannot be read any more.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from fettle.api.base import ApiModel
-from fettle.api.conditions import Condition
-from fettle.cluster.kinds import Object
+from fettle.api.conditions import Condition, with_condition
+from fettle.cluster.kinds import Object, ResourceKind
+from fettle.controller.context import Context
+from fettle.plan import timestamps
+from fettle.plan.events import EventDraft
 
 logger = logging.getLogger(__name__)
+FAULTS = 5  # that a message lists
 Status = TypeVar("Status", bound=ApiModel)
 
 
@@ -45,7 +53,7 @@ def legible(obj: Object, model: type[ApiModel]) -> Object:
     return kept
 
 
-def observed(status: Object, generation: int) -> Object:
+def observed_generation(status: Object, generation: int) -> Object:
     """observedGeneration of a status to which a condition is added that speaks of the object's latest spec.
 
     Tools read no condition of a status that is older than the spec. Absent where it is absent: `legible` says why.
@@ -56,3 +64,41 @@ def observed(status: Object, generation: int) -> Object:
 def conditions_of(status: Object) -> tuple[Condition, ...]:
     """The conditions of a status that can be read."""
     return tuple(Condition.model_validate(condition) for condition in status.get("conditions") or ())
+
+
+async def write_status(
+    context: Context, kind: ResourceKind, obj: Object, status: ApiModel, events: Iterable[EventDraft]
+) -> None:
+    """Write the status with one PUT, if it changed, and then the Events that belong to it. Raises ClusterError."""
+    body = status.to_json()
+    if body != (obj.get("status") or {}):
+        obj = await context.client.put_status(kind, obj, body)
+    for event in events:
+        await context.events.emit(kind, obj, event.type, event.reason, event.message)
+
+
+async def report(
+    context: Context, kind: ResourceKind, obj: Object, status: Object, wrong: Mapping[str, bool], fault: EventDraft
+) -> None:
+    """Write a fault into conditions of a `legible` status (`wrong`: which hold), and its Event if they changed; nothing else changes.
+
+    Raises ClusterError.
+    """
+    generation, now = obj["metadata"]["generation"], timestamps.write(context.now())
+    before = conditions = conditions_of(status)
+    for name, holds in wrong.items():
+        conditions = with_condition(
+            conditions, name, holds, fault.reason, fault.message, generation=generation, now=now
+        )
+    if conditions == before:
+        return
+    seen = observed_generation(status, generation)
+    body = status | seen | {"conditions": [condition.to_json() for condition in conditions]}
+    obj = await context.client.put_status(kind, obj, body)
+    await context.events.emit(kind, obj, fault.type, fault.reason, fault.message)
+
+
+def unreadable(error: ValidationError) -> str:
+    """What is wrong with a stored spec that cannot be read, for a person."""
+    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:FAULTS])
+    return f"the stored spec cannot be read: {faults}"

@@ -89,7 +89,7 @@ def _identified(stream: IO[bytes], room: Room, where: str, kinds: Kinds) -> Imag
         room.require(least * OPENED_BYTES, f"{where}, more than {least} pixels")
         raise
     except UnidentifiedImageError as error:  # whose words name an object in memory
-        raise DataError(f"{where} is not a readable {kinds}: its format was not recognised") from error
+        raise DataError(f"{where} is not a readable {kinds}: its format was not recognized") from error
 
 
 def _refuse(image: Image.Image, where: str, kinds: Kinds) -> None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from fettle.api.reasons import Reason
-from fettle.api.uris import DIGEST, REGISTRY_ADDRESS
+from fettle.api.uris import DIGEST, REGISTRY_ADDRESS, REPOSITORY
 from fettle.errors import FettleError
 from fettle.store.credentials import DOCKER_CONFIG, Credentials
 from fettle.store.places import Missing, given_by, holder, require_keys
@@ -33,8 +33,7 @@ MOST_BYTES = 1 << 43  # of a blob, and of all blobs of an artifact: what is anno
 PLAIN_HTTP = "PLAIN_HTTP"
 MOST_TAG = 128  # characters
 _ADDRESS = re.compile(REGISTRY_ADDRESS)
-_COMPONENT = "[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*"
-_NAME = re.compile(f"{_COMPONENT}(?:/{_COMPONENT})*")
+_NAME = re.compile(REPOSITORY)
 _LOOPBACK = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
 _DOCKER_HUB = {"docker.io": "registry-1.docker.io"}
 _DOCKER_HUBS_KEY = "index.docker.io"

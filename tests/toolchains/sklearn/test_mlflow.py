@@ -20,8 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from tests.toolchains.sklearn.examples import cancer
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
+from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import FormatName
 
 TABLE, LABELS = cancer()

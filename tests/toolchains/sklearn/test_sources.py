@@ -12,8 +12,8 @@ from tests.toolchains.sklearn.examples import Example
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.recipe import RuntimeSettings
+from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.runtimes import base
 

@@ -14,10 +14,10 @@ from tests.toolchains.tensorflow import examples
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.optimizedmodel import InputSpec, SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
+from fettle.api.source import InputSpec, SourceSpec
 from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.runtimes import base
 

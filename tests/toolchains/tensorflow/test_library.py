@@ -10,7 +10,7 @@ from tests.toolchains.tensorflow import examples
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.optimizedmodel import SourceSpec
+from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import FormatName
 from fettle.errors import UsageError
 from fettle.library.models import written

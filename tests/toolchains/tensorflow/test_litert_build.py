@@ -13,10 +13,10 @@ from tests.toolchains.tensorflow import examples
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.report import BuildReport, PrepareReport
+from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import RuntimeName
 from fettle.optimizer import build
 from fettle.plan.run.planned import Execution, planned_candidate

@@ -14,7 +14,7 @@ from tests.toolchains.tensorflow.examples import Array
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.optimizedmodel import SourceSpec
+from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import FormatName
 
 

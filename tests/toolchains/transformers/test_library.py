@@ -9,7 +9,7 @@ from tests.toolchains.transformers import examples
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.optimizedmodel import SourceSpec
+from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import FormatName
 from fettle.library.models import written
 

@@ -22,10 +22,10 @@ from tests.toolchains.transformers.examples import Example
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import CalibrationSpec, EvaluationSpec
-from fettle.api.optimizedmodel import InputSpec, SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
+from fettle.api.source import InputSpec, SourceSpec
 from fettle.api.vocabulary import Basis, FormatName, Metric, RuntimeName
 from fettle.optimizer.measure import items as evidence
 from fettle.runtimes import base

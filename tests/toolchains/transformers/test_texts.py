@@ -26,9 +26,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from tools.ports import free_port
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.report import PrepareReport
 from fettle.api.signature import Signature, Tensor
+from fettle.api.source import SourceSpec
 from fettle.api.task import StoredFile, StoredTokenizer
 from fettle.errors import DataError
 from fettle.optimizer.sources.tokenizer import Tokenizer

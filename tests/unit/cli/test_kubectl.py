@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from tests.unit.cli.api_server import ApiServer, api_server
 
 from fettle.cli.kubectl import CLUSTER_COMMANDS, main
+from fettle.cli.main import LATER
 from fettle.cli.main import main as fettle
 from fettle.plan.commands import Command
 
@@ -169,6 +172,14 @@ def test_every_command_says_what_it_does_with_an_example(program: Any, command: 
     assert re.search(rf"^\s+(kubectl fettle|fettle|source <\(fettle) {command}", result.output, re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", sorted(LATER))
+def test_the_list_of_commands_has_the_first_sentence_of_each_help(name: str) -> None:
+    command = fettle.get_command(click.Context(fettle), name)
+    assert command is not None and command.help is not None
+    sentence = re.match(r"(.+?\.)(\s|$)", " ".join(inspect.cleandoc(command.help).split()))
+    assert sentence is not None and sentence[1] == LATER[name][1]
+
+
 @pytest.mark.parametrize(("given", "target"), [("0000", "0000"), ("00", "0000"), ("aaaa", "aaaa")])
 def test_rollback_to_names_what_it_flees_from_and_where_to(
     server: ApiServer, tmp_path: Path, given: str, target: str
@@ -231,6 +242,9 @@ REFUSALS = [
     ("no such object", None, None, ["promote"], 1, "not found; existing: other"),
     ("not allowed", STATUS, (403, FORBIDDEN), ["promote"], 1, "permission to get modeldeployments.fettle.dev: "),
     ("a login that ran out", STATUS, (401, "Unauthorized"), ["promote"], 1, "log in again"),
+    ("a server that is overloaded", STATUS, (429, "too many requests"), ["promote"], 1, "too many requests (ClusterUnreachable)"),
+    ("a server without its etcd", STATUS, (503, "etcd is away"), ["promote"], 1, "etcd is away (ClusterUnreachable)"),
+    ("a request that makes no sense", STATUS, (422, "no"), ["promote"], 1, "no (InvalidSpec)"),
     ("no such revision", STATUS, None, ["rollback-to", "dead"], 2, "no revision 'dead' in the ledger"),
     ("what is asked for", STATUS, None, ["rollback-to", "bbbb"], 2, "is already the one that modeldeployment digits asks for"),
     ("a revision of two", TWINS, None, ["rollback-to", "0"], 2, "2 revisions start with '0'"),

@@ -11,7 +11,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from tests.api_server import ApiServer, serving, status
 
 from fettle.api.reasons import Reason
-from fettle.cluster.client import Client, asked, error_of
+from fettle.cluster.client import Client, error_of, rbac_request
 from fettle.cluster.kinds import JOB, LEASE, OPTIMIZED_MODEL, POD, Object
 from fettle.errors import ClusterError, ConflictError, ExistsError, MissingError
 
@@ -200,7 +200,7 @@ def test_pages_that_are_too_old_are_listed_anew() -> None:
     ],
 )
 def test_a_request_is_named_as_rbac_does(method: str, path: str, verb: str, resource: str) -> None:
-    assert asked(method, path) == (verb, resource)
+    assert rbac_request(method, path) == (verb, resource)
 
 
 async def test_every_request_is_counted_by_verb_and_resource(api: Api) -> None:

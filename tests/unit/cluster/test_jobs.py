@@ -152,6 +152,14 @@ def test_a_job_looks_like_its_golden_file(name: str) -> None:
     assert text == file.read_text()
 
 
+def test_a_pull_secret_that_the_spec_and_the_operator_both_name_is_there_once() -> None:
+    jobs = JobsSpec.model_validate({"imagePullSecrets": [{"name": "pull"}, {"name": "own"}]})
+    pod = render(OWNER, jobs, wanted(publish(), "publish"), Address("pvc://fettle-store"), SETTINGS)["spec"][
+        "template"
+    ]["spec"]
+    assert pod["imagePullSecrets"] == [{"name": "pull"}, {"name": "own"}]
+
+
 @pytest.mark.parametrize(
     ("megabytes", "memory"),
     [(2, "2Gi"), (200, "5052Mi"), (2000, "37452Mi")],

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fettle.api.base import REVISION_LABEL
 from fettle.api.modeldeployment import TemplateSpec
 from fettle.api.optimizedmodel_status import Placement
 from fettle.api.pods import ResourceSpec
@@ -121,7 +122,7 @@ def test_the_service_finds_the_pods_of_every_revision() -> None:
     labels = serving.pod_template(OWNER, EVERYTHING, SETTINGS)["metadata"]["labels"]
     selector = serving.service(OWNER, None)["spec"]["selector"]
     assert selector.items() <= labels.items()
-    assert serving.REVISION_LABEL not in selector
+    assert REVISION_LABEL not in selector
 
 
 def test_samples_come_from_the_stable_revisions_pods_only() -> None:

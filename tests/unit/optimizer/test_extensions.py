@@ -30,7 +30,7 @@ from fettle.optimizer.sources.onnx import saved
 class Matrix:
     name, stored, title = FormatName.MATRIX, "ONNX", "matrices of numpy"
 
-    def recognises(self, path, head):
+    def recognizes(self, path, head):
         return head.startswith(b"\\x93NUMPY")
 
     def require(self, path, trusted):
@@ -172,7 +172,7 @@ def names(stream, uri):
 
 
 def read(stream, wanted):
-    table = np.loadtxt(stream, delimiter=",", dtype=np.float32)[: wanted.most]
+    table = np.loadtxt(stream, delimiter=",", dtype=np.float32)[: wanted.max_samples]
     found = {"x": table[:, :-1], "labels": table[:, -1].astype(np.int64)}
     columns = [Column(name, wanted) for name in wanted.columns([*found])]
     for column in columns:

@@ -64,6 +64,11 @@ READ = [
     ("names beside numbers", ["c", "a", "d"], NUMBERS, {"classes": NAMES}, [2], "names of 4 classes"),
     ("the usual value that does not count", [-100, 0, 3], SCORES, {}, [NOT_COUNTED], "1 of 3 are -100"),
     ("a value that does not count", [255, 0, 3], SCORES, {"ignoreLabel": 255}, [NOT_COUNTED], "1 of 3 are 255"),
+    ("both in the same labels", [255, 0, -100], SCORES, {"ignoreLabel": 255}, [NOT_COUNTED], "2 of 3 are -100 or 255"),
+    ("the usual one beside another", [-100, 0, 255], SCORES, {"ignoreLabel": 255}, [NOT_COUNTED], "2 of 3"),
+    ("the usual one, named", [-100, 0, 3], SCORES, {"ignoreLabel": -100}, [NOT_COUNTED], "1 of 3 are -100"),
+    ("the usual one beside no and yes", [-100, 0, 1, -1], YES[:1] * 4, {"ignoreLabel": -1}, [NOT_COUNTED], "2 of 4"),
+    ("the usual one beside numbers", [-100, 0, 255], NUMBERS, {"ignoreLabel": 255}, [NOT_COUNTED], "2 of 3"),
     ("a label for each position", [[2, 0, -100]] * 3, TAGS, {}, [2, 0, NOT_COUNTED], "3 of 9 are -100"),
     ("one-hot for each position", [EYE[[2, 0, 1]]] * 3, TAGS, {}, [2, 0, 1], "one-hot"),
     (
@@ -156,6 +161,13 @@ def test_several_labels_for_an_item(
 REFUSED = [
     ("no, yes and a third", [0, 1, -1], YES, {}, ["labels are -1, 0, 1", "set data.evaluation.ignoreLabel: -1"]),
     ("F1 of one class of four", [2, 0, 3], SCORES, {"metric": "F1", "average": "Binary"}, ["there are 4", "Macro"]),
+    (
+        "F1 of one class of three, and a value to ignore that none has",
+        ["ham", "spam", "eggs"],
+        TEXTS,
+        {"metric": "F1", "average": "Binary", "ignoreLabel": 255},
+        ["there are 3"],
+    ),
     ("a name twice", ["c", "a"], SCORES, {"classes": ["a", "b", "c", "a"]}, ["names 'a' more than once"]),
     (
         "a name in another Unicode form",

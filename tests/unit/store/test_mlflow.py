@@ -12,8 +12,8 @@ from tests.data import models
 from tests.servers.web import WebServer, serving
 from tests.unit.store.locations import read, refusal, secret
 
-from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
+from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer.prepare.source import fetch

@@ -20,8 +20,8 @@ from tests.servers.web import WebServer, serving
 from tests.unit.server.certificates import Authority
 from tests.unit.store.locations import read, refusal, secret
 
-from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
+from fettle.api.source import SourceSpec
 from fettle.errors import DataError, SourceError
 from fettle.optimizer.prepare.source import fetch
 from fettle.store import files, layers, oci

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +14,13 @@ from kubernetes.client.rest import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from fettle.api.base import GROUP, MANAGED_LABEL, VERSION
+from fettle.api.base import GROUP, MANAGED_LABEL, MODEL_DEPLOYMENT_LABEL, VERSION
 from fettle.api.reasons import Reason
+from fettle.cluster.refusal import Refusal
 from fettle.errors import ClusterError, MissingError, UsageError
 
 FIELD_MANAGER = "kubectl-fettle"
 DEPLOYMENTS, MODELS = "modeldeployments", "optimizedmodels"
-DEPLOYMENT_LABEL = f"{GROUP}/modeldeployment"
 Object = dict[str, Any]
 
 
@@ -91,7 +90,7 @@ class Cluster:
         """The ControllerRevisions of a ModelDeployment: its ledger."""
         with api_errors(f"controllerrevisions in namespace {self.namespace}"):
             revisions = client.AppsV1Api(self.api).list_namespaced_controller_revision(
-                self.namespace, label_selector=f"{DEPLOYMENT_LABEL}={name}"
+                self.namespace, label_selector=f"{MODEL_DEPLOYMENT_LABEL}={name}"
             )
             return self._plain(revisions.items)
 
@@ -104,7 +103,7 @@ class Cluster:
 
     def pod_listing(self, name: str) -> Listing:
         """The pods of a ModelDeployment, to list or watch."""
-        selector = f"{DEPLOYMENT_LABEL}={name}"
+        selector = f"{MODEL_DEPLOYMENT_LABEL}={name}"
         call = partial(self.core.list_namespaced_pod, self.namespace, label_selector=selector)
         return Listing(self.api, call, f"pods in namespace {self.namespace}")
 
@@ -185,22 +184,13 @@ def api_errors(what: str) -> Iterator[None]:
 
 
 def _error(error: ApiException, what: str) -> ClusterError:
-    message = error.reason or str(error)
-    try:
-        message = json.loads(error.body or "").get("message") or message
-    except (ValueError, AttributeError, TypeError):
-        message = f"{message}"
-    if error.status == 404:
-        return MissingError(message)
-    if error.status == 401:
-        return ClusterError(
-            f"the API server rejected your credentials ({message}): log in again", reason=Reason.FORBIDDEN
-        )
-    if error.status == 403:
-        return ClusterError(_missing_right(message), reason=Reason.FORBIDDEN)
-    return ClusterError(
-        f"{what}: {message}", reason=Reason.CLUSTER_UNREACHABLE if error.status == 0 else Reason.INVALID_SPEC
-    )
+    refusal = Refusal.of(error.status or 0, error.body or "", error.reason or str(error))
+    texts = {
+        401: f"the API server rejected your credentials ({refusal.message}): log in again",
+        403: _missing_right(refusal.message),
+        404: refusal.message,
+    }
+    return refusal.error(texts.get(refusal.status, f"{what}: {refusal.message}"))
 
 
 def _missing_right(message: str) -> str:

@@ -16,7 +16,7 @@ import click
 import yaml
 from rich.console import Console
 
-from fettle.api.conditions import ConditionStatus, find
+from fettle.api.conditions import READY, ConditionStatus, find
 from fettle.api.optimizedmodel_status import ArtifactStatus, OptimizedModelStatus
 from fettle.api.task import SECONDS_PER_CANDIDATE
 from fettle.api.uris import is_remote
@@ -40,7 +40,6 @@ from fettle.cli.views.progress import (
     stage_line,
 )
 from fettle.errors import UsageError
-from fettle.plan.run.status import READY
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 

@@ -20,6 +20,7 @@ from fettle.cli.access.completion import sources
 from fettle.cli.access.connection import cluster_options
 from fettle.cli.access.objects import model_of
 from fettle.cli.access.packs import pull_pack
+from fettle.cli.access.published import for_target
 from fettle.cli.access.pull_files import artifact_of, pull_artifact, pull_files
 from fettle.cli.access.subject import kind_of
 from fettle.cli.pods import send
@@ -85,19 +86,10 @@ def _model_in(source: str) -> str | None:
 
 def published(cluster: Cluster, name: str, target: str | None) -> str:
     """Address of the artifact that an OptimizedModel published for `target`. Raises UsageError where there is not one of them."""
-    uris = {artifact.target: artifact.uri for artifact in model_of(cluster, name).status.artifacts}
-    if not uris:
+    artifacts = model_of(cluster, name).status.artifacts
+    if not artifacts:
         raise UsageError(f"optimizedmodel {name} has published nothing yet: see `kubectl fettle status {name}`")
-    if target is None and len(uris) > 1:
-        raise UsageError(
-            f"optimizedmodel {name} published artifacts for the targets {', '.join(uris)}: choose one with --target"
-        )
-    chosen = target or next(iter(uris))
-    if chosen not in uris:
-        raise UsageError(
-            f"optimizedmodel {name} has no artifact for the target {chosen!r} (available: {', '.join(uris)})"
-        )
-    return uris[chosen]
+    return for_target(f"optimizedmodel {name}", artifacts, target).uri
 
 
 @contextmanager

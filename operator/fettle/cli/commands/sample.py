@@ -9,13 +9,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from fettle.api.base import REVISION_LABEL
 from fettle.cli.access.cluster import DEPLOYMENTS, Cluster
 from fettle.cli.access.completion import deployment_names
 from fettle.cli.access.live_items import LiveItems, PodPort, gather, token_of
 from fettle.cli.access.objects import read_deployment
 from fettle.cli.access.options import with_cluster
 from fettle.cli.access.subject import NameType
-from fettle.cluster.serving import REVISION_LABEL
 from fettle.cluster.workloads import is_ready
 from fettle.errors import ClusterError, UsageError
 from fettle.store.files import whole_file

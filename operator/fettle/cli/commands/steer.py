@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from fettle.api.conditions import find
+from fettle.api.conditions import READY, find
 from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster
@@ -19,7 +19,6 @@ from fettle.cli.access.subject import NameType, Subject, SubjectType
 from fettle.errors import MissingError, UsageError
 from fettle.plan.commands import PAUSED_ANNOTATION, Command
 from fettle.plan.run.retry import measured_now, subject_of
-from fettle.plan.run.status import READY
 
 RevisionOf = Callable[[ModelDeploymentStatus], str | None]
 order_option = output_option(

@@ -14,7 +14,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fettle.api.conditions import find
+from fettle.api.base import REVISION_LABEL
+from fettle.api.conditions import DEGRADED, PROGRESSING, READY, find
 from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.modeldeployment_status import AnalysisStatus, AnalysisWindow, MetricRecord, Verdict
 from fettle.api.optimizedmodel import OptimizedModel
@@ -103,8 +104,8 @@ def _choices(name: str, model: OptimizedModel, judged: Sequence[JudgedCandidate]
 def summary(deployment: ModelDeployment) -> str:
     """The state of a ModelDeployment in one sentence."""
     status = deployment.status
-    said = {kind: find(status.conditions, kind) for kind in ("Degraded", "Progressing", "Ready")}
-    degraded, progressing, ready = said["Degraded"], said["Progressing"], said["Ready"]
+    said = {kind: find(status.conditions, kind) for kind in (DEGRADED, PROGRESSING, READY)}
+    degraded, progressing, ready = said[DEGRADED], said[PROGRESSING], said[READY]
     stable = f"revision {status.stable.revision} is serving" if status.stable is not None else "no revision is serving"
     if degraded is not None and degraded.status == "True":
         return f"{stable}; {degraded.reason}: {degraded.message}"
@@ -115,7 +116,7 @@ def summary(deployment: ModelDeployment) -> str:
 
 def outcome(model: OptimizedModel) -> str:
     """The state of an OptimizedModel in one sentence."""
-    ready = find(model.status.conditions, "Ready")
+    ready = find(model.status.conditions, READY)
     return f"{ready.reason}: {ready.message}" if ready is not None else "the operator has not processed it yet"
 
 
@@ -126,9 +127,7 @@ def decisions_of(cluster: Cluster, deployment: ModelDeployment, *, everything: b
     shown = lines if everything else lines[-1:]
     since = min((line.created for line in shown), default="")
     decisions = [decision for line in lines for decision in _of_line(line) if decision.at >= since]
-    judged = {
-        entry["metadata"]["labels"].get("fettle.dev/revision"): ledger.windows_of(entry) for entry in revisions or ()
-    }
+    judged = {entry["metadata"]["labels"].get(REVISION_LABEL): ledger.windows_of(entry) for entry in revisions or ()}
     canary = deployment.status.canary
     if canary is not None and canary.analysis is not None:
         judged[canary.revision] = canary.analysis.windows

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fettle.api.optimizedmodel_status import ArtifactStatus, OptimizedModelStatus
+from fettle.cli.access.published import for_target
 from fettle.cli.local.manifests import ModelDocument
 from fettle.cli.local.mounts import Places
 from fettle.errors import UsageError
@@ -33,13 +34,7 @@ def published(store: Path, name: str, target: str | None) -> ArtifactStatus:
         known = sorted({path.parent.name for path in store.glob(f"{REPORTS}/*/*/*.json")})
         models = f"the store {store} has {', '.join(known)}" if known else f"the store {store} has none"
         raise UsageError(f"{name!r} is neither a folder nor a model that `fettle optimize` published: {models}")
-    by_target = {artifact.target: artifact for artifact in artifacts}
-    if target is None and len(by_target) > 1:
-        raise UsageError(f"{name} has artifacts for the targets {', '.join(by_target)}: choose one with --target")
-    chosen = target or next(iter(by_target))
-    if chosen not in by_target:
-        raise UsageError(f"{name} has no artifact for the target {chosen!r} (available: {', '.join(by_target)})")
-    return by_target[chosen]
+    return for_target(name, artifacts, target)
 
 
 def _published(store: Path, name: str) -> Iterator[tuple[ArtifactStatus, ...]]:

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fettle.api.conditions import RECONCILING, STALLED, find
+from fettle.api.conditions import READY, RECONCILING, STALLED, find
 from fettle.api.optimizedmodel import OptimizedModel
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
@@ -14,7 +14,7 @@ from fettle.api.uris import is_remote
 from fettle.cli.views.progress import candidates_table, size
 from fettle.cli.views.rollout import condition
 from fettle.plan.run.retry import failure_of
-from fettle.plan.run.status import IN_PROGRESS, READY
+from fettle.plan.run.status import IN_PROGRESS
 
 STAGES = (Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING, Reason.PUBLISHED)
 NAMES = ("prepare", "optimize", "measure", "publish")
@@ -61,7 +61,7 @@ def retry_hint(optimized: OptimizedModel) -> str | None:
 
 def stages(status: OptimizedModelStatus) -> Text:
     """'✓ prepare  ✓ optimize  ▶ measure  · publish'; a failed run has ✗ at the stage that failed."""
-    ready = find(status.conditions, "Ready")
+    ready = find(status.conditions, READY)
     reason = ready.reason if ready is not None else Reason.PREPARING
     running = reason in STAGES
     at = STAGES.index(Reason(reason)) if running else _failed_at(status)

@@ -13,12 +13,11 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from fettle.api.conditions import find
+from fettle.api.conditions import READY, find
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.state import RunDecision, TaskRequest
-from fettle.plan.run.status import READY
 
 STYLES = {
     CandidateState.SELECTED: "bold green",

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fettle.api.base import GROUP
-from fettle.api.conditions import Condition, ConditionStatus, find
+from fettle.api.base import REVISION_LABEL
+from fettle.api.conditions import DEGRADED, PAUSED, PROGRESSING, READY, Condition, ConditionStatus, find
 from fettle.api.modeldeployment import ModelDeployment, RolloutStep
 from fettle.api.modeldeployment_status import (
     AnalysisStatus,
@@ -21,11 +21,12 @@ from fettle.api.modeldeployment_status import (
 )
 from fettle.cli.access.cluster import Object
 from fettle.cli.views.sparkline import bar, sparkline
+from fettle.cluster.kinds import holds
 from fettle.plan import timestamps
 
 VERDICTS = {Verdict.GOOD: "green", Verdict.BAD: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.PENDING: "dim"}
-WANTED = {"Ready": True, "Degraded": False}  # conditions that are good or bad news; others are merely said
-READY, STARTING, LEAVING = "●", "○", "◌"
+WANTED = {READY: True, DEGRADED: False}  # conditions that are good or bad news; others are merely said
+SERVES, STARTING, LEAVING = "●", "○", "◌"
 HISTORY = 4  # lines of the ledger that a screen shows
 
 
@@ -35,7 +36,7 @@ def rollout(deployment: ModelDeployment, pods: Sequence[Object] | None, now: dat
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for kind in ("Ready", "Progressing", "Degraded", "Paused"):
+    for kind in (READY, PROGRESSING, DEGRADED, PAUSED):
         condition_row = find(status.conditions, kind)
         if condition_row is not None:
             table.add_row(kind, condition(condition_row))
@@ -57,8 +58,8 @@ def rollout(deployment: ModelDeployment, pods: Sequence[Object] | None, now: dat
 def condition(observed: Condition) -> Text:
     """'True     Serving: 3 pods ready'."""
     good = WANTED.get(observed.type)
-    holds = observed.status is ConditionStatus.TRUE
-    style = "" if good is None or observed.status is ConditionStatus.UNKNOWN else ("green" if holds is good else "red")
+    true = observed.status is ConditionStatus.TRUE
+    style = "" if good is None or observed.status is ConditionStatus.UNKNOWN else ("green" if true is good else "red")
     return Text.assemble(
         (f"{observed.status:<8} ", style), observed.reason, f": {observed.message}" if observed.message else ""
     )
@@ -66,9 +67,9 @@ def condition(observed: Condition) -> Text:
 
 def _revision(revision: RevisionStatus, pods: Sequence[Object] | None) -> Text:
     text = Text(f"{revision.revision}  ")
-    own = [pod for pod in pods or () if _labels(pod).get(f"{GROUP}/revision") == revision.revision]
+    own = [pod for pod in pods or () if _labels(pod).get(REVISION_LABEL) == revision.revision]
     if own:
-        text.append("".join(sorted(map(_glyph, own), key=(READY + STARTING + LEAVING).index)) + " ", style="cyan")
+        text.append("".join(sorted(map(_glyph, own), key=(SERVES + STARTING + LEAVING).index)) + " ", style="cyan")
     text.append(f"{revision.ready}/{revision.replicas} ready")
     return text
 
@@ -76,12 +77,7 @@ def _revision(revision: RevisionStatus, pods: Sequence[Object] | None) -> Text:
 def _glyph(pod: Object) -> str:
     if pod["metadata"].get("deletionTimestamp"):
         return LEAVING
-    conditions = (pod.get("status") or {}).get("conditions") or ()
-    return (
-        READY
-        if any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
-        else STARTING
-    )
+    return SERVES if holds(pod, "Ready") else STARTING
 
 
 def _labels(pod: Object) -> Mapping[str, str]:

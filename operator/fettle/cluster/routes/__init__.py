@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
+from fettle.api.base import MODEL_DEPLOYMENT_LABEL
 from fettle.api.modeldeployment import TrafficProvider
 from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import Object, ResourceKind
-from fettle.cluster.owner import MODEL_DEPLOYMENT_LABEL, owned_by
+from fettle.cluster.owner import owned_by
 from fettle.cluster.routes import replicas
 from fettle.cluster.routes.base import ROUTES_LABEL, RouteObjects
 from fettle.plan.rollout.state import Routes

@@ -76,7 +76,7 @@ class ReadRequest:
     uri: str
     inputs: Mapping[str, str]
     label_key: str | None
-    most: int | None
+    max_samples: int | None
     room: Room = field(default_factory=Room)
     by_name: bool = False
     judged: bool = True

@@ -9,9 +9,9 @@ from itertools import product
 
 import numpy as np
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
+from fettle.api.source import InputSpec
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items

@@ -21,11 +21,11 @@ from fettle.preprocess.picture import opened
 def read_images(
     filesystem: AbstractFileSystem, folder: str, wanted: ReadRequest, signature: Signature, spec: PreprocessSpec
 ) -> Columns:
-    """The first `wanted.most` pictures, classes in turn, as the model's only input, and their labels. Raises DataError."""
+    """The first `wanted.max_samples` pictures, classes in turn, as the model's only input, and their labels. Raises DataError."""
     tensor = _input(signature, wanted.uri)
     size = size_of(tensor, spec, wanted.uri)
     classes = _classes(filesystem, folder, wanted)
-    pictures = list(islice(_pictures(filesystem, folder, classes), wanted.most))
+    pictures = list(islice(_pictures(filesystem, folder, classes), wanted.max_samples))
     if not pictures:
         raise DataError(f"{wanted.uri} contains no items: expected images, or a sub-folder of images per class")
     column = Column(tensor.name, wanted, len(pictures))

@@ -71,7 +71,7 @@ class ItemsRequest:
     """Which items to read: their address, the most to read, the name of the labels, and how pictures are prepared."""
 
     uri: str
-    most: int | None = None
+    max_samples: int | None = None
     label_key: str | None = None
     preprocess: PreprocessSpec | None = None
     by_name: bool = False  # the label of a picture is its folder's name
@@ -91,7 +91,9 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
     location = locate(uri, mounts, missing=_missing)
     inputs = {tensor.name: tensor.dtype for tensor in signature.inputs}
     encoded = _encoded(request, inputs, mounts)
-    wanted = ReadRequest(uri, encoded or inputs, request.label_key, request.most, room, request.by_name, request.judged)
+    wanted = ReadRequest(
+        uri, encoded or inputs, request.label_key, request.max_samples, room, request.by_name, request.judged
+    )
     with explained(f"reading {uri}"):
         columns = _columns(location, wanted, signature, request.preprocess)
     texts = {name: columns.arrays[name] for name in encoded}

@@ -28,10 +28,10 @@ def names(stream: IO[bytes], uri: str) -> set[str]:
 
 
 def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
-    """The requested keys of the first `wanted.most` lines. Raises DataError, which names the line."""
+    """The requested keys of the first `wanted.max_samples` lines. Raises DataError, which names the line."""
     keys: set[str] = set()
     columns: list[Column] = []
-    for number, item in islice(_objects(stream, wanted.uri, wanted.room), wanted.most):
+    for number, item in islice(_objects(stream, wanted.uri, wanted.room), wanted.max_samples):
         if not keys:
             keys = set(item)
             columns = [Column(name, wanted) for name in wanted.columns(keys)]

@@ -42,7 +42,7 @@ def names(stream: IO[bytes], uri: str) -> set[str]:
 
 
 def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
-    """The requested arrays: the first `wanted.most` items of each. Raises DataError."""
+    """The requested arrays: the first `wanted.max_samples` items of each. Raises DataError."""
     with _opened(stream, wanted.uri) as archive, readable(wanted.uri, KIND):
         members = archive.infolist()
         array_names = [member.filename.removesuffix(".npy") for member in members]
@@ -75,7 +75,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, wanted:
             declared = f"{list(header.shape)} of {header.dtype}"
             raise DataError(f"{where} is truncated: expected {declared}, found {member.file_size} bytes")
         stream.seek(header.start)
-        items = header.shape[0] if wanted.most is None else min(header.shape[0], wanted.most)
+        items = header.shape[0] if wanted.max_samples is None else min(header.shape[0], wanted.max_samples)
         column = Column(name, wanted, items)
         if header.fortran:
             column.add(_turned(stream, header, items, wanted, where))

@@ -30,14 +30,14 @@ def names(stream: IO[bytes], uri: str) -> set[str]:
 
 
 def read(stream: IO[bytes], wanted: ReadRequest) -> Columns:
-    """The requested columns, read batch by batch until there are `wanted.most` items. Raises DataError."""
+    """The requested columns, read batch by batch until there are `wanted.max_samples` items. Raises DataError."""
     with readable(wanted.uri, KIND):
         file = pq.ParquetFile(stream)
         column_names = list(file.schema_arrow.names)
         wanted_names = wanted.columns(column_names)
         paths = _paths(file, wanted_names)
         rows = file.metadata.num_rows
-        items = rows if wanted.most is None else min(rows, wanted.most)
+        items = rows if wanted.max_samples is None else min(rows, wanted.max_samples)
         columns = [Column(name, wanted, items) for name in wanted_names]
         left = items
         for batch in file.iter_batches(_rows_at_once(file, paths, items, wanted), columns=wanted_names):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.labels import IGNORED, LabelForm, LabelReading
+from fettle.api.labels import LabelForm, LabelReading, not_counted
 from fettle.errors import DataError
-from fettle.runtimes.base import as_text
+from fettle.runtimes.base import as_text, as_texts
 from fettle.store.comparison import class_count, decisions, is_float
 
 Array = np.ndarray[Any, Any]
@@ -89,11 +89,20 @@ class Question:
         return squeezed(self.labels.shape[1:])
 
     @property
-    def ignored(self) -> int | None:
-        """The label value that is ignored: `ignoreLabel`, or -100 if it occurs; None if there is none."""
-        if self.spec.ignore_label is not None:
-            return self.spec.ignore_label
-        return IGNORED if self.values is Values.WHOLE and bool(np.any(self.labels == IGNORED)) else None
+    def ignored(self) -> tuple[int, ...]:
+        """The label values that are ignored: `ignoreLabel`, and -100 if it occurs."""
+        whole, asked = self.values is Values.WHOLE, self.spec.ignore_label
+        return tuple(
+            each for each in not_counted(self.spec) if each == asked or (whole and np.any(self.labels == each))
+        )
+
+    @property
+    def uncounted(self) -> Array:
+        """Where `labels` are ignored."""
+        ignored = np.array(self.ignored)
+        if self.values is Values.TEXTS:
+            return np.isin(as_texts(self.labels), as_texts(ignored)).reshape(self.labels.shape)
+        return np.isin(self.labels, ignored)
 
     @property
     def values(self) -> Values:
@@ -111,9 +120,9 @@ class Question:
     def counted(self) -> Array:
         """The distinct label values that count, sorted. Raises DataError if there are none."""
         values = np.unique(self.labels).astype(np.int64)
-        kept = values if self.ignored is None else values[values != self.ignored]
+        kept = values[~np.isin(values, self.ignored)]
         if not len(kept):
-            raise self.misfit(f"every label is {self.ignored}, which is ignored", "give labels")
+            raise self.misfit(f"every label is {_either(self.ignored)}, which is ignored", "give labels")
         return kept
 
     def misfit(self, why: str, advice: str) -> DataError:
@@ -126,12 +135,16 @@ class Question:
         return DataError(f"{where} (label beside answer: {pairs}): {why}; {advice}")
 
     def found(self, form: LabelForm, told: str, **read: Any) -> LabelReading:
-        """The interpretation, including the ignored value."""
+        """The interpretation, including the ignored values."""
         ignored = self.ignored
-        if ignored is not None and self.values is Values.WHOLE:
-            count = int(np.sum(self.labels == ignored))
-            told += f"; {count} of {self.labels.size} are {ignored} and do not count"
+        if ignored and self.values is Values.WHOLE:
+            count = int(np.sum(self.uncounted))
+            told += f"; {count} of {self.labels.size} are {_either(ignored)} and do not count"
         return LabelReading(form=form, told=told, classes=self.answered.classes, ignored=ignored, **read)
+
+
+def _either(values: tuple[int, ...]) -> str:
+    return " or ".join(map(str, values))
 
 
 def squeezed(sizes: Any) -> tuple[int, ...]:

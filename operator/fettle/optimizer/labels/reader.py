@@ -56,9 +56,7 @@ class LabelReader:
             flat = np.array([int(text) for text in texts], dtype=np.int64)
         whole = flat.astype(np.int64)
         numbers = (whole == 1).astype(np.int64) if self.reading.signed else whole - self.reading.offset
-        return (
-            numbers if self.reading.ignored is None else np.where(whole == self.reading.ignored, NOT_COUNTED, numbers)
-        )
+        return np.where(np.isin(whole, self.reading.ignored), NOT_COUNTED, numbers)
 
 
 def written_alike(first: str, second: str) -> bool:

@@ -57,7 +57,7 @@ def _class_numbers(question: Question) -> LabelReading:
         if question.spec.metric is Metric.F1:
             raise _no_f1(question)
         _in_range(question)
-        none = int(np.sum(np.all(question.labels.reshape(len(question.labels), -1) == question.ignored, axis=1)))
+        none = int(np.sum(np.all(question.uncounted.reshape(len(question.labels), -1), axis=1)))
         return question.found(
             LabelForm.ANY_OF,
             "lists of class numbers, each of them right" + _without_class(none, len(question.labels)),
@@ -113,8 +113,8 @@ def _numbers_beside_texts(question: Question) -> LabelReading:
 def _two_classes(question: Question) -> None:
     """Raises DataError if F1 of one class would ignore several other classes."""
     answered = question.answered
-    count = answered.classes if answered.kind is Answers.SCORES else len(np.unique(question.labels.astype(str)))
-    count -= answered.kind is not Answers.SCORES and question.ignored is not None
+    scored = answered.kind is Answers.SCORES
+    count = answered.classes if scored else len(np.unique(question.labels[~question.uncounted].astype(str)))
     if count > 2:
         raise question.misfit(f"average Binary is for two classes, there are {count}", "set average: Macro or Micro")
 

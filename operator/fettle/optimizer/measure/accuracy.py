@@ -71,9 +71,7 @@ class Reference:
                 "interpreted: change the spec to prepare it again"
             )
         self.evidence = Evidence.GENERATED if generated else Evidence.LABELS if labelled else Evidence.AGREEMENT
-        self.output = (evaluation.output if evaluation is not None else None) or next(iter(self._outputs))
-        if self.output not in self._outputs:
-            raise DataError(f"data.evaluation.output is {self.output!r}; the model has {sorted(self._outputs)}")
+        self.output = signature.judged_output(evaluation.output if evaluation is not None else None)
         self.task: TaskReference | None = None
         self.scores: Scores | None = None
         self.chance: Chance | None = None  # what knowing nothing is worth; with `scores`
@@ -337,39 +335,17 @@ class Reference:
     def _judgement(
         self, tally: Tally, scores: Scores | None, lossy: bool, alpha: float, verdict: TaskVerdict | None = None
     ) -> Judgement:
-        count = self._count
         agreement = self._agreement(tally.disagreed, tally, alpha)
-        unsure = tally.unsure if self.skipped is not None else None
-        sides: Flips | None
-        if self.task is not None:
-            value = verdict.value if verdict is not None else self.task.value
-            accuracy, sides = MetricValue(metric=self.metric, value=value), None
-            lost = self._lost(verdict, tally, alpha)
-        elif scores is None or self.scores is None:
-            # Without labels, an item on which they disagree counts as lost: the drop is 1 - agreement.
-            lost = _disagreement(agreement)
-            accuracy = MetricValue(metric=Metric.AGREEMENT, value=agreement.value)
-            sides = Flips(worse=tally.disagreed, better=0)
-        else:
-            lost = drop(self.scores, scores, alpha)
-            accuracy = MetricValue(metric=self.metric, value=scores.value())
-            # Only a decision can be right or wrong; a distance has no sides to change.
-            sides = flips(self.scores, scores) if self._names_classes else None
-        if verdict is not None:
-            seen = [verdict.drop, *([verdict.changed] if verdict.changed is not None else [])]
-            same = tally.apart == 0 and all(interval is not None and interval.value == 0 for interval in seen)
-        else:
-            same = tally.disagreed == 0 and (sides is None or sides.worse + sides.better == 0)
-        exact = not lossy and tally.within_noise and same
-        if exact:
-            lost = Interval(value=0.0, low=0.0, high=0.0)
+        accuracy, lost, sides = self._against(tally, scores, verdict, agreement, alpha)
+        exact = not lossy and tally.within_noise and _same(tally, sides, verdict)
         compared = self.comparisons.get(self.output) or next(iter(self.comparisons.values()))
+        unsure = tally.unsure if self.skipped is not None else None
         return Judgement(
-            samples=count,
+            samples=self._count,
             evidence=self.evidence,
             exact=exact,
             accuracy=accuracy,
-            drop=lost,
+            drop=Interval(value=0.0, low=0.0, high=0.0) if exact else lost,
             agreement=AgreementStatus(**agreement.model_dump(), mode=compared.mode, unsure=unsure),
             flips=sides,
             changed=None,
@@ -378,6 +354,29 @@ class Reference:
             informative=verdict.items if verdict is not None else None,
             details=verdict.details if verdict is not None else None,
         )
+
+    def _against(
+        self, tally: Tally, scores: Scores | None, verdict: TaskVerdict | None, agreement: Interval, alpha: float
+    ) -> tuple[MetricValue, Interval | None, Flips | None]:
+        """The metric, its drop, and how many decisions got better or worse: by the task, by agreement, or by the labels."""
+        if self.task is not None:
+            value = verdict.value if verdict is not None else self.task.value
+            return MetricValue(metric=self.metric, value=value), self._lost(verdict, tally, alpha), None
+        if scores is None or self.scores is None:
+            # Without labels, an item on which they disagree counts as lost: the drop is 1 - agreement.
+            accuracy = MetricValue(metric=Metric.AGREEMENT, value=agreement.value)
+            return accuracy, _disagreement(agreement), Flips(worse=tally.disagreed, better=0)
+        # Only a decision can be right or wrong; a distance has no sides to change.
+        sides = flips(self.scores, scores) if self._names_classes else None
+        return MetricValue(metric=self.metric, value=scores.value()), drop(self.scores, scores, alpha), sides
+
+
+def _same(tally: Tally, sides: Flips | None, verdict: TaskVerdict | None) -> bool:
+    """Whether no decision changed."""
+    if verdict is None:
+        return tally.disagreed == 0 and (sides is None or sides.worse + sides.better == 0)
+    seen = [verdict.drop, *([verdict.changed] if verdict.changed is not None else [])]
+    return tally.apart == 0 and all(interval is not None and interval.value == 0 for interval in seen)
 
 
 def _disagreement(agreement: Interval) -> Interval:

@@ -74,8 +74,8 @@ class ScoringRule:
         """Which of the decisions count."""
         if self.form is LabelForm.ANY_OF:
             return np.asarray(truth.any(axis=-1))  # where no class is right no model can be
-        if self.form is LabelForm.TEXTS and self.reader.reading.ignored is not None:
-            return np.asarray(truth != str(self.reader.reading.ignored))
+        if self.form is LabelForm.TEXTS:
+            return ~np.isin(truth, as_texts(np.array(self.reader.reading.ignored)))
         return truth != NOT_COUNTED if self.form is LabelForm.CLASSES else slice(None)
 
     def right(self, decided: Array, wanted: Array) -> Array:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
+from fettle.api.source import InputSpec
 from fettle.api.text import quoted
 from fettle.errors import RuntimeFailure, SourceError
 from fettle.optimizer.data.columns import Array

@@ -8,8 +8,8 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 from fettle.api import formats
-from fettle.api.optimizedmodel import FactorySpec
 from fettle.api.reasons import Reason
+from fettle.api.source import FactorySpec
 from fettle.errors import DataError, SourceError
 from fettle.optimizer.prepare.files import below, copy
 from fettle.optimizer.sources import archive

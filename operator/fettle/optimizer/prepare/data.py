@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from fettle.api import metrics
 from fettle.api.data import DataSpec, EvaluationSpec, GeneratedSpec
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.signature import Signature
+from fettle.api.source import InputSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError, RuntimeFailure, SourceError
 from fettle.optimizer.data import generate

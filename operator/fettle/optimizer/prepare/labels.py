@@ -60,9 +60,7 @@ def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: R
     items = split.evaluation
     if spec is None or items is None:
         return Reading()
-    names = sorted(tensor.name for tensor in signature.outputs)
-    if spec.output is not None and spec.output not in names:
-        raise DataError(f"data.evaluation.output is {spec.output!r}; the model has {names}")
+    signature.judged_output(spec.output)  # whatever the metric, an output that is named must exist
     if spec.metric == Metric.AUTO:
         return _recognized(split, items, signature, spec, run)
     if spec.metric in METRICS:
@@ -104,7 +102,7 @@ def _labelled(
     """Labels that are classes or numbers, for one output. Raises DataError."""
     assert items.labels is not None
     tensors = {tensor.name: tensor for tensor in signature.outputs}
-    name = spec.output or next(iter(tensors))
+    name = signature.judged_output(spec.output)
     profile = OutputProfile(axis=item_axis(tensors[name], spec.agreement.axis))
     answers = [answer[name] for answer in given]
     for answer in answers:

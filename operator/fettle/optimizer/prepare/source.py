@@ -1,4 +1,4 @@
-"""Fetch the source: find it, copy it, recognise its format, take its digest. Everything after that works on the copy, which nobody changes."""
+"""Fetch the source: find it, copy it, recognize its format, take its digest. Everything after that works on the copy, which nobody changes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from fettle.api import formats
 from fettle.api.base import canonical_digest
-from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
+from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer.prepare.code import fetch_code
 from fettle.optimizer.prepare.files import below, copy
 from fettle.optimizer.sources import huggingface, mlflow
 from fettle.optimizer.sources.base import CODE, SourceFormat
-from fettle.optimizer.sources.recognition import recognise
+from fettle.optimizer.sources.recognition import recognize
 from fettle.store.files import file_digest
 from fettle.store.store import explained
 from fettle.store.uris import Location, Mounts, locate
@@ -63,7 +63,7 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
         home, entry = _named_in(home, entry)
         wanted = FormatName.AUTO if wanted == FormatName.MLFLOW else wanted
     copy(home, entry, folder)
-    format = recognise(folder / entry, wanted, spec.trusted)
+    format = recognize(folder / entry, wanted, spec.trusted)
     if spec.outputs is not None and format.name != FormatName.FROZEN_GRAPH:
         message = f"source.outputs is for frozen graphs of TensorFlow, and {entry} is {format.name}: remove it"
         raise SourceError(message, reason=Reason.INVALID_SPEC)

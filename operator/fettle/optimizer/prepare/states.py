@@ -1,4 +1,4 @@
-"""Models that pass a state from one call to the next, recognised by the names of their inputs and outputs."""
+"""Models that pass a state from one call to the next, recognized by the names of their inputs and outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Source formats: recognised, opened, converted to ONNX. One module a format; a line here registers it.
+"""Source formats: recognized, opened, converted to ONNX. One module a format; a line here registers it.
 
 A format also has its row in `api/formats.py` (what the operator must know before a Job runs: image, suffixes, libraries, runtime) and its
 name in `api/vocabulary.py`. docs/design/where.md has the whole list.

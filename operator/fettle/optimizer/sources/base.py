@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 
-from fettle.api.optimizedmodel import FactorySpec, InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
+from fettle.api.source import FactorySpec, InputSpec
 from fettle.api.vocabulary import FormatName, ModelFormat
 from fettle.errors import FettleError, SourceError
 from fettle.optimizer.data.columns import Encoder
@@ -128,7 +128,7 @@ class SourceFormat(Protocol):
         """For a person, after "this version reads"."""
         ...
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """Whether the content of the file at `path`, which begins with `head`, is of this format. Nothing in it is executed.
 
         Raises SourceError for a file of this format's tools that is no source: UnsafePickle, UnsupportedFormat, SourceCorrupted.

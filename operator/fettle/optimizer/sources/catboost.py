@@ -32,7 +32,7 @@ class CatBoost(FrameworkFormat):
     modules = ("catboost",)
     extra = "sklearn"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By its first bytes."""
         return head.startswith(_BEGIN)
 

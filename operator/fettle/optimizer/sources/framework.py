@@ -52,7 +52,7 @@ class LoadedModel(Protocol):
 
 
 class FrameworkFormat(ABC):
-    """A format whose files `framework` loads. A subclass says how they are recognised and loaded."""
+    """A format whose files `framework` loads. A subclass says how they are recognized and loaded."""
 
     name: ClassVar[FormatName]
     title: ClassVar[str]
@@ -62,8 +62,8 @@ class FrameworkFormat(ABC):
     stored: ModelFormat = "ONNX"
 
     @abstractmethod
-    def recognises(self, path: Path, head: bytes) -> bool:
-        """See `SourceFormat.recognises`."""
+    def recognizes(self, path: Path, head: bytes) -> bool:
+        """See `SourceFormat.recognizes`."""
 
     @abstractmethod
     def load(self, path: Path, inputs: Inputs) -> LoadedModel:

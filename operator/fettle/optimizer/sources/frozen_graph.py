@@ -14,8 +14,8 @@ from typing import Any
 
 import onnx
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
+from fettle.api.source import InputSpec
 from fettle.api.text import joined, quoted
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
@@ -40,7 +40,7 @@ class FrozenGraph(FrameworkFormat):
     modules = ("tensorflow", "tf2onnx")
     extra = "tensorflow"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By its first node."""
         return _FIRST_NODE.match(head) is not None
 

@@ -71,7 +71,7 @@ class HuggingFace(FrameworkFormat):
     modules = ("onnxscript", "torch", "transformers")
     extra = "transformers"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By its name, and by what it says of the model."""
         if path.suffix == ".safetensors":
             message = (

@@ -34,7 +34,7 @@ class Keras(FrameworkFormat):
     modules = ("keras", "tensorflow", "tf2onnx", "h5py")
     extra = "tensorflow"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By the table of contents of the archive, or by HDF5's first bytes."""
         if head.startswith(archive.ZIP):
             return {_CONFIG, _WEIGHTS} <= set(archive.names(path))

@@ -32,7 +32,7 @@ class LightGBM(FrameworkFormat):
     modules = ("lightgbm", "onnxmltools")
     extra = "sklearn"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By its first two lines."""
         lines = head.split(b"\n")
         return len(lines) > 1 and lines[0].strip() == _FIRST_LINE and lines[1].startswith(b"version=")

@@ -35,7 +35,7 @@ class Onnx:
     stored: ModelFormat = "ONNX"
     title = "ONNX"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By parsing it: a protobuf has no first bytes of its own."""
         if path.suffix == ".onnx":
             return True  # what is wrong with it is said when it is read

@@ -24,7 +24,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 HEAD_BYTES = 64
 
 
-def recognise(path: Path, wanted: FormatName, trusted: bool = False) -> SourceFormat:
+def recognize(path: Path, wanted: FormatName, trusted: bool = False) -> SourceFormat:
     """The format of the file at `path`.
 
     Raises SourceError: UnsupportedFormat for another format than is read or than was `wanted`, for weights without a model, and for what
@@ -51,9 +51,9 @@ def _format_of(path: Path, wanted: FormatName) -> SourceFormat:
     other = next((name for offset, magic, name in _MAGIC if head[offset:].startswith(magic)), None)
     told = [format for format in sources.FORMATS if format.name != FormatName.ONNX]
     if wanted != FormatName.TORCH_MODULE:
-        recognised = next((format for format in told if format.recognises(path, head)), None)
-        if recognised is not None:
-            return recognised
+        recognized = next((format for format in told if format.recognizes(path, head)), None)
+        if recognized is not None:
+            return recognized
     elif other is None or head.startswith(archive.ZIP):
         return sources.of(wanted)  # weights, which other formats have too: only the factory beside them tells
     if other is not None:
@@ -63,7 +63,7 @@ def _format_of(path: Path, wanted: FormatName) -> SourceFormat:
         message = f"{path.name} is damaged or not {asked.title}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
     onnx = sources.of(FormatName.ONNX)  # the last, for it has no first bytes of its own
-    if wanted == FormatName.AUTO and not onnx.recognises(path, head):
+    if wanted == FormatName.AUTO and not onnx.recognizes(path, head):
         message = f"the format of {path.name} was not recognized; {sources.readable()}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     return onnx

@@ -31,7 +31,7 @@ class ScikitLearn(FrameworkFormat):
     modules = ("sklearn", "skl2onnx", "skops")
     extra = "sklearn"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By the table of contents of the archive; a pickle by what it imports, read off its instructions."""
         if head.startswith(archive.ZIP):
             return _SCHEMA in archive.names(path)

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
+from fettle.api.source import InputSpec
 from fettle.errors import SourceError
 
 Array = np.ndarray[Any, Any]

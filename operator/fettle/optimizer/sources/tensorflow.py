@@ -38,7 +38,7 @@ class SavedModel(FrameworkFormat):
     modules = ("tensorflow", "tf2onnx")
     extra = "tensorflow"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By its name: a protobuf has no first bytes of its own."""
         return path.name == ENTRY
 

@@ -30,7 +30,7 @@ class TFLite(FrameworkFormat):
     extra = "tensorflow"
     stored: ModelFormat = "TFLite"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By the flatbuffer's identifier."""
         return head[4:8] == _IDENTIFIER
 

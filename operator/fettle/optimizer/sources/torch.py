@@ -44,7 +44,7 @@ class Torch:
     title: str
     contents: Contents
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By the archive's table of contents. A pickle is refused by name: loading one runs whatever code it names."""
         kind = kind_of(path, head)
         if kind == Contents.PICKLE:

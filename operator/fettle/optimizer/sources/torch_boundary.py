@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_NUMPY, BY_V2, Signature, Tensor
+from fettle.api.source import InputSpec
 from fettle.api.text import quoted
 from fettle.errors import RuntimeFailure, SourceError
 from fettle.runtimes.base import zeros

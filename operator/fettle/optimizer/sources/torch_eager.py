@@ -15,8 +15,8 @@ import onnx
 import torch
 from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes as refined
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
+from fettle.api.source import InputSpec
 from fettle.api.text import joined
 from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.sources import torch_onnx

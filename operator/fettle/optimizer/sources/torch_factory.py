@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from fettle.api.optimizedmodel import FactorySpec
 from fettle.api.reasons import Reason
+from fettle.api.source import FactorySpec
 from fettle.api.text import joined, quoted
 from fettle.errors import SourceError
 from fettle.optimizer.own_code import called, guarded

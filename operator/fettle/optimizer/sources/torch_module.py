@@ -30,7 +30,7 @@ class TorchModule(FrameworkFormat):
     modules = ("onnxscript", "safetensors", "torch")
     extra = "torch"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """Never: the file alone does not tell. Where there is a factory, nothing else is asked (`recognition.py`)."""
         return False
 

@@ -19,9 +19,9 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2, Signature
+from fettle.api.source import InputSpec
 from fettle.api.text import clip
 from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.onnx import model as onnx_model

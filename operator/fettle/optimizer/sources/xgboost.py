@@ -33,7 +33,7 @@ class XGBoost(FrameworkFormat):
     modules = ("xgboost", "onnxmltools")
     extra = "sklearn"
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognizes(self, path: Path, head: bytes) -> bool:
         """By its outermost key. Raises SourceError (UnsupportedFormat) for XGBoost's old binary format."""
         if head.startswith(_OLD):
             message = f"{path.name} is in XGBoost's old binary format: load it in the version that wrote it, and save_model('model.ubj')"

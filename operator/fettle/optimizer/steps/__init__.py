@@ -81,6 +81,13 @@ class Work(BuildContext, Generic[Parameters_co]):
             raise RecipeError(f"{self.step.words} trains, but this build has no training data")
         return self.training
 
+    @property
+    def calibrated(self) -> MappedItems:
+        """The calibration items, for a step that needs them according to its entry in the catalog."""
+        if self.calibration is None:
+            raise RecipeError("static quantization requires calibration items")
+        return self.calibration
+
 
 def apply(step: RecipeStep, family: RuntimeName, entry: Path, folder: Path, context: BuildContext) -> Path:
     """Apply one step to the model at `entry`; returns the path of the result in `folder`, or `entry` if there is nothing to do.

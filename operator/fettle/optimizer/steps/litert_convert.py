@@ -39,9 +39,7 @@ def dynamic(work: Work[QuantizeStep]) -> Path:
 
 def static(work: Work[QuantizeStep]) -> Path:
     """Weights and activations in int8, ranges from the calibration items, inputs and outputs as they were. Raises RecipeError."""
-    items = work.calibration
-    if items is None:
-        raise RecipeError("static quantization requires calibration items")
+    items = work.calibrated
 
     def feeds() -> Iterator[dict[str, Array]]:
         return (items.feed([index]) for index in range(len(items)))

@@ -76,9 +76,7 @@ def _quantized(
     asymmetric: bool = False,
 ) -> ov.Model:
     """`model` in int8, except for the operations `kept`. Raises RecipeError."""
-    if work.calibration is None:
-        raise RecipeError("static quantization requires calibration items")
-    items = work.calibration
+    items = work.calibrated
     if any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops()):
         raise RecipeError("the model is already quantized")
     own = {operation.get_friendly_name() for operation in model.get_ops()}

@@ -120,15 +120,14 @@ def _quantized(
     options: dict[str, Any] = {"QDQKeepRemovableActivations": True} if keep_activations or on_gpu else {}
     if on_gpu:
         options |= {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
-    if work.calibration is None:
-        raise RecipeError("static quantization requires calibration items")
+    items = work.calibrated
     model = onnx_model.read(prepared)
     kinds = _present(model, operators)
     target = folder / "model.onnx"
     quantize_static(
         str(prepared),
         str(target),
-        _Reader(work.calibration),
+        _Reader(items),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=kinds or None,
         nodes_to_exclude=[*before_recurrent(model.graph), *clamps_before_bodies(model.graph), *kept],

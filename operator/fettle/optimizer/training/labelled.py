@@ -11,7 +11,7 @@ import numpy as np
 
 from fettle.api import metrics
 from fettle.api.data import EvaluationSpec
-from fettle.api.labels import LabelForm, LabelReading
+from fettle.api.labels import IGNORED, LabelForm, LabelReading, not_counted
 from fettle.api.signature import Signature
 from fettle.api.training import CustomLossSpec, TrainSpec
 from fettle.api.vocabulary import Metric, TrainingLoss
@@ -24,7 +24,7 @@ from fettle.optimizer.measure.tasks.base import item_of
 from fettle.optimizer.measure.tasks.segmentation import Segmentation
 from fettle.optimizer.measure.tasks.text import Text
 from fettle.optimizer.training.ctc import letter_loss
-from fettle.optimizer.training.losses import IGNORED, ClassLoss, DecisionLoss, LabelLoss, NumberLoss, Output, OwnLoss
+from fettle.optimizer.training.losses import ClassLoss, DecisionLoss, LabelLoss, NumberLoss, Output, OwnLoss
 
 Array = np.ndarray[Any, Any]
 
@@ -115,8 +115,7 @@ def _decisions(given: Labelled) -> DecisionLoss:
     wanted = f"expected labels of 0 and 1, one for each of the numbers {list(given.shape)} of the output {given.name}"
     if labels.dtype.kind not in "biuf" or flat.shape[1] != np.prod(given.shape, dtype=int):
         raise DataError(f"{wanted}, found {labels.dtype} {list(labels.shape[1:])}")
-    ignored = (IGNORED, IGNORED if given.spec.ignore_label is None else given.spec.ignore_label)
-    counted = ~np.isin(flat, ignored)
+    counted = ~np.isin(flat, not_counted(given.spec))
     others = flat[counted & ~np.isin(flat, (0, 1))]
     if others.size:
         raise DataError(f"{wanted}, found {others[0]}: set data.evaluation.ignoreLabel if it does not count")

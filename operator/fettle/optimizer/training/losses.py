@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from fettle.api.labels import IGNORED
 from fettle.api.training import CustomLossSpec
 from fettle.api.vocabulary import TrainingLoss
 from fettle.errors import RecipeError
@@ -19,7 +20,6 @@ from fettle.optimizer.own_code import Function, failure, guarded, load
 Array = np.ndarray[Any, Any]
 Tensors = Sequence[torch.Tensor]
 TINY = 1e-7  # of a probability whose logarithm is taken
-IGNORED = -100  # in place of a class number: what PyTorch's cross-entropy leaves out, and labels that never count
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def objective(taught: Taught, asked: TrainSpec, weights: Weights, notes: list[st
     """What to minimize. Raises RecipeError where no output is a number that gradients reach, or where the loss that is asked for does not fit."""
     signature, examples, spec = taught.signature, taught.examples, taught.spec
     names = [tensor.name for tensor in signature.outputs]
-    judged = names.index(spec.output) if spec.output in names else 0
+    judged = names.index(signature.judged_output(spec.output))
     masks = _masks(taught)
     axes = [item_axis(tensor, spec.agreement.axis) for tensor in signature.outputs]
     if masks is not None and masks.axis is not None:

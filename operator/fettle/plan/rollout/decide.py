@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from fettle.api.conditions import ConditionStatus, find
+from fettle.api.conditions import PAUSED, ConditionStatus, find
 from fettle.api.modeldeployment_status import CanaryStatus
 from fettle.api.reasons import Reason
 from fettle.plan import timestamps
@@ -192,7 +192,7 @@ def _progressed(
     """Whether the rollout made progress in this pass. The end of a pause counts as progress: paused time does not count against the deadline."""
     after = decision.canary
     moved = (after.step, after.step_started_at) != (before.step, before.step_started_at)
-    paused = find(snapshot.status.conditions, "Paused")
+    paused = find(snapshot.status.conditions, PAUSED)
     was_held = paused is not None and paused.status is ConditionStatus.TRUE
     resumed = was_held and not (decision.wait is not None and decision.wait.hold)
     grown = allocation.replicas[after.revision] > before.replicas

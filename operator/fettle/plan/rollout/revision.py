@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fettle.api.base import ApiModel, canonical_digest
+from fettle.api.conditions import READY, find
 from fettle.api.modeldeployment import ModelDeploymentSpec, ModelSpec, TemplateSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus, Placement
 from fettle.api.reasons import Reason
@@ -84,7 +85,7 @@ def resolve(spec: ModelSpec, model: OptimizedModelStatus | None) -> ServedArtifa
 
 
 def _why(model: OptimizedModelStatus) -> str:
-    ready = next((condition for condition in model.conditions if condition.type == "Ready"), None)
+    ready = find(model.conditions, READY)
     return f"({ready.reason}: {ready.message})" if ready is not None else "yet"
 
 

@@ -6,8 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from fettle.api.base import GROUP
-from fettle.api.conditions import RECONCILING, STALLED, Condition, ConditionStatus, find, with_condition
+from fettle.api.base import MODEL_DEPLOYMENT_LABEL
+from fettle.api.conditions import (
+    DEGRADED,
+    PAUSED,
+    PROGRESSING,
+    READY,
+    RECONCILING,
+    STALLED,
+    Condition,
+    ConditionStatus,
+    find,
+    with_condition,
+)
 from fettle.api.modeldeployment_status import (
     Address,
     CanaryStatus,
@@ -65,7 +76,7 @@ def build(
         observed_generation=snapshot.generation,
         replicas=sum(workload.pods for workload in snapshot.workloads.values()),
         ready_replicas=sum(workload.ready for workload in snapshot.workloads.values()),
-        selector=f"{GROUP}/modeldeployment={snapshot.name}",
+        selector=f"{MODEL_DEPLOYMENT_LABEL}={snapshot.name}",
         conditions=_conditions(snapshot, transition, allocation),
         address=Address(url=_url(snapshot)) if stable else None,
         stable=stable,
@@ -141,10 +152,10 @@ def _records(snapshot: RolloutSnapshot, ledger: Iterable[LedgerWrite]) -> tuple[
 def _conditions(snapshot: RolloutSnapshot, transition: Transition, allocation: Allocation) -> tuple[Condition, ...]:
     stuck = _stuck(snapshot, transition, allocation)
     said = {
-        "Ready": _ready(snapshot, transition, allocation, stuck),
-        "Progressing": _progressing(snapshot, transition, allocation, stuck),
-        "Degraded": _degraded(transition, stuck),
-        "Paused": _paused(transition),
+        READY: _ready(snapshot, transition, allocation, stuck),
+        PROGRESSING: _progressing(snapshot, transition, allocation, stuck),
+        DEGRADED: _degraded(transition, stuck),
+        PAUSED: _paused(transition),
     }
     said[STALLED] = _stalled(transition, stuck)
     said[RECONCILING] = _reconciling(snapshot, transition, said)
@@ -237,7 +248,7 @@ def regrown_by(snapshot: RolloutSnapshot, transition: Transition) -> datetime | 
 
     The previous Ready condition shows whether this is still going on: after full size was reached, a lost pod counts as missing again.
     """
-    before = find(snapshot.status.conditions, "Ready")
+    before = find(snapshot.status.conditions, READY)
     serves = transition.stable is not None and snapshot.workload(transition.stable).ready > 0
     if before is None or before.status is not ConditionStatus.TRUE or not serves:
         return None
@@ -316,7 +327,7 @@ def _stalled(transition: Transition, stuck: _Said | None) -> _Said:
 
 def _reconciling(snapshot: RolloutSnapshot, transition: Transition, said: Mapping[str, _Said]) -> _Said:
     """Whether something is in progress or waiting: pods that start, a canary on its steps, a pause, a model that is not ready yet."""
-    ready, progressing, held = said["Ready"], said["Progressing"], transition.held
+    ready, progressing, held = said[READY], said[PROGRESSING], transition.held
     if said[STALLED].holds:
         return _Said(False, said[STALLED].reason)
     if progressing.holds or not ready.holds:
@@ -336,7 +347,7 @@ def _target(snapshot: RolloutSnapshot, transition: Transition) -> str | None:
 def transitions(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> tuple[EventDraft, ...]:
     """Events for conditions whose status or reason changed."""
     events = []
-    for kind, tells in (("Paused", True), ("Ready", True), ("Ready", False)):
+    for kind, tells in ((PAUSED, True), (READY, True), (READY, False)):
         old, new = find(before.conditions, kind), find(after.conditions, kind)
         status = ConditionStatus.TRUE if tells else ConditionStatus.FALSE
         if new is None or new.status is not status:

@@ -1,13 +1,11 @@
-"""Which candidates a run tries on a target, and which of them are rejected before any work."""
+"""Which candidates a run tries on a target, and whether its items can prove them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 
-from fettle.api import catalog, formats, images, metrics
+from fettle.api import catalog, formats, metrics
 from fettle.api.bounds import ORIGINAL
 from fettle.api.constraints import Constraints
 from fettle.api.interval import items_needed
@@ -17,7 +15,6 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import BuildPlan, CandidatePlan, LossBound
-from fettle.api.text import joined
 from fettle.api.vocabulary import (
     AgreementMode,
     Basis,
@@ -28,6 +25,7 @@ from fettle.api.vocabulary import (
     SearchStrategy,
     UnsureItems,
 )
+from fettle.plan.run.applicable import CHECKS, Facts, allows_lossy, refused
 from fettle.plan.run.constraints import DEFAULT_MAX_DROP, in_force
 from fettle.plan.run.default_plan import default_candidates, default_lines
 from fettle.plan.run.devices import GPU_BASELINE, device_kind, loading, misplaced, on_device
@@ -41,10 +39,6 @@ ERROR = (
 FINALISTS = 4  # maximum number of lossy candidates of a target that are evaluated in full
 UNASKED_SHARE = 6  # a training in the default plan takes at most a sixth of search.deadlineSeconds
 GROUPS_NEEDED = 30  # minimum number of items for a bootstrap
-# An item reaches beyond the range of n others with probability 2 / (n + 1), whatever the distribution (Wilks 1941): every second one
-# of three items, fewer than every fifth of ten. One item alone cost the examples up to 20 points of accuracy (onnxruntime). Libraries
-# take any number; OpenVINO's guide ("Basic Quantization Flow") calibrates with 300.
-CALIBRATION_NEEDED = 10
 
 
 @dataclass(frozen=True)
@@ -57,17 +51,6 @@ class TargetPlan:
     candidates: tuple[PlannedCandidate, ...]
     places: int
     alpha: float
-
-
-@dataclass(frozen=True)
-class _Facts:
-    spec: OptimizedModelSpec
-    target: TargetSpec
-    prepare: PrepareReport
-    constraints: Constraints
-
-
-Check = Callable[[PlannedCandidate, _Facts], Finding | None]
 
 
 def possible_builds(spec: OptimizedModelSpec) -> tuple[BuildPlan, ...]:
@@ -102,9 +85,9 @@ def plan_target(
     recipes = tuple(_bounded(planned, spec) for planned in recipes)
     if spec.objective == Objective.THROUGHPUT:
         recipes = tuple(variant for planned in recipes for variant in _with_streams(planned, target.threads))
-    facts = _Facts(spec, target, prepare, constraints)
+    facts = Facts(spec, target, prepare, constraints)
     kept = _cut((*original, *recipes), spec)
-    applicable = tuple(_refused(planned, facts, (*APPLICABLE, _judged, _provable)) for planned in kept)
+    applicable = tuple(refused(planned, facts, (*CHECKS, _provable)) for planned in kept)
     candidates = measurable(applicable, baseline.runtime, prepare.source.format)
     places = _places(sum(planned.lossy and planned.refusal is None for planned in candidates), facts)
     return TargetPlan(target, baseline, candidates, places, ERROR / places)
@@ -203,133 +186,7 @@ def _cut(candidates: tuple[PlannedCandidate, ...], spec: OptimizedModelSpec) -> 
     return cut[: ROWS_LIMIT // len(spec.targets) - 1]  # the published artifact has a row too
 
 
-def _refused(planned: PlannedCandidate, facts: _Facts, checks: tuple[Check, ...]) -> PlannedCandidate:
-    """`planned` with the first finding against it, if any."""
-    if planned.refusal is not None or planned.plan.recipe == ORIGINAL:
-        return planned
-    refusal = next((finding for check in checks if (finding := check(planned, facts)) is not None), None)
-    return replace(planned, refusal=refusal)
-
-
-def _loads(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    for runtime in (planned.plan.runtime, planned.family):
-        if runtime not in loading(facts.prepare):
-            notes = "; ".join(note for note in facts.prepare.notes if runtime in note)
-            entry, fault = catalog.runtime(runtime), facts.prepare.conversion_fault
-            if not notes and fault is not None:
-                notes = fault.message
-            elif not notes and facts.prepare.portable.format not in entry.loads:
-                notes = f"it only loads sources in the format {joined((*entry.loads, *entry.converts), 'or')}"
-            explained = f": {notes}" if notes else ""
-            return Finding(Reason.UNSUPPORTED_MODEL, f"{runtime} cannot load this model{explained}")
-    return None
-
-
-def _convertible(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    """A step that makes its family's file of the source needs one that its converter takes."""
-    converts = any(entry is not None and entry.converts for entry in planned.entries)
-    if facts.prepare.saved_model is not None or not converts:
-        return None
-    family, given = planned.family, facts.prepare.source.format
-    forms = joined(catalog.runtime(family).converts, "or")
-    text = f"files of {family} are made and quantized from a source in the format {forms}; one in {given} runs as it came ({ORIGINAL})"
-    return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
-
-
-def _known(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    if any(entry is None for entry in planned.entries):
-        return Finding(
-            Reason.RECIPE_NOT_APPLICABLE,
-            f"recipe {planned.plan.recipe} has a step that {planned.family} does not offer",
-        )
-    for step in planned.steps:
-        if not images.segments(planned.family, (step,)):
-            libraries = " and ".join(sorted(images.build_libraries(planned.family, (step,))))
-            missing = f"no image has {libraries}, which the step {catalog.kind(step)} of {planned.family} needs"
-            return Finding(
-                Reason.RECIPE_NOT_APPLICABLE, f"{missing}: remove the step from recipe {planned.plan.recipe}"
-            )
-    precision = planned.plan.settings.precision
-    if precision not in catalog.runtime(planned.plan.runtime).precisions:
-        return Finding(Reason.RECIPE_NOT_APPLICABLE, f"{planned.plan.runtime} does not compute in {precision}")
-    return None
-
-
-def _trainable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    """Steps that train need training items, must come first, and give the portable form, which the runtime must load or compile into an engine."""
-    entries = [entry for entry in planned.entries if entry is not None]
-    trained = [entry for entry in entries if entry.trains]
-    if not trained:
-        return None
-    recipe, items = planned.plan.recipe, facts.prepare.training
-    if items is None and any(entry.training for entry in trained):
-        left = " (all of its items are evaluation items)" if facts.spec.data.training is not None else ""
-        text = f"recipe {recipe} trains, and there is no training data{left}: set data.training"
-    elif any(not one.trains and other.trains for one, other in pairwise(entries)):
-        text = f"recipe {recipe} has a step that trains after one that does not: put the steps that train first"
-    elif catalog.PORTABLE not in catalog.runtime(planned.plan.runtime).loads and catalog.finish(planned.family) is None:
-        text = f"{planned.plan.runtime} only runs untouched sources, not the result of a recipe that trains"
-    elif facts.prepare.traits.quantized:
-        text = "the source is already quantized, so it cannot be trained"
-    else:
-        return None
-    return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
-
-
-def _not_quantized_twice(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    quantized = facts.prepare.traits.quantized
-    if planned.dequantizes and not quantized:
-        return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is not quantized, so there is nothing to dequantize")
-    if planned.quantizes_source and quantized:
-        text = "the source is already quantized: put the step dequantize first"
-        return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
-    return None
-
-
-def _calibrated(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    prepare = facts.prepare
-    items = prepare.calibration.items if prepare.calibration is not None else 0
-    learns = prepare.training is not None
-    asking = [entry for entry in planned.entries if entry is not None and entry.calibrates(learns)]
-    if items >= CALIBRATION_NEEDED or not asking:
-        return None
-    what = "static quantization" if any(not entry.trains for entry in asking) else "lowRank without training data"
-    text = f"{what} needs {CALIBRATION_NEEDED} calibration items or more, found {items}"
-    return Finding(Reason.CALIBRATION_TOO_SMALL, f"{text}{_more_calibration(items, facts)}")
-
-
-def _judged(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    """Steps that choose layers by their loss of accuracy need real items, or permission to publish on generated ones."""
-    unproved = facts.prepare.generated and not allows_lossy(facts.spec)
-    if not unproved or not any(entry is not None and entry.bounded for entry in planned.entries):
-        return None
-    text = f"recipe {planned.plan.recipe} chooses layers by their loss of accuracy, which generated items do not show"
-    return Finding(Reason.EVALUATION_DATA_MISSING, f"{text}: set data.evaluation")
-
-
-def _more_calibration(items: int, facts: _Facts) -> str:
-    """Where the calibration items came from, and what to provide."""
-    data, prepare = facts.spec.data, facts.prepare
-    if data.calibration is not None:
-        others = " that are not evaluation items too" if data.evaluation is not None else ""
-        return f"{others}: provide more of them in data.calibration"
-    if data.evaluation is not None:
-        return (
-            f", split off from {items + prepare.items.items} evaluation items (a fifth of the distinct ones): "
-            f"set data.calibration, or provide at least {5 * CALIBRATION_NEEDED} distinct items in data.evaluation"
-        )
-    return " generated ones: raise data.generated.samples" if items else ": set data.calibration or data.evaluation"
-
-
-def _on_its_device(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
-    text = misplaced(planned, facts.target)
-    return Finding(Reason.RECIPE_NOT_APPLICABLE, text) if text is not None else None
-
-
-APPLICABLE = (_known, _on_its_device, _trainable, _loads, _convertible, _not_quantized_twice, _calibrated)
-
-
-def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
+def _provable(planned: PlannedCandidate, facts: Facts) -> Finding | None:
     """Why the items cannot prove a lossy candidate even if none of its answers changed; None if they can."""
     bound, prepare = facts.constraints.accuracy, facts.prepare
     if bound is None or not planned.lossy or (prepare.generated and not allows_lossy(facts.spec)):
@@ -352,12 +209,7 @@ def _provable(planned: PlannedCandidate, facts: _Facts) -> Finding | None:
     return Finding(Reason.EVALUATION_TOO_SMALL, text)
 
 
-def allows_lossy(spec: OptimizedModelSpec) -> bool:
-    """Whether generated items may justify a candidate whose answers may differ."""
-    return spec.data.generated is not None and spec.data.generated.allow_lossy
-
-
-def _places(lossy: int, facts: _Facts) -> int:
+def _places(lossy: int, facts: Facts) -> int:
     """The maximum number of lossy candidates to evaluate in full, each with its share of the error probability: as many as the items can prove, or
     all of them in an exhaustive search."""
     if facts.spec.search.strategy is SearchStrategy.EXHAUSTIVE:
@@ -371,7 +223,7 @@ def _places(lossy: int, facts: _Facts) -> int:
     return max((places for places, items in needed.items() if items is not None and items <= there), default=1)
 
 
-def _skips_unsure(facts: _Facts) -> bool:
+def _skips_unsure(facts: Facts) -> bool:
     """Whether the proof is agreement with the original, without the items on which that is unsure."""
     evaluation = facts.spec.data.evaluation
     return (
@@ -384,7 +236,7 @@ def _counting(prepare: PrepareReport) -> int:
     return prepare.items.items if prepare.informative is None else prepare.informative
 
 
-def _needed(max_drop: float, places: int, facts: _Facts) -> int | None:
+def _needed(max_drop: float, places: int, facts: Facts) -> int | None:
     """The number of items that prove a drop of at most `max_drop` if no answer changes and `places` candidates share the error probability; None
     if no number does."""
     if not bounded_by_flips(facts.spec, facts.prepare):

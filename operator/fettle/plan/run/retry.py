@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fettle.api.conditions import find
+from fettle.api.conditions import READY, find
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.commands import VALUE_LIMIT, Command, acceptance, refusal
 from fettle.plan.run.attempts import found_loss, retries_of
 from fettle.plan.run.state import RetryOrder, RunSnapshot, TaskPhase
-from fettle.plan.run.status import IN_PROGRESS, READY
+from fettle.plan.run.status import IN_PROGRESS
 
 # Repeating a build now would end the measurement in progress.
 MEASURED_NOW = frozenset({Reason.MEASURING, Reason.PUBLISHING})

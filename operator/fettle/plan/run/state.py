@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from fettle.api.conditions import find
+from fettle.api.conditions import READY, find
 from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.progress import TrainingStatus
@@ -114,7 +114,7 @@ class RunSnapshot:
     @property
     def goes_on(self) -> bool:
         """Whether a run of this generation wrote the status. There was no run for a spec that could not be read."""
-        ready = find(self.status.conditions, "Ready")
+        ready = find(self.status.conditions, READY)
         readable = ready is None or ready.reason != Reason.INVALID_SPEC
         return readable and self.status.observed_generation == self.generation
 

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fettle.api import catalog
-from fettle.api.conditions import RECONCILING, STALLED, Condition, find, with_condition
+from fettle.api.conditions import (
+    CONVERTED,
+    MEASURED,
+    READY,
+    RECONCILING,
+    SOURCE_RESOLVED,
+    STALLED,
+    Condition,
+    find,
+    with_condition,
+)
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, Placement
 from fettle.api.reasons import Reason
@@ -27,7 +37,6 @@ from fettle.plan.run.state import RunSnapshot, Stage
 from fettle.plan.run.targets import TargetProgress
 from fettle.plan.run.tasks import model_of
 
-READY, SOURCE_RESOLVED, CONVERTED, MEASURED = "Ready", "SourceResolved", "Converted", "Measured"
 IN_PROGRESS = frozenset({Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING})
 
 CONVERSION_FAULTS = frozenset(

@@ -9,8 +9,9 @@ from fettle.api.bounds import Rules
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
 from fettle.api.report import MeasureReport, PrepareReport
+from fettle.plan.run.applicable import allows_lossy
 from fettle.plan.run.attempts import TaskProgress
-from fettle.plan.run.candidates import TargetPlan, allows_lossy
+from fettle.plan.run.candidates import TargetPlan
 from fettle.plan.run.context import RunContext
 from fettle.plan.run.images import measured_beside
 from fettle.plan.run.planned import Finding, PlannedCandidate

@@ -24,8 +24,9 @@ from fettle.api.task import (
     StoredModel,
 )
 from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Metric, SearchStrategy, UnsureItems
+from fettle.plan.run.applicable import allows_lossy
 from fettle.plan.run.attempts import AnyTaskProgress
-from fettle.plan.run.candidates import TargetPlan, allows_lossy, possible_builds
+from fettle.plan.run.candidates import TargetPlan, possible_builds
 from fettle.plan.run.constraints import describe
 from fettle.plan.run.planned import PlannedCandidate
 from fettle.plan.run.state import AnyReport, RunSnapshot
@@ -77,7 +78,7 @@ def _without_labels(evaluation: EvaluationSpec | None, prepare: PrepareReport) -
         return evaluation
     agreement = evaluation.agreement.model_copy(update={"unsure": UnsureItems.COUNT})
     if agreement.mode == AgreementMode.AUTO:
-        output = evaluation.output or prepare.signature.outputs[0].name
+        output = prepare.signature.judged_output(evaluation.output)
         agreement = agreement.model_copy(update={"mode": AgreementMode.TOP_ONE, "outputs": (output,)})
     return evaluation.model_copy(update={"agreement": agreement})
 

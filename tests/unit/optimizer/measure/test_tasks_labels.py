@@ -206,12 +206,12 @@ def test_labels_are_read_as_the_spec_says(labels: str) -> None:
 
 
 REFUSED: dict[str, tuple[str, Callable[[], Array], dict[str, Any], str]] = {
-    "boxes of a class too many": ("boxes", lambda: crowded(3), {}, "label 3 is not one of the 3 classes"),
+    "boxes of a class too many": ("boxes", lambda: crowded(3), {}, "labels 3 are not among the 3 classes"),
     "boxes below the first class": (
         "boxes",
         lambda: box_labels(detector()[1]),
         {"label_offset": 1},
-        r"label 0 is not one of the 3 classes.* from 1 \(labelOffset\)",
+        r"labels 0 are not among the 3 classes.* from 1 \(labelOffset\)",
     ),
     "boxes of half a class": ("boxes", lambda: box_labels(detector()[1]) + 0.5, {}, "the number of the class"),
     "boxes of too many names": (
@@ -238,7 +238,7 @@ REFUSED: dict[str, tuple[str, Callable[[], Array], dict[str, Any], str]] = {
         "texts",
         lambda: fills(spelled()[1], 77),
         {},
-        "label 77 is not one of the 8 characters",
+        "labels 77 are not among the 8 characters",
     ),
     "texts of too few names": ("texts", lambda: spelled()[1], {"classes": ("", "a")}, "names 2 classes.*for 8"),
     "texts with an offset": (

@@ -11,10 +11,10 @@ from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
+from fettle.api.source import InputSpec
 from fettle.api.task import StoredModel
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import ConversionError

@@ -11,7 +11,8 @@ from tests.unit.plan.optimize.world import make_spec
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.reasons import Reason
-from fettle.plan.run.candidates import CALIBRATION_NEEDED, plan_target
+from fettle.plan.run.applicable import CALIBRATION_NEEDED
+from fettle.plan.run.candidates import plan_target
 from fettle.plan.run.constraints import in_force
 from fettle.plan.run.planned import PlannedCandidate
 

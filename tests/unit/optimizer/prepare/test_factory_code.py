@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fettle.api.optimizedmodel import FactorySpec
 from fettle.api.reasons import Reason
+from fettle.api.source import FactorySpec
 from fettle.errors import SourceError
 from fettle.optimizer.prepare.code import MOST_BYTES, fetch_code
 from fettle.store.uris import Mounts

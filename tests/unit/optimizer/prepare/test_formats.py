@@ -1,4 +1,4 @@
-"""What is told of source formats without their toolchains: recognised, named, refused; no library of theirs is loaded."""
+"""What is told of source formats without their toolchains: recognized, named, refused; no library of theirs is loaded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.data import models
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Tensor
+from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import FormatName
 from fettle.errors import FettleError, SourceError
 from fettle.optimizer.sources import archive, mlflow

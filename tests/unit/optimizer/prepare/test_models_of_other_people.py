@@ -15,10 +15,10 @@ from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
+from fettle.api.source import InputSpec
 from fettle.api.vocabulary import Basis, RuntimeName
 from fettle.optimizer.measure import items
 from fettle.runtimes import base

@@ -11,9 +11,9 @@ from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import CalibrationSpec, EvaluationSpec
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
+from fettle.api.source import InputSpec
 from fettle.errors import FettleError
 from fettle.runtimes.base import Array
 

@@ -1,4 +1,4 @@
-"""The source as it is handed in: found, recognised, pinned, or refused."""
+"""The source as it is handed in: found, recognized, pinned, or refused."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.data import models
 from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import InputSpec, SourceSpec
 from fettle.api.reasons import Reason
+from fettle.api.source import InputSpec, SourceSpec
 
 
 def test_a_file_is_known_by_its_own_digest(bench: Workbench) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
+from fettle.api.source import InputSpec
 from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.errors import FettleError
 from fettle.runtimes import base

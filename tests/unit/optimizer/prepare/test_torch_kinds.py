@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
+from fettle.api.source import InputSpec
 from fettle.errors import FettleError
 
 pytestmark = pytest.mark.usefixtures("operators_gathered_once")

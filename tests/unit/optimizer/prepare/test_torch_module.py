@@ -15,10 +15,10 @@ import pytest
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.optimizedmodel import FactorySpec, InputSpec, SourceSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
+from fettle.api.source import FactorySpec, InputSpec, SourceSpec
 from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.errors import FettleError
 from fettle.runtimes import base

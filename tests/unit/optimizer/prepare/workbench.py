@@ -14,8 +14,8 @@ from tests.data import models
 from tests.probed_once import probed_once
 
 from fettle.api.data import CalibrationSpec, DataSpec, EvaluationSpec, GeneratedSpec
-from fettle.api.optimizedmodel import InputSpec, SourceSpec
 from fettle.api.report import PrepareReport
+from fettle.api.source import InputSpec, SourceSpec
 from fettle.api.task import BuildPlan, PrepareTask
 from fettle.errors import FettleError
 from fettle.optimizer import stage

@@ -13,8 +13,9 @@ from tests.servers.web import serving
 from tests.unit.optimizer.report.run_of_digits import MACHINE, fill, publish_task
 
 from fettle.api.data import DataSpec
-from fettle.api.optimizedmodel import PublishSpec, SourceSpec
+from fettle.api.optimizedmodel import PublishSpec
 from fettle.api.reasons import Reason
+from fettle.api.source import SourceSpec
 from fettle.api.task import PrepareTask
 from fettle.errors import SourceError, StoreError
 from fettle.optimizer import publish

@@ -15,9 +15,9 @@ from tests.probed_once import probed_once
 from torch import nn
 
 from fettle.api.data import DataSpec, EvaluationSpec, TrainingSpec
-from fettle.api.optimizedmodel import SourceSpec
 from fettle.api.recipe import RecipeStep
 from fettle.api.report import BuildReport, PrepareReport
+from fettle.api.source import SourceSpec
 from fettle.api.task import BuildPlan, BuildTask, PrepareTask, StoredModel, TrainingPlan
 from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import Augmentation, Metric, RuntimeName

@@ -7,11 +7,11 @@ from tests.unit.plan.optimize.world import digest, make_spec, prepared
 
 from fettle.api.data import DataSpec
 from fettle.api.images import Image, ImageEntry, server_image
-from fettle.api.optimizedmodel import FactorySpec, SourceSpec
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
+from fettle.api.source import FactorySpec, SourceSpec
 from fettle.api.task import (
     BuildPlan,
     BuildTask,

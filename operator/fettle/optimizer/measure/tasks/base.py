@@ -25,6 +25,7 @@ from fettle.store.comparison import Comparison
 Array = np.ndarray[Any, Any]
 EXAMPLES, LEAST_EXAMPLES = 32, 4  # answers that a metric is fitted to
 EXAMPLE_BYTES = 64 << 20  # of all of them
+STRANGE = 3  # labels out of range that a message shows
 
 
 class Likeness(IntEnum):
@@ -223,20 +224,27 @@ def examples_of(answers: Iterable[Answer]) -> list[Answer]:
     return found
 
 
-def output_name(signature: Signature, spec: EvaluationSpec) -> str:
-    """The output that is judged: the one asked for, else the first. Raises DataError where the model has no such output."""
-    names = [tensor.name for tensor in signature.outputs]
-    if spec.output is not None and spec.output not in names:
-        raise DataError(f"data.evaluation.output is {spec.output!r}; the model has {sorted(names)}")
-    return spec.output or names[0]
-
-
-def require_names(metric: str, spec: EvaluationSpec, classes: int | None) -> None:
-    """Raises DataError where data.evaluation.classes does not name each of the model's classes."""
+def require_names(metric: str, spec: EvaluationSpec, classes: int | None, outputs: Sequence[str] = ()) -> None:
+    """Raises DataError where data.evaluation.classes does not name each of the model's classes, which are in `outputs`."""
     if spec.classes and classes is not None and len(spec.classes) != classes:
+        where = f" in {' and '.join(outputs)}" if outputs else ""
         raise DataError(
-            f"data.evaluation.classes names {len(spec.classes)} classes, but the model has scores for {classes}: metric {metric} needs a name "
-            "for each, in the order of the scores"
+            f"data.evaluation.classes names {len(spec.classes)} classes, but the model has scores for {classes}{where}: metric {metric} needs a "
+            "name for each, in the order of the scores"
+        )
+
+
+def require_in_range(numbers: Array, classes: int | None, offset: int, called: str = "classes") -> None:
+    """Raises DataError unless each of the numbers, counted from 0, is that of a class; where `classes` is None, any may be one.
+
+    `offset`: what labels call class 0.
+    """
+    strange = np.unique(numbers[(numbers < 0) | (numbers >= (np.inf if classes is None else classes))]) + offset
+    if strange.size:
+        shown = ", ".join(map(str, strange[:STRANGE].tolist()))
+        raise DataError(
+            f"labels {shown} are not among the {called if classes is None else f'{classes} {called}'}, which are numbered from {offset} "
+            "(labelOffset): set data.evaluation.ignoreLabel if one of them is to be ignored"
         )
 
 

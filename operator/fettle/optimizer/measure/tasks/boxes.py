@@ -152,12 +152,12 @@ def head(examples: Sequence[Answer], image: tuple[int, int] | None = None) -> He
     """
     ranks = {name: 1 if all(answer[name].shape[:-1] == (1,) for answer in examples) else 2 for name in examples[0]}
     answers = [_as_tables(answer, ranks) for answer in examples]
-    for recognise in (_after_nms, _three_tensors, _ssd, partial(_yolo, image=image)):
-        recognised = recognise(answers)
-        if recognised is not None:
-            return replace(recognised, ranks=ranks)
-    recognised = _yolox(answers, image)
-    return replace(recognised, ranks=ranks) if recognised is not None else None
+    for recognize in (_after_nms, _three_tensors, _ssd, partial(_yolo, image=image)):
+        recognized = recognize(answers)
+        if recognized is not None:
+            return replace(recognized, ranks=ranks)
+    recognized = _yolox(answers, image)
+    return replace(recognized, ranks=ranks) if recognized is not None else None
 
 
 def _as_tables(answer: Answer, ranks: Mapping[str, int]) -> Answer:

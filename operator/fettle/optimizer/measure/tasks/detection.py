@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from fettle.api.data import EvaluationSpec
+from fettle.api.labels import not_counted
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
@@ -26,7 +27,7 @@ from fettle.optimizer.measure.tasks.base import (
     Scorer,
     TaskMetric,
     f1,
-    output_name,
+    require_in_range,
     require_names,
     shapes,
     sums,
@@ -61,20 +62,20 @@ class Detection(TaskMetric):
     def __init__(self, found: Head, spec: EvaluationSpec) -> None:
         self._head = found
         self._classes = found.classes or len(spec.classes) or None
-        self._offset, self._ignored = spec.label_offset, spec.ignore_label
+        self._offset, self._ignored = spec.label_offset, not_counted(spec)
         self.told = found.told
         self.outputs = found.outputs
 
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
-        """Recognise the head. Raises DataError."""
+        """Recognize the head. Raises DataError."""
         found = head(examples, _size(signature))
         if found is None:
             raise DataError(
                 f"metric Detection finds no boxes in {shapes(examples[0])} (one item's answer): it supports YOLO heads, boxes [n, 4] beside "
                 "scores, and rows of corners, score and class after NMS; set metric: Auto, or export the model with its box decoding"
             )
-        if spec.output is not None and output_name(signature, spec) not in found.outputs:
+        if spec.output is not None and signature.judged_output(spec.output) not in found.outputs:
             raise DataError(
                 f"data.evaluation.output is {spec.output!r}, which holds no boxes: metric Detection reads {found.told}; leave output out"
             )
@@ -102,15 +103,9 @@ class Detection(TaskMetric):
                 f"metric Detection needs labels [n, 5] for an item (left, top, right, bottom, and the number of the class; -1 is padding), "
                 f"found {label.dtype} {list(label.shape)}"
             )
-        counts = numbers >= min(self._offset, 0)
-        counts &= numbers != self._ignored if self._ignored is not None else True
+        counts = (numbers >= min(self._offset, 0)) & ~np.isin(numbers, self._ignored)
         corners, classes = label[counts, :4].astype(np.float64), numbers[counts] - self._offset
-        strange = (classes < 0) | (classes >= (self._classes or np.inf))
-        if strange.any():
-            raise DataError(
-                f"label {int(classes[strange][0]) + self._offset} is not one of the {f'{self._classes} ' if self._classes else ''}classes, which "
-                f"are numbered from {self._offset} (labelOffset); negative labels are padding; set ignoreLabel for another padding value"
-            )
+        require_in_range(classes, self._classes, self._offset)
         if (corners[:, 2:] < corners[:, :2]).any():
             row = corners[(corners[:, 2:] < corners[:, :2]).any(axis=1)][0]
             raise DataError(

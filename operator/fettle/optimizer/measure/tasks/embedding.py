@@ -22,7 +22,6 @@ from fettle.optimizer.measure.tasks.base import (
     Pool,
     Scorer,
     TaskMetric,
-    output_name,
     shapes,
     share,
 )
@@ -53,7 +52,7 @@ class Embedding(TaskMetric):
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """Take the whole answer for a vector. Raises DataError."""
-        name = output_name(signature, spec)
+        name = signature.judged_output(spec.output)
         first = examples[0][name]
         if (
             not is_float(first)

@@ -13,13 +13,13 @@ from typing import Any, Self
 import numpy as np
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.labels import IGNORED
+from fettle.api.labels import not_counted
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.items import Answer
-from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, f1, shapes, sums
+from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, f1, require_names, shapes, sums
 from fettle.optimizer.measure.variance import LEAST_ITEMS
 from fettle.optimizer.statistics import ratio
 from fettle.store.comparison import is_float
@@ -61,7 +61,7 @@ class Decisions:
 class MultiLabel(TaskMetric):
     """Yes or no, many times for each item."""
 
-    def __init__(self, outputs: Sequence[Decisions], ignored: int, classes: tuple[str, ...]) -> None:
+    def __init__(self, outputs: Sequence[Decisions], ignored: tuple[int, ...], classes: tuple[str, ...]) -> None:
         self._outputs, self._ignored = outputs, ignored
         self.outputs = frozenset(output.name for output in outputs)
         several = len(outputs) > 1
@@ -84,12 +84,8 @@ class MultiLabel(TaskMetric):
             names = names[:1]
         outputs = [_decisions(name, profiles[name], examples) for name in names]
         tags = sum(output.tags for output in outputs)
-        if spec.classes and len(spec.classes) != tags:
-            raise DataError(
-                f"data.evaluation.classes has {len(spec.classes)} names, metric MultiLabel reads {tags} tags in {' and '.join(names)}: name each "
-                "of them, in that order"
-            )
-        return cls(outputs, IGNORED if spec.ignore_label is None else spec.ignore_label, spec.classes)
+        require_names("MultiLabel", spec, tags, names)
+        return cls(outputs, not_counted(spec), spec.classes)
 
     def likeness(self, examples: Sequence[Answer]) -> Likeness:
         """Scores of tags look like those of a mask, or like any numbers."""
@@ -111,12 +107,13 @@ class MultiLabel(TaskMetric):
                 f"metric MultiLabel needs a 0 or 1 for each of {found} decisions, found {label.dtype} {list(label.shape)}: "
                 "check data.evaluation.labelKey, output and agreement.axis"
             )
-        if label.dtype.kind not in "biuf" or not np.isin(label, (0, 1, self._ignored, IGNORED)).all():
+        known = np.isin(label, (0, 1, *self._ignored))
+        if label.dtype.kind not in "biuf" or not known.all():
             raise DataError(
-                f"metric MultiLabel needs labels of 0 and 1 ({self._ignored} does not count), found {label.dtype} "
-                f"{_first_other(label, self._ignored)}"
+                f"metric MultiLabel needs labels of 0 and 1 ({' and '.join(map(str, self._ignored))} not counted), found {label.dtype} "
+                f"{label[~known][:1].tolist()}"
             )
-        whole = np.where(np.isin(label, (self._ignored, IGNORED)), NOT_COUNTED, label).astype(np.int8)
+        whole = np.where(np.isin(label, self._ignored), NOT_COUNTED, label).astype(np.int8)
         parts = np.split(whole.reshape(-1), np.cumsum([table.size for table in some])[:-1])
         if len(some) == 1 and whole.ndim > 1:
             return (self._outputs[0].read(whole).reshape(some[0].shape),)  # its axes are those of the answer
@@ -145,10 +142,6 @@ def _decisions(name: str, profile: OutputProfile, examples: Sequence[Answer]) ->
             f"each of which is a yes or no by itself{why or ', with the tags along agreement.axis'}"
         )
     return Decisions(name, axis, tags, PROBABILITIES if profile.threshold > 0 or yes_or_no else LOGITS)
-
-
-def _first_other(label: Array, ignored: int) -> str:
-    return str(label.reshape(-1)[~np.isin(label.reshape(-1), (0, 1, ignored))][:1].tolist())
 
 
 def _counts(prediction: Array, truth: Array) -> tuple[int, int, int]:

@@ -39,7 +39,7 @@ class Ranking(TaskMetric):
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """Take one score, or the two of a classifier of yes and no. Raises DataError."""
-        name = spec.output or signature.outputs[0].name
+        name = signature.judged_output(spec.output)
         first = examples[0][name]
         if not is_float(first) or any(
             answer[name].size not in (1, 2) or answer[name].size != first.size for answer in examples

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.labels import IGNORED
+from fettle.api.labels import not_counted
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED
@@ -25,7 +25,7 @@ from fettle.optimizer.measure.tasks.base import (
     Scorer,
     TaskMetric,
     item_of,
-    output_name,
+    require_in_range,
     require_names,
     shapes,
     sums,
@@ -58,8 +58,7 @@ class Segmentation(TaskMetric):
     ) -> None:
         self._name, self._axis, self._threshold, self._classes, self._planes = name, axis, threshold, classes, planes
         self._foreground = axis is None and classes == 2
-        ignored = spec.ignore_label if spec.ignore_label is not None else IGNORED
-        self._offset, self._ignored = spec.label_offset, (IGNORED, ignored)
+        self._offset, self._ignored = spec.label_offset, not_counted(spec)
         self.outputs = frozenset({name})
         kind = "a class" if classes is None else f"one of {classes} classes"
         self.told = f"a mask in {name}: each place is {'foreground or not' if self._foreground else kind}"
@@ -67,7 +66,7 @@ class Segmentation(TaskMetric):
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """Find the axis of the classes: the one asked for, else the first. Raises DataError."""
-        name = output_name(signature, spec)
+        name = signature.judged_output(spec.output)
         first = item_of(examples[0][name], 3)
         axis, classes = None, 0
         squeezed = [size for size in first.shape if size != 1]
@@ -143,15 +142,9 @@ class Segmentation(TaskMetric):
                 "write labels with the axes in the order of the model's mask"
             )
         plane = plane.reshape(prediction.shape)
-        found = np.where(np.isin(plane, self._ignored), NOT_COUNTED, plane - self._offset)
-        strange = ((found < 0) & ~np.isin(plane, self._ignored)) | (found >= (self._classes or MOST_CLASSES))
-        if strange.any():
-            other = ", ".join(map(str, np.unique(plane[strange])[:3].tolist()))
-            raise DataError(
-                f"labels {other} are not among the {self._classes or MOST_CLASSES} classes, which are numbered from {self._offset} (labelOffset): "
-                "set data.evaluation.ignoreLabel if one of them is to be ignored"
-            )
-        return np.asarray(found.astype(np.int16))
+        ignored = np.isin(plane, self._ignored)
+        require_in_range(plane[~ignored] - self._offset, self._classes or MOST_CLASSES, self._offset)
+        return np.where(ignored, NOT_COUNTED, plane - self._offset).astype(np.int16)
 
     def scorer(self, labelled: bool) -> Scorer:
         """Intersection over union."""

@@ -15,7 +15,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.labels import IGNORED
+from fettle.api.labels import not_counted
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
@@ -27,7 +27,7 @@ from fettle.optimizer.measure.tasks.base import (
     Scorer,
     TaskMetric,
     item_of,
-    output_name,
+    require_in_range,
     require_names,
     shapes,
     sums,
@@ -50,7 +50,8 @@ class Text(TaskMetric):
 
     def __init__(self, name: str, blank: int | None, scores: int, spec: EvaluationSpec) -> None:
         self._name, self.blank, self.scores = name, blank, scores
-        self.classes, self._offset, self._ignored = spec.classes, spec.label_offset, spec.ignore_label
+        self.classes, self._offset, self._ignored = spec.classes, spec.label_offset, not_counted(spec)
+        self._numbered = bool(spec.label_offset) or spec.ignore_label is not None  # labels must be numbers
         self.outputs = frozenset({name})
         how = f"the best of {scores} characters at each step" if scores else "texts"
         ctc = f"; class {blank} is the blank of CTC: repeated characters are merged" if blank is not None else ""
@@ -59,7 +60,7 @@ class Text(TaskMetric):
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """See whether there is a blank. Raises DataError."""
-        name = output_name(signature, spec)
+        name = signature.judged_output(spec.output)
         answers = [item_of(answer[name], 2) for answer in examples]
         first = answers[0]
         if first.dtype.kind in "OSU" and (spec.classes or spec.label_offset):
@@ -112,7 +113,7 @@ class Text(TaskMetric):
                     "labels are texts, but the model outputs scores for characters: list the characters in data.evaluation.classes, in the order "
                     f"of the {self.scores} scores{', the blank as an empty text' if self.blank is not None else ''}"
                 )
-            if self._offset or self._ignored is not None:
+            if self._numbered:
                 raise DataError(
                     "labels are texts: leave out labelOffset and ignoreLabel, which are for numbers of characters"
                 )
@@ -120,17 +121,11 @@ class Text(TaskMetric):
         numbers = whole_numbers(label.reshape(-1))
         if numbers is None:
             raise DataError(f"metric Text needs texts or numbers of characters as labels, found {label.dtype}")
-        fills = (numbers < min(self._offset, 0)) | (numbers == IGNORED)
-        fills |= (numbers == self._ignored) if self._ignored is not None else False
+        fills = (numbers < min(self._offset, 0)) | np.isin(numbers, self._ignored)
         numbers = numbers[~fills] - self._offset
-        letters: list[int] = numbers[numbers != self.blank].tolist()
-        most = len(self.classes) or self.scores
-        strange = [letter for letter in letters if letter < 0 or (most and letter >= most)]
-        if strange:
-            raise DataError(
-                f"label {strange[0] + self._offset} is not one of the {f'{most} ' if most else ''}characters, which are numbered from "
-                f"{self._offset} (labelOffset); negative labels are padding; set ignoreLabel for another padding value"
-            )
+        numbers = numbers[numbers != self.blank] if self.blank is not None else numbers
+        require_in_range(numbers, len(self.classes) or self.scores or None, self._offset, "characters")
+        letters: list[int] = numbers.tolist()
         return "".join(self.classes[letter] for letter in letters) if self.classes else letters
 
     def scorer(self, labelled: bool) -> Scorer:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from fettle.api.data import EvaluationSpec
-from fettle.api.labels import IGNORED
+from fettle.api.labels import not_counted
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED
@@ -25,6 +25,8 @@ from fettle.optimizer.measure.tasks.base import (
     Scorer,
     TaskMetric,
     item_of,
+    require_in_range,
+    require_names,
     shapes,
     share,
     whole_numbers,
@@ -48,7 +50,7 @@ class TopK(TaskMetric):
     @classmethod
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """See how many classes there are. Raises DataError."""
-        name = spec.output or signature.outputs[0].name
+        name = signature.judged_output(spec.output)
         first = item_of(examples[0][name], 1)
         if first.ndim != 1 or not is_float(first):
             raise DataError(
@@ -61,8 +63,7 @@ class TopK(TaskMetric):
                 f"data.evaluation.topK is {spec.top_k}, but {name} has only {classes} classes: hardly any answer is wrong if more than half of the "
                 f"classes count; set topK to {classes // 2} or less, or set metric: Accuracy"
             )
-        if spec.classes and len(spec.classes) != classes:
-            raise DataError(f"data.evaluation.classes has {len(spec.classes)} names, {name} has {classes} classes")
+        require_names("TopK", spec, classes, [name])
         return cls(name, classes, spec)
 
     def likeness(self, examples: Sequence[Answer]) -> Likeness:
@@ -90,14 +91,10 @@ class TopK(TaskMetric):
                 f"metric TopK needs the number or the name of one class as the label of an item, found {label.dtype} {list(label.shape)}: "
                 "check data.evaluation.labelKey"
             )
-        if value in (IGNORED, spec.ignore_label):
+        if value in not_counted(spec):
             return NOT_COUNTED
         place = int(value) - spec.label_offset
-        if not 0 <= place < self._classes:
-            raise DataError(
-                f"the label {int(value)} is not one of the {self._classes} classes, which are numbered from {spec.label_offset} "
-                "(data.evaluation.labelOffset)"
-            )
+        require_in_range(np.array(place), self._classes, spec.label_offset)
         return place
 
     def scorer(self, labelled: bool) -> Scorer:
