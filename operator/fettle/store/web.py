@@ -184,6 +184,8 @@ class _Redirects(HTTPRedirectHandler):
             return None
         following = super().redirect_request(req, fp, code, msg, headers, newurl)
         fp.close()  # else the library reads all of the body, however long it is
+        if following is not None:
+            following.method = req.get_method()  # else HEAD becomes GET, which sends all of a blob
         shown = req.unredirected_hdrs.get("Authorization")
         if following is not None and shown is not None and before[:2] == after[:2]:
             following.add_unredirected_header("Authorization", shown)

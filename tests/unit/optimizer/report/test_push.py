@@ -93,6 +93,23 @@ def test_no_tag_moves_where_a_winner_was_measured_again_and_its_pack_is_another(
     assert len(after) == 2 and after.items() >= tagged.items()
 
 
+def test_a_blob_that_a_registry_keeps_elsewhere_is_neither_fetched_nor_sent_again(
+    registry: RegistryServer, store: Store, secret: Path, tmp_path: Path
+) -> None:
+    fill(store, tmp_path / "model")
+    mounts = Mounts(secrets={repository(registry): secret})
+    publish.run(task(registry, store), store, mounts)
+    sent = registry.uploads
+    blobs = [path for path in registry.files if "/blobs/" in path]
+    with serving() as elsewhere:
+        for number, path in enumerate(blobs):
+            elsewhere.files[f"/{number}"] = registry.files.pop(path)
+            registry.redirects[path] = f"{elsewhere.url}/{number}"
+        publish.run(task(registry, store), store, mounts)
+        assert {request.method for request in elsewhere.requests} == {"HEAD"}
+    assert registry.uploads == sent
+
+
 @pytest.mark.parametrize(
     ("secret", "words"),
     [({}, "the Secret registry does not exist"), ({"username": "me", "password": "wrong"}, "were refused")],
