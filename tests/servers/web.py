@@ -30,7 +30,7 @@ class WebServer:
 
     files: dict[str, bytes] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
-    statuses: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    statuses: dict[str, tuple[int, bytes] | tuple[int, bytes, dict[str, str]]] = field(default_factory=dict)
     token: str | None = None
     password: tuple[str, str] | None = None
     ranges: bool = True

@@ -42,6 +42,7 @@ JUDGING = 6
 SECONDS_PER_CANDIDATE = 20.0  # of the clock; the operator's settings may say otherwise
 PLAIN_LIMIT = 64 << 10  # bytes of JSON; above, it is compressed (the kernel takes 128 KiB for one variable)
 COMPRESSED = "zlib:"
+ENDS_VARIABLE = "FETTLE_ENDS"  # the run's deadline, in Unix time: an exhaustive search comes to an end before
 LEADER_VARIABLE = "FETTLE_LEADER"  # host:port of the first of several pods that train together
 
 
@@ -293,6 +294,8 @@ class MeasureTask(ApiModel):
     exhaustive: Annotated[bool, Field(exclude_if=lambda exhaustive: not exhaustive)] = (
         False  # absent: tasks keep their hashes
     )
+    # search.deadlineSeconds of an exhaustive search, which measures as many as that leaves time for: with more time it is another task.
+    deadline_seconds: Annotated[int | None, Field(exclude_if=lambda seconds: seconds is None)] = None
     alpha: float
     incumbent: Sha256 | None = None
     seconds_per_candidate: float = SECONDS_PER_CANDIDATE

@@ -167,6 +167,7 @@ def _container(jobs: JobsSpec, request: TaskRequest, addresses: Sequence[Address
         MOUNTS_VARIABLE: encode_mounts(folders),
         **credentials.environment(addresses),
         "FETTLE_TASK": encode_task(request.task),
+        **request.environment,
     }
     return {
         "name": CONTAINER,

@@ -38,6 +38,7 @@ def main() -> None:
     FETTLE_SECRETS          JSON {address: folder}: where the Secret of each address outside lies here
     FETTLE_ALLOW_FILES      1 lets file:// addresses be opened
     FETTLE_TERMINATION_LOG  file for the outcome (default /dev/termination-log where it exists)
+    FETTLE_ENDS             Unix time at which the run's deadline is; an exhaustive search ends before
     FETTLE_LEADER           host:port of the first of several pods that train together; JOB_COMPLETION_INDEX is this one's number
 
     and answers with exit status 0 or 1, the outcome in the termination log, and the result as the last line of stdout.

@@ -6,6 +6,7 @@ import logging
 import random
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def run(task: BuildTask, store: Store) -> BuildReport:
             message = clip("; ".join(notes))
             if ranks.leads():
                 write_build(store, key, built)
+                _forget_checkpoints(task, store, key)
     except (RecipeError, RuntimeFailure) as error:
         log.info("the recipe does not apply", exc_info=True)
         reason, message = RecipeError.default_reason, clip(error.message)
@@ -123,11 +125,31 @@ def _trained(task: BuildTask, store: Store, key: str, notes: list[str], figures:
         def kept() -> dict[str, Any]:
             form = to_portable(entry, task.signature, training.seen, folder / "portable")
             write_trained(store, key, _stored(store, entry, folder / "trained"))
-            built = _stored(store, form, folder / "built")
-            checkpoints.clear()
-            return built.to_json()
+            return _stored(store, form, folder / "built").to_json()
 
         return StoredModel.model_validate(group.agreed(kept))
+
+
+def _forget_checkpoints(task: BuildTask, store: Store, key: str) -> None:
+    """Remove those of a training, once the store has what it made: until then another process may be lost, or the store full."""
+    if task.plan.trains:
+        from fettle.optimizer.training.checkpoints import Checkpoints
+
+        Checkpoints(store, key).clear()
+
+
+def dismiss(nodes: int) -> None:
+    """Tell the other pods of a training that there is nothing to do, because the leader has found the answer in the store.
+
+    They cannot look for themselves: pods on different classes of CPU look for different answers. Raises WorkerLostError.
+    """
+    from fettle.optimizer.training import together
+
+    def answered() -> str:
+        raise RecipeError("the leader found the answer to this task in the store")
+
+    with together.joined(nodes) as group, suppress(RecipeError):
+        group.agreed(answered)
 
 
 def _items(store: Store, data: StoredData | None, signature: Signature, folder: Path) -> MappedItems | None:

@@ -9,9 +9,14 @@ from fettle.api.task import LEADER_VARIABLE
 RANK_VARIABLE = "JOB_COMPLETION_INDEX"  # Kubernetes sets it
 
 
+def together() -> bool:
+    """Whether there are others."""
+    return LEADER_VARIABLE in os.environ
+
+
 def rank() -> int:
     """Its number; 0 for a process that is alone."""
-    return int(os.environ.get(RANK_VARIABLE, "0")) if LEADER_VARIABLE in os.environ else 0
+    return int(os.environ.get(RANK_VARIABLE, "0")) if together() else 0
 
 
 def leads() -> bool:

@@ -121,9 +121,13 @@ def run(task: AnyTask, mounts: Mounts) -> AnyReport:
     """The report of `task`, kept in the store. Raises FettleError."""
     store = Store.open(task.store, mounts)
     key = task_hash(task)
-    before = _earlier(task, store, store.result(key))
+    before = _earlier(task, store, store.result(key)) if ranks.leads() else None
     if before is not None:
         log.info("reusing the result from the store")
+        if isinstance(task, BuildTask) and ranks.together():
+            from fettle.optimizer import build
+
+            build.dismiss(task.nodes)
         return before
     report = _dispatch(task, store, mounts)
     if ranks.leads():

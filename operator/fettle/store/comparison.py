@@ -92,13 +92,19 @@ class Comparison(ApiModel):
             return self.agrees(original, candidate)
         if not original.size:
             return True  # nothing was found, by both
-        sure = margins(original, self.axis, self.threshold) >= self.margin
+        sure = self.counts(original)
         if not sure.any():
             return None
         if is_float(candidate) and np.isnan(candidate.astype(np.float64)).any():
             return False  # the highest score of an answer with NaN in it is whichever comes first
         left = decisions(original, self.axis, self.threshold)
         return bool(np.array_equal(left[sure], decisions(candidate, self.axis, self.threshold)[sure]))
+
+    def counts(self, original: Array) -> Array:
+        """Which decisions of an answer the original is sure of, flat; none of an answer without decisions."""
+        if self.mode != AgreementMode.TOP_ONE or not is_float(original) or not original.size:
+            return np.empty(0, bool)
+        return np.asarray(margins(original, self.axis, self.threshold) >= self.margin)
 
 
 class Outcome(Enum):

@@ -69,7 +69,7 @@ def require_push(registry: Registry) -> None:
     """Begin an upload as `push` does, and cancel it. Raises what `missing` makes where the registry takes none."""
     place = registry.begin_upload()
     with suppress(FileNotFoundError, FettleError):  # a registry that cannot cancel one forgets it in time
-        registry.ask(place, "DELETE")
+        registry.ask(place, "DELETE", once=True)
 
 
 def push(pack: Pack, registry: Registry, sent: Sent, missing: Missing, name: str | None = None) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Annotated, Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -21,7 +21,7 @@ from fettle.errors import FettleError
 from fettle.store.credentials import DOCKER_CONFIG, Credentials
 from fettle.store.places import Missing, given_by, holder, require_keys
 from fettle.store.remote import absent
-from fettle.store.web import Answer, Asked, WebApi, json_object
+from fettle.store.web import Answer, Asked, WebApi, json_object, web_address
 
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 MANIFESTS = (
@@ -137,6 +137,9 @@ class Registry:
             answer = self.api.ask(replace(asked, proof=self.proof))
         if answer.status == 404:
             raise absent(str(self.reference))
+        if answer.status == 405 and asked.method in ("POST", "PUT"):
+            message = f"{self.reference}: the registry can only be read, as a mirror can: name one that takes uploads"
+            raise self._missing(message)
         if not answer.good:
             raise self.api.error(asked.url, answer)
         return answer
@@ -159,9 +162,10 @@ class Registry:
             begun = self.ask("blobs/uploads/", "POST").headers.get("Location")
         except FileNotFoundError:
             raise self._no_repository() from None
-        if begun is None:
+        place = web_address(begun, f"{self.root}/blobs/uploads/") if begun is not None else None
+        if place is None:
             raise self._no_registry()
-        return urljoin(f"{self.root}/blobs/uploads/", begun)
+        return place
 
     def put(self, path: str, content: bytes | IO[bytes], size: int, media_type: str) -> None:
         """Have the registry keep `content` at `path`, or at an address that it gave out. Raises what `missing` makes."""
@@ -219,7 +223,8 @@ class Registry:
     def _token(self, told: Mapping[str, str]) -> Mapping[str, str]:
         """A token for this repository, of the service that the registry trusts."""
         realm = told.get("realm", "")
-        if not realm.startswith(("https://", "http://") if self.root.startswith("http://") else "https://"):
+        kinds = ("https://", "http://") if self.root.startswith("http://") else "https://"
+        if web_address(realm) is None or not realm.startswith(kinds):
             raise self._missing(f"{self.root} asks for a token of {realm!r}: expected an address with https://")
         query = urlencode({key: told[key] for key in ("service", "scope") if key in told})
         url = f"{realm}{'&' if '?' in realm else '?'}{query}"

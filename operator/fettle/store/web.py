@@ -17,7 +17,7 @@ from email.message import Message
 from http.client import HTTPException, HTTPMessage, IncompleteRead
 from typing import IO, Any, TypeVar
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import (
     HTTPRedirectHandler,
     HTTPSHandler,
@@ -28,6 +28,7 @@ from urllib.request import (
 )
 
 from fettle.api.reasons import Reason
+from fettle.api.uris import WEB
 from fettle.errors import FettleError
 from fettle.store import places
 from fettle.store.credentials import Credentials
@@ -44,13 +45,14 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Asked:
-    """A request. `proof`: what shows who asks, as in `places.authorization`."""
+    """A request. `proof`: what shows who asks, as in `places.authorization`. `once`: it is not tried again."""
 
     url: str
     method: str = "GET"
     headers: Mapping[str, str] = field(default_factory=dict)
     proof: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | IO[bytes] | None = None
+    once: bool = False
 
     @property
     def streams(self) -> bool:
@@ -115,7 +117,7 @@ class WebApi:
         return self._error(url, Failure("", answer.status == 404, str(answer.status), ""))
 
     def _answered(self, asked: Asked, read: Callable[[Any], bytes]) -> Answer:
-        if asked.streams:
+        if asked.streams or asked.once:
             return self._once(asked, read)
         return patiently(lambda: self._once(asked, read))
 
@@ -167,16 +169,23 @@ class WebApi:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows as obstore's client does: to https://, and from http:// to http://. Who asks is shown to no other host."""
+    """Follows as obstore's client does: to https://, and from http:// to http://. Who asks is shown to no other host.
+
+    Only what is read is followed: the library would read where a blob should have been written.
+    """
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        fp.close()  # else the library reads all of the body, however long it is
         before, after = urlsplit(req.full_url), urlsplit(newurl)
         if after.scheme != "https" and (before.scheme, after.scheme) != ("http", "http"):
             return None
+        if req.get_method() not in ("GET", "HEAD"):
+            return None
         following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        fp.close()  # else the library reads all of the body, however long it is
+        if following is not None:
+            following.method = req.get_method()  # else HEAD becomes GET, which sends all of a blob
         shown = req.unredirected_hdrs.get("Authorization")
         if following is not None and shown is not None and before[:2] == after[:2]:
             following.add_unredirected_header("Authorization", shown)
@@ -209,6 +218,17 @@ def json_object(text: str | bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError("expected an object")
     return document
+
+
+def web_address(told: str, base: str = "") -> str | None:
+    """The web address that a server told, which may be relative to `base`; None where it is none."""
+    try:
+        url = urljoin(base, told)
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return None
+    return url if parts.scheme in WEB and host else None
 
 
 def _shown(url: str) -> str:

@@ -59,6 +59,7 @@ class Processes:
                 *self.command,
                 env={
                     **self.environment,
+                    **request.environment,
                     "FETTLE_TASK": encode_task(request.task),
                     "FETTLE_TERMINATION_LOG": str(outcome),
                 },

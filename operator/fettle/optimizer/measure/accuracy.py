@@ -23,6 +23,7 @@ from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
 from fettle.optimizer.measure.items import Answer, Array
 from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.metrics import Changes, OtherDecisions, Scores, ScoringRule, drop, flips
+from fettle.optimizer.measure.one_answer import enough_for_all
 from fettle.optimizer.measure.remains import Remains
 from fettle.optimizer.measure.sureness import Sureness
 from fettle.optimizer.measure.tally import Tally, fits, valid
@@ -156,23 +157,17 @@ class Reference:
             self.chance.add(answer[self.output], np.asarray(label))
 
     def _constant_answers(self) -> str | None:
-        """Why agreement with the original proves nothing: it gives the same answer to every item that counts. None if it does not."""
-        skipped = self.skipped if self.skipped is not None and self.skipped.items else None
-        counted = self._count - (skipped.items if skipped is not None else 0)
+        """Why agreement with the original proves nothing: one answer to every item that counts would agree with it. None if that would show."""
+        rules = self.skipped.rules if self.skipped is not None else self.comparisons
+        skips = self.skipped.items if self.skipped is not None else 0
+        counted = self._count - skips
         if counted < FEWEST:
             return None
-        seen: set[tuple[bytes, ...]] = set()
-        for answer in self.answers():
-            if skipped is not None and agreeing(skipped.rules, answer, answer) is None:
-                continue
-            seen.add(tuple(_gist(answer[name], rule) for name, rule in self.comparisons.items()))
-            if len(seen) > 1:
-                return None
-        which = "items of whose answers it is sure" if skipped is not None else "items"
-        return (
-            f"the original gives the same answer for all {counted} {which}, so a candidate that ignores its input would pass: "
-            "provide items with different answers"
-        )
+
+        def counting() -> Iterator[Answer]:
+            return (answer for answer in self.answers() if not skips or agreeing(rules, answer, answer) is not None)
+
+        return enough_for_all(rules, counting, counted, "items of whose answers it is sure" if skips else "items")
 
     def _too_unsure(self) -> str | None:
         """Why agreement with the original proves nothing: too few items count. None if enough do, or if something else is the proof."""
@@ -382,9 +377,3 @@ def _same(tally: Tally, sides: Flips | None, verdict: TaskVerdict | None) -> boo
 def _disagreement(agreement: Interval) -> Interval:
     """The share of items on which two answers differ."""
     return Interval(value=1 - agreement.value, low=1 - agreement.high, high=1 - agreement.low)
-
-
-def _gist(answer: Array, rule: Comparison) -> bytes:
-    """The part of an answer that must be equal for two models to agree."""
-    said = decisions(answer, rule.axis, rule.threshold) if rule.mode == AgreementMode.TOP_ONE else answer
-    return repr(said.tolist()).encode() if said.dtype.kind == "O" else np.ascontiguousarray(said).tobytes()

@@ -16,6 +16,7 @@ from fettle.api.vocabulary import Objective
 SLOWER = 1.5  # a candidate that takes this many times as long as the best in the pre-test is rejected
 ALIKE = 0.9  # an exact candidate, which may be smaller, stays if it is at least this many times as fast as the original
 PASSING = 2  # candidates that must satisfy every constraint: a winner and a runner-up
+LATE = "not measured in full, because search.deadlineSeconds leaves no time for it: raise it"
 MOST_TIMED = 4  # maximum number of finalists that are timed in full, without the published artifact
 
 
@@ -131,18 +132,19 @@ def hold_finals(
     time: Time,
     objective: Objective,
     exhaustive: bool = False,
+    in_time: Callable[[], bool] = lambda: True,
 ) -> Finals:
     """Evaluate and time `candidates` in their order until a winner and a runner-up satisfy every constraint; the published artifact is neither.
 
     At most `places` of them are evaluated with an interval. Later ones that need an interval are skipped, and so are those with the same answers
     as one that failed. A candidate that is much slower than one that passes cannot be the runner-up: it is timed only if that one fails after all.
-    An exhaustive search goes on to the last candidate, and times what loses too much accuracy as well.
+    An exhaustive search goes on to the last candidate as long as it is `in_time`, and times what loses too much accuracy as well.
     """
     finals = Finals()
     missed: dict[tuple[str, ...], str] = {}
     waiting = list(candidates)
     by_name = {candidate.name: candidate for candidate in candidates}
-    while waiting and (exhaustive or _goes_on(finals, by_name)):
+    while waiting and (in_time() if exhaustive else _goes_on(finals, by_name)):
         group: list[ScreenedCandidate] = []
         ahead = [] if exhaustive else [by_name[name] for name in finals.passed]
         while waiting and _new((*group, *ahead)) < PASSING:
@@ -173,7 +175,9 @@ def hold_finals(
         elif ahead:
             break  # none of the remaining candidates could win
     passed = [by_name[name] for name in finals.passed]
-    finals.rejected |= {candidate.name: _why_not_asked(candidate, passed) for candidate in waiting}
+    finals.rejected |= {
+        candidate.name: LATE if exhaustive else _why_not_asked(candidate, passed) for candidate in waiting
+    }
     return finals
 
 

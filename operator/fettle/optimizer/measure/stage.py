@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.candidate import Bench, MeasuredCandidate, certify, judge_original, same_as, screen
 from fettle.optimizer.measure.cgroup import Limits, Throttling
 from fettle.optimizer.measure.clock import BASELINE, Clock, LoadedModel, TimedCandidate, groups
+from fettle.optimizer.measure.deadline import TimeLeft
 from fettle.optimizer.measure.process import WorkerProcess
 from fettle.optimizer.measure.schedule import TimingSchedule
 from fettle.optimizer.measure.search import Certificate, ScreenedCandidate, hold_finals, sort_out
@@ -174,7 +176,10 @@ class _Measuring:
         may_be_slower = self.task.constraints.speedup is not None or not any(map(self._is_original, self._candidates))
         objective, exhaustive = self.task.objective, self.task.exhaustive
         shortlist = sort_out(self._screened_candidates(), objective, may_be_slower, exhaustive)
-        finals = hold_finals(shortlist.candidates, self.task.places, self._certify, self._time, objective, exhaustive)
+        in_time = TimeLeft.of(os.environ).another
+        finals = hold_finals(
+            shortlist.candidates, self.task.places, self._certify, self._time, objective, exhaustive, in_time
+        )
         for name, rejection in (shortlist.rejected | finals.rejected).items():
             self._by_name[name].rejection = (Reason.PRUNED, rejection)
         if not self.clock.baseline.starts:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from fettle.api.text import percent
 from fettle.optimizer.measure.agreement import OutputProfile
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.sureness import Sureness, least_margin
@@ -20,18 +21,21 @@ LEAST_SURE = 0.25  # of all items, on which the original must be sure: several o
 
 @dataclass(frozen=True)
 class Skipped:
-    """The rules with the margins above which the original is sure, and the number of items that they skip."""
+    """The rules with the margins above which the original is sure, the number of items that they skip, and the share of the decisions that do not
+    count in the items that do."""
 
     rules: dict[str, Comparison]
     items: int
     of: int
+    within: float = 0.0
 
     @property
     def told(self) -> str:
         """How many items do not count, and by which margins, as text."""
         least = ", ".join(f"{rule.margin:.2g} in {name}" for name, rule in self.rules.items() if rule.margin > 0)
+        within = f", and {percent(self.within)} of the decisions in the others," if self.within else ""
         return (
-            f"{self.items} of {self.of} items do not count in the agreement, because the original is unsure of its answer "
+            f"{self.items} of {self.of} items{within} do not count in the agreement, because the original is unsure of its answer "
             f"(agreement.unsure: Skip; least margin of a decision that counts: {least or 'none'})"
         )
 
@@ -62,5 +66,13 @@ def skipped(
         for name, margin in sureness.margins().items()
     }
     sure = {name: rule.model_copy(update={"margin": margins.get(name, 0.0)}) for name, rule in rules.items()}
-    said_nothing = [agreeing(sure, answer, answer) is None for answer in answers()]
-    return Skipped(sure, sum(said_nothing), len(said_nothing))
+    items = of = uncounted = decided = 0
+    for answer in answers():
+        of += 1
+        if agreeing(sure, answer, answer) is None:
+            items += 1
+            continue
+        for name, rule in sure.items():
+            counts = rule.counts(answer[name])
+            uncounted, decided = uncounted + int((~counts).sum()), decided + counts.size
+    return Skipped(sure, items, of, uncounted / decided if decided else 0.0)

@@ -96,7 +96,7 @@ class _Pairs:
         zero = self._known.value(node.input[2]) if len(node.input) > 2 else np.zeros((), np.uint8)
         if scale is None or zero is None or scale.dtype != np.float32 or zero.dtype not in _INTEGERS:
             return None
-        if any(attribute.name == "output_dtype" and attribute.i for attribute in node.attribute):
+        if onnx_model.attribute(node, "output_dtype"):
             return None
         return (scale.item(), zero.item(), zero.dtype) if scale.size == zero.size == 1 else None
 
@@ -151,11 +151,12 @@ class _Pairs:
 
         They have the type of their scale, which may be float16.
         """
-        given = {attribute.name: attribute.i for attribute in node.attribute}
         zero = node.input[2] if len(node.input) > 2 else ""
-        numbers = numbers_of(self._known, node.input[0], node.input[1], zero, given.get("axis", 1))
+        axis = onnx_model.attribute(node, "axis", 1)
+        numbers = numbers_of(self._known, node.input[0], node.input[1], zero, axis)
         scale = self._known.value(node.input[1])
-        if numbers is None or scale is None or given.get("block_size") or given.get("output_dtype"):
+        otherwise = onnx_model.attribute(node, "block_size") or onnx_model.attribute(node, "output_dtype")
+        if numbers is None or scale is None or otherwise:
             return False
         self._known.graph.initializer.append(numpy_helper.from_array(numbers.astype(scale.dtype), node.output[0]))
         return True

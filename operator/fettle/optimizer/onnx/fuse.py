@@ -92,8 +92,8 @@ def _sigmoid_gated(known: Graph, node: onnx.NodeProto) -> str | None:
         gate = known.inner(node.input[other], "HardSigmoid")
         if gate is None or gate.input[0] != node.input[operand]:
             continue
-        given = {attribute.name: attribute.f for attribute in gate.attribute}
-        if _near(given.get("alpha", 0.2), 1 / 6) and _near(given.get("beta", 0.5), 0.5):
+        slope, offset = onnx_model.attribute(gate, "alpha", 0.2), onnx_model.attribute(gate, "beta", 0.5)
+        if _near(slope, 1 / 6) and _near(offset, 0.5):
             return str(node.input[operand])
     return None
 

@@ -38,7 +38,8 @@ def _changed(model: onnx.ModelProto, change: Callable[[onnx.GraphProto, onnx.Nod
 
 
 def _body(node: onnx.NodeProto) -> onnx.GraphProto:
-    return next(attribute.g for attribute in node.attribute if attribute.name == "body")
+    body: onnx.GraphProto = onnx_model.attribute(node, "body")
+    return body
 
 
 def _freed(graph: onnx.GraphProto, node: onnx.NodeProto) -> int:

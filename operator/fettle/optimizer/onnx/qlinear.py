@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.fuse import Graph
 
 Array = np.ndarray[Any, Any]
@@ -57,7 +58,7 @@ class QLinearOperators:
         if node.op_type == "QLinearConcat":  # scale and zero point of the result, then the operands
             operands = tuple((at, at + 1, at + 2) for at in range(2, len(node.input), 3))
             rule = _QLinear("Concat", operands, (0, 1))
-        if rule is None or any(attribute.name == "channels_last" and attribute.i for attribute in node.attribute):
+        if rule is None or onnx_model.attribute(node, "channels_last"):
             yield node
             return
         names = [*node.input, *[""] * 3]
@@ -82,16 +83,16 @@ class QLinearOperators:
 
     def _newer_softmax(self, node: onnx.NodeProto) -> bool:
         """Whether this is a softmax over another axis than the last, which the model's opset does not have."""
-        given = {attribute.name: attribute.i for attribute in node.attribute}
-        over_one = node.op_type == "QLinearSoftmax" and given.get("opset", 0) >= _ONE_AXIS > self._opset
-        return bool(over_one and given.get("axis", -1) != -1)
+        over_one = (
+            node.op_type == "QLinearSoftmax" and onnx_model.attribute(node, "opset", 0) >= _ONE_AXIS > self._opset
+        )
+        return bool(over_one and onnx_model.attribute(node, "axis", -1) != -1)
 
     def _softmax(self, node: onnx.NodeProto, made: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         """Before opset 13, a softmax was over all dimensions from its axis on, and the attribute `opset` says which one this is."""
-        given = {attribute.name: attribute.i for attribute in node.attribute}
-        axis, (value,), (out,) = given.get("axis", -1), made.input, made.output
+        axis, (value,), (out,) = onnx_model.attribute(node, "axis", -1), made.input, made.output
         del made.attribute[:]
-        if axis == -1 or given.get("opset", 0) >= _ONE_AXIS or self._opset < _ONE_AXIS:
+        if axis == -1 or onnx_model.attribute(node, "opset", 0) >= _ONE_AXIS or self._opset < _ONE_AXIS:
             made.attribute.append(helper.make_attribute("axis", axis))
             yield made
             return
@@ -119,15 +120,14 @@ class QLinearOperators:
         scales = [self._known.value(node.input[scale]) for _, scale, _ in rule.operands]
         if integers is None or scales[0] is None or scales[1] is None:
             return None
-        alpha = next((attribute.f for attribute in node.attribute if attribute.name == "alpha"), 1.0)  # QGemm's
+        alpha = onnx_model.attribute(node, "alpha", 1.0)  # QGemm's
         numbers = integers.astype(np.float32) * scales[0] * scales[1] * np.float32(alpha)
         return [constant(self._known, f"{node.output[0]}_bias", numbers)]
 
 
 def _columns(node: onnx.NodeProto, rule: _QLinear) -> int:
     """The axis of the weights that is the result's columns."""
-    turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return 0 if turned else rule.columns
+    return 0 if onnx_model.attribute(node, "transB") else rule.columns
 
 
 def constant(known: Graph, name: str, array: Array) -> str:

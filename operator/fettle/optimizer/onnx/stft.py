@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
+from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.fuse import Graph, drop_unused
 from fettle.runtimes.base import Array
 
@@ -58,7 +59,7 @@ def _waves(known: Graph, node: onnx.NodeProto) -> Array | None:
     samples = int(length.reshape(-1)[0]) if length is not None else len(window) if window is not None else 0
     if not 0 < samples <= LONGEST or (window is not None and window.shape != (samples,)):
         return None
-    one_sided = next((attribute.i for attribute in node.attribute if attribute.name == "onesided"), 1)
+    one_sided = onnx_model.attribute(node, "onesided", 1)
     frequencies = np.arange(samples // 2 + 1 if one_sided else samples)
     turns = np.outer(frequencies, np.arange(samples)) % samples  # whole turns cost digits
     angles = 2 * np.pi * turns / samples

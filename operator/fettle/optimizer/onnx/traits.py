@@ -61,5 +61,4 @@ def bounded_lstm(graph: onnx.GraphProto) -> list[str]:
 
 def _unbounded(node: onnx.NodeProto) -> bool:
     """Whether a recurrent layer has an activation without bounds, such as Relu."""
-    named = next((attribute.strings for attribute in node.attribute if attribute.name == "activations"), ())
-    return not _RECURRENT_BOUNDED.issuperset(named)
+    return not _RECURRENT_BOUNDED.issuperset(onnx_model.attribute(node, "activations", ()))

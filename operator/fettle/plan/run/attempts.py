@@ -87,7 +87,7 @@ class Attempts:
         attempt = self._attempt(state)
         if self.late and (state is None or attempt > state.attempt or _waits(state)):
             return TaskProgress(name, note=_fault(state) if state is not None and not _answered(state) else None)
-        request = TaskRequest(task, name, attempt, stage, label, self._seconds_left, target)
+        request = TaskRequest(task, name, attempt, stage, label, self._seconds_left, target, self.ends)
         if state is None or attempt > state.attempt:
             return TaskProgress(name, request, running=True)
         if state.phase == TaskPhase.RUNNING:

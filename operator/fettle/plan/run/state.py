@@ -13,7 +13,7 @@ from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.progress import TrainingStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
-from fettle.api.task import SECONDS_PER_CANDIDATE, AnyTask, BuildTask
+from fettle.api.task import ENDS_VARIABLE, SECONDS_PER_CANDIDATE, AnyTask, BuildTask, MeasureTask
 from fettle.plan.events import EventDraft
 
 AnyReport = PrepareReport | BuildReport | MeasureReport | PublishReport
@@ -121,7 +121,7 @@ class RunSnapshot:
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """A task that should be running or done. `target` is set if it must run on that target's nodes."""
+    """A task that should be running or done. `target` is set if it must run on that target's nodes. `ends`: the run's deadline."""
 
     task: AnyTask
     task_hash: str
@@ -130,6 +130,14 @@ class TaskRequest:
     label: str  # for a person: "measure cpu", "build int8-static openvino"
     deadline_seconds: int
     target: TargetSpec | None = None
+    ends: datetime | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its process is told beside the task, whose hash does not depend on it: when an exhaustive search has to come to an end."""
+        if self.ends is None or not isinstance(self.task, MeasureTask) or not self.task.exhaustive:
+            return {}
+        return {ENDS_VARIABLE: str(int(self.ends.timestamp()))}
 
     @property
     def trains(self) -> bool:

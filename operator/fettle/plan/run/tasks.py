@@ -101,6 +101,7 @@ def measure_task(
     # On a GPU the portable form may stand in for a source that its framework would run on the CPU.
     as_it_came = asked.plan.baseline.untouched or prepare.basis == Basis.PORTABLE_FORM
     baseline = prepare.original if as_it_came else prepare.portable
+    exhaustive = spec.search.strategy is SearchStrategy.EXHAUSTIVE
     trained = any(catalog.trains(step) for candidate in asked.candidates for step in candidate.steps)
     return MeasureTask(
         store=store,
@@ -123,7 +124,8 @@ def measure_task(
         constraints=constraints,
         objective=spec.objective,
         places=asked.plan.places,
-        exhaustive=spec.search.strategy is SearchStrategy.EXHAUSTIVE,
+        exhaustive=exhaustive,
+        deadline_seconds=spec.search.deadline_seconds if exhaustive else None,
         alpha=asked.plan.alpha,
         incumbent=asked.incumbent,
         seconds_per_candidate=snapshot.seconds_per_candidate,

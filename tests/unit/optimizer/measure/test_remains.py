@@ -118,6 +118,31 @@ def test_a_rare_score_that_is_always_0_is_dead_though_nearly_all_items_agree(tmp
     assert "y[:, 2]" in found.gone
 
 
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        (np.append(np.linspace(0, 1, 599), 1000), "one answer agrees with the original's to all but 1 of 600 items"),
+        (np.linspace(999.999, 1000.001, 600), "the original gives the same answer for all 600 items"),
+        (np.where(np.arange(600) % 100, 0, 1), "one answer agrees with the original's to all but 6 of 600 items"),
+    ],
+    ids=["one far outlier", "no more than noise", "six events"],
+)
+def test_agreement_that_one_answer_to_everything_would_reach_proves_nothing(
+    tmp_path: Path, answers: Array, words: str
+) -> None:
+    original = answers.astype(np.float32)[:, None]
+    found = judge(original, np.where(original > 500, original, np.median(original)), tmp_path)
+    assert found.no_evidence is not None
+    assert words in found.no_evidence
+    assert "a candidate that ignores its input would pass: provide items with different answers" in found.no_evidence
+
+
+@pytest.mark.parametrize(("items", "every"), [(600, 60), (12, 3)])
+def test_ten_items_with_other_answers_are_evidence_or_a_third_of_few(tmp_path: Path, items: int, every: int) -> None:
+    answers = np.where(np.arange(items) % every, 0, 1).astype(np.float32)[:, None]
+    assert judge(answers, answers, tmp_path).no_evidence is None
+
+
 def test_what_one_item_alone_says_may_be_lost_by_chance(tmp_path: Path) -> None:
     answers = np.zeros((600, 3), np.float32)
     answers[:, :2] = RNG.uniform(size=(600, 2))

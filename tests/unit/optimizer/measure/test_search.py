@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.interval import tango
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.vocabulary import CandidateState, Objective
+from fettle.optimizer.measure.deadline import RESERVED_SECONDS, TimeLeft
 from fettle.optimizer.measure.search import Certificate, Finals, ScreenedCandidate, hold_finals, sort_out
 from fettle.plan.run.choose import choose
 
@@ -227,6 +229,35 @@ def test_an_exhaustive_search_certifies_and_times_every_candidate() -> None:
     assert stage.heats == [["lossy-1", "lossy-2"], ["lossy-3", "lossy-4"], ["lossy-5", "exact-1"], ["exact-2", "exact"]]
     assert finals.rejected == {}
     assert finals.spent == 6, "each lossy one takes its share of the error"
+
+
+def test_an_exhaustive_search_ends_before_its_deadline() -> None:
+    many = [screened(f"exact-{number}", 1 + number / 100, lossy=False) for number in range(1, 9)]
+    stage, left = Stage(), TimeLeft(ends=100 + RESERVED_SECONDS)
+    left.clock = lambda: 30.0 * len(stage.heats)  # each round takes half a minute, and the next one may take 45 s
+    finals = hold_finals(many, 4, stage.certify, stage.time, Objective.LATENCY, True, left.another)
+    assert len(stage.heats) == 2
+    late = "not measured in full, because search.deadlineSeconds leaves no time for it: raise it"
+    assert finals.rejected == dict.fromkeys((one.name for one in many[4:]), late)
+
+
+@pytest.mark.parametrize(
+    ("begun", "ends", "rounds"),
+    [
+        ([0.0, 30.0, 60.0], math.inf, [True, True, True]),
+        ([0.0, 30.0, 60.0], 60.0 + 45 + RESERVED_SECONDS, [True, True, True]),
+        ([0.0, 30.0, 60.0], 59.0 + 45 + RESERVED_SECONDS, [True, True, False]),
+        ([0.0, 50.0, 51.0], 50.0 + 75 + RESERVED_SECONDS, [True, True, False]),
+        ([500.0], 1.0, [True]),
+    ],
+    ids=["without a deadline", "just enough", "not enough", "the first one took longer", "the first is always tried"],
+)
+def test_another_round_is_begun_if_it_may_take_longer_than_all_so_far(
+    begun: list[float], ends: float, rounds: list[bool]
+) -> None:
+    clock = iter(begun)
+    left = TimeLeft(ends, lambda: next(clock))
+    assert [left.another() for _ in begun] == rounds
 
 
 def test_an_exhaustive_search_times_what_answers_as_one_that_missed() -> None:

@@ -89,6 +89,17 @@ def test_a_candidate_that_differs_only_where_the_original_is_unsure_agrees_and_w
     assert "0.99 in y" in found.skipped.told
 
 
+def test_decisions_that_do_not_count_in_items_that_do_are_told(tmp_path: Path) -> None:
+    """A mask is many decisions: no item is skipped, and a quarter of what it says is not compared."""
+    masks = np.stack([np.roll(original(), 3 * turn, axis=0)[:399] for turn in range(60)]).transpose(0, 2, 1)
+    found = reference(tmp_path, skipping(axis=1), y=masks)
+    assert found.skipped is not None
+    assert found.skipped.items == 0
+    assert (
+        "0 of 60 items, and 24.67 % of the decisions in the others, do not count in the agreement" in found.skipped.told
+    )
+
+
 def test_where_the_original_is_sure_every_item_counts_as_ever(tmp_path: Path) -> None:
     changed = rows(y=swapped(original(), slice(0, 30)))
     judged = reference(tmp_path, skipping(), y=original()).judge(changed, lossy=True, alpha=0.05)

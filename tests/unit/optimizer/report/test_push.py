@@ -94,6 +94,23 @@ def test_no_tag_moves_where_a_winner_was_measured_again_and_its_pack_is_another(
     assert len(after) == 2 and after.items() >= tagged.items()
 
 
+def test_a_blob_that_a_registry_keeps_elsewhere_is_neither_fetched_nor_sent_again(
+    registry: RegistryServer, store: Store, secret: Path, tmp_path: Path
+) -> None:
+    fill(store, tmp_path / "model")
+    mounts = Mounts(secrets={repository(registry): secret})
+    publish.run(task(registry, store), store, mounts)
+    sent = registry.uploads
+    blobs = [path for path in registry.files if "/blobs/" in path]
+    with serving() as elsewhere:
+        for number, path in enumerate(blobs):
+            elsewhere.files[f"/{number}"] = registry.files.pop(path)
+            registry.redirects[path] = f"{elsewhere.url}/{number}"
+        publish.run(task(registry, store), store, mounts)
+        assert {request.method for request in elsewhere.requests} == {"HEAD"}
+    assert registry.uploads == sent
+
+
 @pytest.mark.parametrize(
     ("secret", "words"),
     [({}, "the Secret registry does not exist"), ({"username": "me", "password": "wrong"}, "were refused")],
@@ -152,6 +169,33 @@ def test_a_registry_that_would_refuse_the_winners_is_told_before_anything_is_don
     assert (caught.value.reason, words in caught.value.message) == (reason, True), caught.value.message
 
 
+REDIRECTED = "redirects to an address that is not followed"
+NONE = "does not answer as an OCI registry does"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "words"),
+    [
+        (307, {"Location": "https://registry.example/v2/"}, REDIRECTED),
+        (302, {"Location": "/login"}, REDIRECTED),
+        (301, {"Location": "ftp://registry.example/"}, REDIRECTED),
+        (405, {}, "can only be read, as a mirror can: name one that takes uploads"),
+        (202, {"Location": "file:///etc/hosts"}, NONE),
+        (202, {"Location": "http://[::1/upload"}, NONE),
+        (401, {"WWW-Authenticate": 'Bearer realm="http://[::1/token"'}, "expected an address with https://"),
+    ],
+    ids=["moved", "a login page", "moved out of the web", "a mirror", "a local file", "no address", "no token service"],
+)
+def test_a_registry_that_answers_oddly_ends_the_run_at_once_with_the_cause(
+    registry: RegistryServer, store: Store, secret: Path, status: int, headers: dict[str, str], words: str
+) -> None:
+    registry.statuses[UPLOADS] = (status, b"<html>elsewhere</html>", headers)
+    with pytest.raises(StoreError) as caught:
+        prepare(registry, store, secret)
+    error = caught.value
+    assert (words in error.message, error.retryable, len(registry.requests)) == (True, False, 1), error.message
+
+
 def test_a_registry_that_takes_winners_keeps_nothing_of_the_question(
     registry: RegistryServer, store: Store, secret: Path
 ) -> None:
@@ -177,6 +221,14 @@ def test_a_registry_that_cannot_cancel_an_upload_is_as_good_as_any(
     with pytest.raises(SourceError):
         prepare(registry, store, secret)
     assert (registry.uploads, registry.cancelled) == (1, 0)
+
+
+def test_an_upload_is_cancelled_in_one_try(registry: RegistryServer, store: Store, secret: Path) -> None:
+    cancel = f"{UPLOADS}1?state=a"
+    registry.statuses[cancel] = (503, b"")
+    with pytest.raises(SourceError):
+        prepare(registry, store, secret)
+    assert [request.path for request in registry.requests].count(cancel) == 1
 
 
 def test_a_push_to_a_repository_that_the_registry_does_not_make_says_so(

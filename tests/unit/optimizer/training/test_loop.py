@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from fettle.api.report import BuildReport, unframe
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import BuildTask, encode_task
 from fettle.api.vocabulary import Augmentation
+from fettle.errors import StoreError
 from fettle.optimizer import build
 from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.training import loop, session
@@ -186,3 +189,21 @@ def test_a_training_that_was_killed_ends_with_the_same_file_as_an_undisturbed_on
     assert undisturbed.training is not None
     assert resumed.training.curve == undisturbed.training.curve
     assert not store.names(f"checkpoints/{key}"), "what is done needs none"
+
+
+def test_a_training_whose_result_could_not_be_kept_goes_on_from_its_last_checkpoint(
+    course: Course, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "claim"
+    shutil.copytree(course.folder, folder)
+    again = replace(course, folder=folder)
+    builds = folder / "store/builds"
+    shutil.rmtree(builds, ignore_errors=True)
+    builds.write_text("no folder")
+    caplog.set_level(logging.INFO)
+    with pytest.raises(StoreError):
+        again.build({"distill": {}}, epochs=2)
+    builds.unlink()
+    assert again.build({"distill": {}}, epochs=2).built is not None
+    assert "resuming from checkpoint" in caplog.text
+    assert not list((folder / "store/checkpoints").glob("*/*.pt"))

@@ -40,12 +40,14 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Course:
 
 
 @contextmanager
-def pods(task: BuildTask, folder: Path) -> Iterator[list[subprocess.Popen[str]]]:
-    """A process for each node, as the pods of an Indexed Job start them: over loopback, each on one core. None of them outlives the test."""
+def pods(task: BuildTask, folder: Path, elsewhere: Path | None = None) -> Iterator[list[subprocess.Popen[str]]]:
+    """A process for each node, as the pods of an Indexed Job start them: over loopback, each on one core. None of them outlives the test.
+
+    `elsewhere`: what all but the leader see of the claim, if not the same.
+    """
     shared = {
         **os.environ,
         "FETTLE_TASK": encode_task(task),
-        "FETTLE_MOUNTS": json.dumps({"claim": str(folder)}),
         "GLOO_SOCKET_IFNAME": "lo",
         LEADER_VARIABLE: f"127.0.0.1:{free_port()}",
     }
@@ -53,7 +55,12 @@ def pods(task: BuildTask, folder: Path) -> Iterator[list[subprocess.Popen[str]]]
     started = [
         subprocess.Popen(
             ("taskset", "--cpu-list", str(cores[rank % len(cores)]), sys.executable, "-m", "fettle.optimizer"),
-            env={**shared, RANK_VARIABLE: str(rank), "FETTLE_TERMINATION_LOG": str(folder / f"termination-{rank}")},
+            env={
+                **shared,
+                "FETTLE_MOUNTS": json.dumps({"claim": str((elsewhere or folder) if rank else folder)}),
+                RANK_VARIABLE: str(rank),
+                "FETTLE_TERMINATION_LOG": str(folder / f"termination-{rank}"),
+            },
             stdout=subprocess.PIPE,
             stderr=(folder / f"log-{rank}").open("w"),
             text=True,
@@ -136,6 +143,24 @@ def test_a_training_that_lost_a_process_goes_on_to_the_file_of_an_undisturbed_on
     assert resumed.training.curve == undisturbed.training.curve
     store = Store.open("pvc://claim/store", Mounts({"claim": folder}))
     assert not store.names(f"checkpoints/{resumed.cache_key}"), "what is done needs none"
+
+
+@pytest.mark.parametrize("leader_knows", [True, False])
+def test_whether_there_is_anything_to_train_is_for_the_leader_to_say(
+    plain: Course, tmp_path: Path, leader_knows: bool
+) -> None:
+    """Pods on different classes of CPU look for different answers in the store."""
+    task = plain.task(STEP, **{**TRAIN, "epochs": 1}, nodes=2)
+    known, unknown = copied(plain, tmp_path / "known"), copied(plain, tmp_path / "unknown")
+    before = trained(task, known)
+    leader, worker = (known, unknown) if leader_knows else (unknown, known)
+    with pods(task, leader, worker) as processes:
+        out = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], (leader / "log-1").read_text()[-2000:]
+    report = unframe(out[0], termination(leader, 0)["resultSha256"])
+    assert isinstance(report, BuildReport)
+    assert report.built == before.built
+    assert ("reusing the result" in (leader / "log-0").read_text()) == leader_knows
 
 
 PICKY = """

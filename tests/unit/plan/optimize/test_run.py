@@ -234,6 +234,16 @@ def test_a_search_that_prunes_keeps_the_hash_of_its_task(search: dict[str, str],
     (measure,) = [task.task for task in world.started if isinstance(task.task, MeasureTask)]
     assert measure.to_json().get("exhaustive") == exhaustive
     assert measure.exhaustive == bool(exhaustive)
+    assert ("deadlineSeconds" in measure.to_json()) == bool(exhaustive), "with more time it measures more"
+
+
+def test_an_exhaustive_search_is_told_when_the_run_has_to_end() -> None:
+    world = World(make_spec(search={"parallelism": 4, "strategy": "Exhaustive", "deadlineSeconds": 600}))
+    ends = int(world.now.timestamp()) + 600
+    world.settle()
+    told = {task.stage: task.environment for task in world.started}
+    assert told["measure"] == {"FETTLE_ENDS": str(ends)}
+    assert told["build"] == told["publish"] == {}
 
 
 def test_the_percentile_of_the_constraint_reaches_the_clock() -> None:
