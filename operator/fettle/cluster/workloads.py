@@ -9,7 +9,7 @@ from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.cluster.kinds import Object
 from fettle.cluster.owner import terminating
-from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER
+from fettle.cluster.serving import ARTIFACT_ANNOTATION, REVISION_LABEL, SERVER, uses_tls
 from fettle.cluster.waiting import IMAGE_WAITS, REMAINS, START_WAITS, refused, unscheduled
 from fettle.plan import timestamps
 from fettle.plan.rollout.state import TRAFFIC_LABEL, PodFault, Workload
@@ -54,6 +54,7 @@ def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFa
         leaving=sum(terminating(pod) for pod in pods),
         out=len(staying) - len(ours),
         fault=fault_of(deployment, ours, told or {}),
+        tls=uses_tls(deployment),
     )
 
 
