@@ -88,10 +88,12 @@ def deployment(owner: Object, revision: str, artifact: str, template: Object, re
     }
 
 
-def service(owner: Object, stable: str | None) -> Object:
-    """The main Service: every ready pod of every revision. Its annotation says which revision is stable."""
+def service(owner: Object, stable: str | None, deployment: Object | None = None) -> Object:
+    """The main Service: every ready pod of every revision. Its annotation says which revision is stable, its ports what that one's pods speak: as in
+    their `deployment`, or where there is none yet, as the spec asks."""
     metadata = owner["metadata"]
-    encrypted = ((owner.get("spec") or {}).get("server") or {}).get("tls") is not None
+    asked = ((owner.get("spec") or {}).get("server") or {}).get("tls") is not None
+    encrypted = uses_tls(deployment) if deployment is not None else asked
     ports, protocols = {"http": HTTP_PORT, "grpc": GRPC_PORT}, _TLS_PROTOCOLS if encrypted else _PROTOCOLS
     return {
         **child(
@@ -264,6 +266,11 @@ def management_scheme(pod: Object) -> str:
     servers = [part for part in (pod.get("spec") or {}).get("containers") or () if part["name"] == SERVER]
     probes = [(server.get("readinessProbe") or {}).get("httpGet") or {} for server in servers]
     return str(next((probe.get("scheme") for probe in probes), None) or "HTTP").lower()
+
+
+def uses_tls(deployment: Object) -> bool:
+    """Whether the pods of a revision's Deployment use TLS."""
+    return management_scheme((deployment.get("spec") or {}).get("template") or {}) == "https"
 
 
 def _container(container: str, verb: str, owner: Object, revision: ModelRevision, settings: Settings) -> Object:

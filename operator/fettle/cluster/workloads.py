@@ -10,7 +10,7 @@ from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.cluster.kinds import DISRUPTION, Object, held_condition, holds
 from fettle.cluster.owner import terminating
-from fettle.cluster.serving import ARTIFACT_ANNOTATION, SERVER
+from fettle.cluster.serving import ARTIFACT_ANNOTATION, SERVER, uses_tls
 from fettle.cluster.waiting import IMAGE_WAITS, REMAINS, START_WAITS, refused, unscheduled
 from fettle.plan import timestamps
 from fettle.plan.rollout.state import TRAFFIC_LABEL, PodFault, Workload
@@ -56,6 +56,7 @@ def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFa
         leaving=sum(terminating(pod) for pod in pods),
         out=len(staying) - len(ours),
         fault=fault_of(deployment, ours, told or {}),
+        tls=uses_tls(deployment),
     )
 
 

@@ -151,7 +151,8 @@ def _template(context: Context, observed: Observed, write: OpenEntry) -> Object:
 
 async def _apply_service(context: Context, observed: Observed, stable: str) -> None:
     """Apply the Service with the annotation that names the stable revision, the Service for samples, and the PodDisruptionBudget."""
-    await apply_owned(context.client, SERVICE, serving.service(observed.obj, stable), observed.service)
+    service = serving.service(observed.obj, stable, observed.deployments.get(stable))
+    await apply_owned(context.client, SERVICE, service, observed.service)
     if observed.spec.server.samples:
         samples = serving.samples_service(observed.obj, stable)
         known = context.cache.get(SERVICE, observed.namespace, samples["metadata"]["name"])

@@ -6,9 +6,11 @@ The file says how texts are cut off and padded. The padding itself is done here,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from fettle.api.text import quoted
 from fettle.errors import DataError
 from fettle.preprocess.reading import readable
 from fettle.runtimes.base import Array
@@ -44,12 +46,10 @@ class TextEncoder:
     ) -> dict[str, Array]:
         """The inputs that tokenizers make, by name, each INT64 [texts, tokens]. `pairs`: the second text of each item.
 
-        `most`: tokens of all texts together, those of padding included. Raises TooManyTokens.
+        `most`: tokens of all texts together, those of padding included. Raises TooManyTokens, DataError.
         """
         first = self._written(texts)
-        encodings = self._tokenizer.encode_batch(
-            first if pairs is None else list(zip(first, self._written(pairs), strict=True))
-        )
+        encodings = self._encoded(first if pairs is None else list(zip(first, self._written(pairs), strict=True)))
         width = max([self._length, *map(len, encodings)])
         if most is not None and width * len(encodings) > most:
             raise TooManyTokens(f"{len(encodings)} texts of {width} tokens, padding included; the limit is {most}")
@@ -59,6 +59,15 @@ class TextEncoder:
             MASK: [each.attention_mask for each in encodings],
         }
         return {name: self._padded(lists, width, self._fill[name]) for name, lists in rows.items()}
+
+    def _encoded(self, items: Sequence[str | tuple[str, str]]) -> Sequence[Any]:
+        try:
+            encodings: Sequence[Any] = self._tokenizer.encode_batch(items)
+            return encodings
+        except (MemoryError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of the library is no Exception
+            raise DataError(f"the tokenizer cannot encode these texts: {quoted(error)}") from error
 
     def _written(self, texts: Sequence[str]) -> list[str]:
         return [text.lower() if self._lower else text for text in texts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ class Listener:
         if self._tls is not None:
             self._tls.stop()
         self._server.stop()
+
+    @property
+    def expires(self) -> float:
+        """When the certificate of its connections expires, in seconds since the epoch; NaN before it is loaded, and in the clear."""
+        return self._tls.certificate.expires if self._tls is not None else math.nan
 
     def client(self, told: str) -> str | None:
         """Who sent a request that came from `told`, as address:port; None where it did not come through this port."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -124,6 +124,16 @@ class Metrics:
         self._replays = Counter(
             "fettle_server_replay_seconds", "Time spent on replaying the stable revision's items, in seconds.", **own
         ).labels(*self._labels)
+
+        self._certificate = Gauge(
+            "fettle_server_certificate_expiration_timestamp_seconds",
+            "Time at which the certificate of the TLS Secret expires, in seconds since the epoch. Only with TLS.",
+            **own,
+        )
+
+    def certificate(self, expires: Callable[[], float]) -> None:
+        """Say when the certificate expires: `expires` returns it in seconds since the epoch."""
+        self._certificate.labels(*self._labels).set_function(expires)
 
     def _histogram(self, name: str, documentation: str, bounds: tuple[float, ...]) -> Histogram:
         made = Histogram(name, documentation, bounds, self._labels)

@@ -95,13 +95,12 @@ async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None
     management = Management()
     port = ManagementPort(management, settings)
     beating = asyncio.create_task(_beat(management))
+    permission = asyncio.create_task(require_permission(settings))
     try:
         importing = loop.run_in_executor(None, _imported_fronts)
-        permission = asyncio.create_task(require_permission(settings))
-        model = await _loaded(settings, stop, port.done)
+        model = await _loaded(settings, stop, port.done, permission)
         if model is None:
             return
-        await permission
         made = await importing
         gc.collect()
         gc.freeze()  # what is there now stays: a full collection would look at all of it again, in the middle of a request
@@ -125,6 +124,7 @@ async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None
             raise model.lost  # an end with status 0 would be nobody's fault, and its revision might be promoted
     finally:
         beating.cancel()
+        permission.cancel()
         port.stop()
         await _ended("the management port", port.done)
 
@@ -134,11 +134,12 @@ def _imported_fronts() -> list[MakeFront]:
 
 
 async def _loaded(
-    settings: ServerSettings, stop: asyncio.Event, management: asyncio.Future[None]
+    settings: ServerSettings, stop: asyncio.Event, management: asyncio.Future[None], permission: asyncio.Future[None]
 ) -> ServedModel | None:
-    """The warmed-up model; None if the process is told to end first. No drain is needed then, because nobody is served yet.
+    """The warmed-up model, if the pod has the `permission` that it needs; None if the process is told to end first. No drain is needed then,
+    because nobody is served yet.
 
-    Raises FettleError if the model cannot be loaded, and the error that ended the management port.
+    Raises FettleError if the model cannot be loaded or the permission is missing, and the error that ended the management port.
     """
     started = time.perf_counter()
     # In a pool of its own, for whose thread nothing waits at the end of the process.
@@ -146,10 +147,11 @@ async def _loaded(
     batching = Batching(settings.batch_max_size, settings.batch_max_delay_milliseconds / 1000)
     told = (*artifact, settings.threads, settings.max_queue, batching)
     loading = asyncio.get_running_loop().run_in_executor(pool, load, *told)
-    await _until_stopped(stop, loading, management)
-    if not loading.done():
-        log.info("stopped while %s was loading", settings.model)
-        return None
+    for needed in (permission, loading):
+        await _until_stopped(stop, needed, management)
+        if not needed.done():
+            log.info("stopped while %s was loading", settings.model)
+            return None
     log.info("loaded and warmed up %s in %.2f s", settings.model, time.perf_counter() - started)
     return loading.result()
 

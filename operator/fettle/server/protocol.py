@@ -6,6 +6,7 @@ Source: https://github.com/kserve/open-inference-protocol (specification/protoco
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ class TextExchange(HttpExchange):
 
     def decode(self, body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
         """Raises RequestError INVALID, TOO_LARGE, UNSUPPORTED."""
-        if self._kind == TEXT and body[:1] == b"{":
+        if self._kind == TEXT and body[:4].removeprefix(BOM_UTF8).startswith(b"{"):
             return super().decode(body, signature, max_rows)
         if isinstance(self._texts, str):
             raise RequestError(Code.UNSUPPORTED, f"this model does not accept texts, because {self._texts}")

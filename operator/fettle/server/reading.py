@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 PATIENCE_SECONDS = 1.0  # for a message to arrive while others wait
+
+
+@dataclass
+class Places:
+    """A limit on the number of concurrent calls of one kind."""
+
+    most: int
+    taken: int = 0
 
 
 class Sender(Protocol):

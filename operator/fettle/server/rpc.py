@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -24,7 +23,7 @@ from fettle.server import describe
 from fettle.server import inference_pb2 as pb
 from fettle.server.logs import HEADERS, Header, told
 from fettle.server.messages import Messages
-from fettle.server.reading import PATIENCE_SECONDS, Reading
+from fettle.server.reading import PATIENCE_SECONDS, Places, Reading
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
 from fettle.server.tls import Certificate
@@ -51,20 +50,13 @@ _GRACE_SECONDS = 4.0  # for what came in while the port closed
 _SHARE_OF_DRAIN = 0.75
 _MOST_METADATA = 1 << 14  # bytes; more: RESOURCE_EXHAUSTED
 _MOST_AT_ONCE = 100  # requests on a connection; the client's library holds more back
+_IDLE_SECONDS = 60.0  # of a stream, after which its token is checked again
 _MOST_WATCHERS = 1024  # of health: each client that balances by itself is one, for as long as it is connected
 _OPEN_AT_ONCE = 4  # messages that are read of those who need no token: they take no turn from those who need one
 _OPEN = (health_pb2.HealthCheckRequest, pb.ServerLiveRequest, pb.ServerReadyRequest)  # what load balancers ask
 _RESPONSE = 2  # number of the field ModelStreamInferResponse.infer_response
 
 Context = Any  # grpc.aio.ServicerContext
-
-
-@dataclass
-class Places:
-    """A limit on the number of concurrent calls of one kind."""
-
-    most: int
-    taken: int = 0
 
 
 class RpcFront:
@@ -214,6 +206,8 @@ class RpcFront:
                 answer = await self.service.infer(self._held(message), self._codec, deadline=context.time_remaining)
                 response = field_head(_RESPONSE, len(answer)) + answer
             except RequestError as error:
+                if error.code is Code.UNAUTHENTICATED:  # it was withdrawn while the stream was open
+                    raise
                 response = pb.ModelStreamInferResponse(error_message=error.message).SerializeToString()
             finally:
                 self._leave(client)
@@ -223,18 +217,21 @@ class RpcFront:
         return self.service.bodies.hold(message)
 
     async def _next(self, context: Context) -> bytes | None:
-        """The next message of a stream; None at its end. Raises RequestError UNAVAILABLE if the port closes."""
+        """The next message of a stream; None at its end. Raises RequestError UNAVAILABLE if the port closes, and as `_admit` while none comes."""
         reading = asyncio.ensure_future(context.read())
         self._idle.add(reading)
         try:
             if self._stopping.is_set():
                 reading.cancel()
+            while not (await asyncio.wait((reading,), timeout=_IDLE_SECONDS))[0]:
+                await self._admit(context)
             message = await reading
         except asyncio.CancelledError:
             if not self._stopping.is_set():
                 raise
             raise RequestError(Code.UNAVAILABLE, "the server is stopping: open the stream again") from None
         finally:
+            reading.cancel()
             self._idle.discard(reading)
         return None if message is grpc.aio.EOF else bytes(message)
 

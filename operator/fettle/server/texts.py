@@ -1,20 +1,25 @@
 """Texts as the inputs of a request, made by the file that was held against the evaluation items.
 
 Texts of strangers are bounded before they take memory or time: by their bytes, each of which takes up to five hundred bytes while the library works
-on it; and by the tokens of all texts together, because each is padded to the longest. One request is encoded at a time.
+on it; by their characters after NFKD, because a normalizer makes up to 18 of one; and by the tokens of all texts together, because each is padded to
+the longest. One request is encoded at a time.
 """
 
 from __future__ import annotations
 
 import os
+from codecs import BOM_UTF8 as BOM
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import orjson
 
 from fettle.api.signature import Signature
 from fettle.api.task import StoredTokenizer
+from fettle.errors import DataError
 from fettle.preprocess.cast import cast
 from fettle.preprocess.text import COLUMNS, TextEncoder, TooManyTokens
 from fettle.runtimes.base import Array
@@ -33,10 +38,10 @@ class Room:
     body: int
     tensors: int
 
-    def require(self, size: int) -> None:
+    def require(self, size: int, of: str = "bytes") -> None:
         """Raises RequestError TOO_LARGE."""
         if size > self.body:
-            message = f"the texts have {size} bytes; the limit is {self.body} (FETTLE_SERVER_MAX_TEXT_BYTES)"
+            message = f"the texts have {size} {of}; the limit is {self.body} (FETTLE_SERVER_MAX_TEXT_BYTES)"
             raise RequestError(Code.TOO_LARGE, f"{message}: send a shorter text, or fewer texts in a request")
 
 
@@ -54,12 +59,14 @@ class Texts:
     def plain(self, body: bytes | bytearray, room: Room) -> InferRequest:
         """One item: the whole body is its text. Raises RequestError INVALID, TOO_LARGE."""
         room.require(len(body))
-        return self._request([_text(body)], None, room, 1)
+        return self._request([_text(body.removeprefix(BOM))], None, room, 1)
 
     def lines(self, body: bytes | bytearray, room: Room, max_rows: int) -> InferRequest:
         """An item of each line, as in a file of evaluation items. Raises RequestError INVALID, TOO_LARGE."""
         room.require(len(body))
-        lines = [(number, line) for number, line in enumerate(bytes(body).split(b"\n"), 1) if line.strip()]
+        lines = [
+            (number, line) for number, line in enumerate(bytes(body).removeprefix(BOM).split(b"\n"), 1) if line.strip()
+        ]
         if not 1 <= len(lines) <= max_rows:
             raise invalid(f"expected 1 to {max_rows} lines with an item, found {len(lines)}")
         items = [_item(line, f"line {number}") for number, line in lines]
@@ -69,10 +76,14 @@ class Texts:
         return self._request([item[TEXT] for item in items], pairs or None, room, max_rows)
 
     def _request(self, texts: list[str], pairs: list[str] | None, room: Room, max_rows: int) -> InferRequest:
+        characters = sum(len(normalize("NFKD", text)) for text in chain(texts, pairs or ()))
+        room.require(characters, "characters after NFKD")
         try:
             made = self._encoder.encode(texts, pairs, room.tensors // TOKEN_BYTES)
         except TooManyTokens as error:
             raise RequestError(Code.TOO_LARGE, f"{error.message}: send fewer texts in a request") from error
+        except DataError as error:
+            raise invalid(error.message) from error
         inputs: dict[str, Array] = {}
         for tensor in self._signature.inputs:
             array = inputs[tensor.name] = cast(tensor.dtype, made[tensor.name], tensor.name)

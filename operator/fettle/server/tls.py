@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import re
 import socket
 import ssl
 from collections import deque
+from datetime import datetime
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +27,8 @@ CERTIFICATE, KEY, AUTHORITY = "tls.crt", "tls.key", "ca.crt"  # as Secrets of th
 HANDSHAKE_SECONDS = 10.0
 BACKLOG = 1024
 LOOPBACK = "127.0.0.1"
+# A certificate's validity: from and until when, each a UTCTime or from 2050 on a GeneralizedTime (RFC 5280, 4.1.2.5). ssl tells it of others only.
+_VALIDITY = re.compile(rb"\x30.(?:\x17\r\d{12}|\x18\x0f\d{14})Z(?:\x17\r(\d{12})|\x18\x0f(\d{14}))Z", re.DOTALL)
 
 
 class Certificate:
@@ -31,6 +36,7 @@ class Certificate:
 
     def __init__(self, folder: Path, clients: bool = False) -> None:
         self.mounted, self.clients = MountedFolder(folder), clients
+        self.expires = math.nan  # what was loaded last, in seconds since the epoch
 
     def context(self) -> ssl.SSLContext:
         """What is there now. Raises UsageError where it is no certificate with its key."""
@@ -43,6 +49,7 @@ class Certificate:
             if self.clients:
                 context.verify_mode = ssl.CERT_REQUIRED
                 context.load_verify_locations(folder / AUTHORITY)
+            self.expires = expiry((folder / CERTIFICATE).read_text(errors="replace"))
         except (OSError, ValueError) as error:  # an SSLError is an OSError
             needed = f"{CERTIFICATE} and {KEY} of one certificate" + (f", and {AUTHORITY}" if self.clients else "")
             message = f"the TLS Secret in {folder} cannot be used: expected {needed}, found: {error}"
@@ -65,6 +72,16 @@ class Certificate:
         self.context()
         read = [(self.mounted.folder / name).read_bytes() for name in (KEY, CERTIFICATE)]
         return read[0], read[1], (self.mounted.folder / AUTHORITY).read_bytes() if self.clients else None
+
+
+def expiry(pem: str) -> float:
+    """The end of the first certificate's validity, in seconds since the epoch; NaN if it cannot be found."""
+    body = pem.partition(ssl.PEM_HEADER)[2].partition(ssl.PEM_FOOTER)[0]
+    found = _VALIDITY.search(ssl.PEM_cert_to_DER_cert(f"{ssl.PEM_HEADER}{body}{ssl.PEM_FOOTER}"))
+    if found is None:
+        return math.nan
+    until = found[2] or b"20" + found[1]
+    return datetime.strptime(f"{until.decode()}+0000", "%Y%m%d%H%M%S%z").timestamp()
 
 
 class TlsPort:

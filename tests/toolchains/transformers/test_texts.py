@@ -21,8 +21,8 @@ import transformers as hf
 from tests.toolchains.optimizing import optimized
 from tests.toolchains.transformers import examples
 from tests.unit.optimizer.prepare.workbench import Workbench
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tools.ports import free_port
 
 from fettle.api.data import EvaluationSpec
@@ -71,7 +71,8 @@ def trained(kind: str) -> Library:
         library.normalizer, library.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
         trainer = trainers.WordPieceTrainer(vocab_size=150, special_tokens=SPECIAL)
     elif kind == "BPE":
-        library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+        library.normalizer, library.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.ByteLevel()
+        library.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=350, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
         )
@@ -239,6 +240,13 @@ HOSTILE: dict[str, tuple[bytes, str, Code, str]] = {
     "half a character": ("é".encode()[:1], TEXT, Code.INVALID, "not UTF-8: unexpected end of data at byte 0"),
     "UTF-16": ("good".encode("utf-16"), TEXT, Code.INVALID, "not UTF-8"),
     "a surrogate": (b"\xed\xa0\x80", TEXT, Code.INVALID, "not UTF-8"),
+    "one character for 18": (
+        "\ufdfa".encode() * 14_564,
+        TEXT,
+        Code.TOO_LARGE,
+        "the texts have 262152 characters after NFKD; the limit is 262144",
+    ),
+    "a request after a mark": (b'\xef\xbb\xbf{"inputs": []}', TEXT, Code.INVALID, "valid JSON"),
     "a megabyte": (b"good " * 200_000, TEXT, Code.TOO_LARGE, "the limit is 262144 (FETTLE_SERVER_MAX_TEXT_BYTES)"),
     "a request": (b'{"inputs": []}', TEXT, Code.INVALID, "expected the inputs"),
     "no lines": (b"\n \n\r\n", LINES, Code.INVALID, "expected 1 to 64 lines with an item, found 0"),
@@ -264,6 +272,37 @@ def test_hostile_texts_are_refused_and_say_why(served: Served, name: str) -> Non
     with pytest.raises(RequestError) as raised:
         served.decode(body, kind)
     assert (raised.value.code, message in raised.value.message) == (code, True), raised.value.message
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(served: Served) -> None:
+    mark, line = "\ufeff".encode(), b'{"text": "good"}'
+    for body, kind in ((b"good", TEXT), (line, LINES)):
+        with_mark, without = served.decode(mark + body, kind), served.decode(body, kind)
+        np.testing.assert_array_equal(with_mark.inputs["input_ids"], without.inputs["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("model", "normalizer", "text", "message"),
+    [
+        (models.WordLevel({"good": 0}), None, "bad", r"Missing \[UNK\] token"),
+        (models.WordLevel({"good": 0}), normalizers.StripAccents(), "é", "not a char boundary"),
+    ],
+    ids=["an error of the library", "its panic"],
+)
+def test_a_text_that_the_tokenizer_cannot_encode_is_the_clients_mistake(
+    tmp_path: Path, model: Any, normalizer: Any, text: str, message: str
+) -> None:
+    library = Library(model)
+    library.enable_padding()
+    if normalizer is not None:
+        library.add_tokens([AddedToken("\u0301", single_word=True)])
+        library.normalizer = normalizer
+    library.save(str(tmp_path / "tokenizer.json"))
+    signature = Signature(inputs=(Tensor(name="input_ids", dtype="INT64", shape=(-1, -1), batch_axis=0),), outputs=())
+    served = Served(Texts(signature, TOKENIZER, tmp_path), signature)
+    with pytest.raises(RequestError, match=f"the tokenizer cannot encode these texts: .*{message}") as raised:
+        served.decode(text.encode(), TEXT)
+    assert raised.value.code is Code.INVALID
 
 
 def test_a_text_in_another_charset_is_refused(served: Served) -> None:
@@ -303,7 +342,7 @@ def test_padding_is_bounded_before_it_is_made(served: Served) -> None:
 
 
 WORST = """
-import sys
+import sys, unicodedata
 from pathlib import Path
 from fettle.preprocess.text import TextEncoder
 
@@ -318,8 +357,9 @@ def most():
 encoder.encode(["a"])
 Path("/proc/self/clear_refs").write_text("5")  # forget what was most so far
 before = most()
-for text in ("a", "a ", "\\0", "é", "中", "\\U0001f600", "'s", "</s>"):
-    encoder.encode([(text * 262_144)[: 262_144 // len(text.encode())]])
+for text in ("a", "a ", "\\0", "é", "中", "\\U0001f600", "'s", "</s>", "\\ufdfa"):
+    size = max(len(text.encode()), len(unicodedata.normalize("NFKD", text)))  # as far as a request may have it
+    encoder.encode([text * (262_144 // size)])
 print(most() - before)
 """
 

@@ -133,6 +133,34 @@ async def test_a_steady_deployment_that_is_out_of_sight_stays_as_it_is_and_is_re
     assert next(one["status"] for one in conditions if one["type"] == "Ready") == "True"
 
 
+async def test_url_and_service_say_what_the_stable_revisions_pods_speak(ground: Ground) -> None:
+    def said() -> tuple[str, set[str]]:
+        status, service = ground.server.objects[PATH]["status"], ground.server.objects[SERVICE.path("team", "digits")]
+        return status["address"]["url"].partition(":")[0], {port["appProtocol"] for port in service["spec"]["ports"]}
+
+    await ground.serve()
+    assert said() == ("http", {"http", "kubernetes.io/h2c"})
+    steps = [{"weight": 20}, {"pause": {"seconds": 30}}, {"weight": 100}]
+    asked = {**spec("a"), "server": {"tls": {"secretName": "digits-tls"}}, "rollout": {"steps": steps}}
+    ground.server.store(PATH, {**ground.server.objects[PATH], "spec": asked})
+    seen = []
+    for _ in range(30):
+        await ground.look()
+        ground.play()
+        seen.append((ground.server.objects[PATH]["status"].get("canary") is None, *said()))
+    assert seen[4] == (False, "http", {"http", "kubernetes.io/h2c"}), "the canary waits at its pause"
+    assert seen[-1] == (True, "https", {"https"})
+
+
+async def test_a_first_revision_is_announced_as_it_will_answer(ground: Ground) -> None:
+    asked = {**spec("a"), "server": {"tls": {"secretName": "digits-tls"}}}
+    ground.server.store(PATH, {"kind": MODEL_DEPLOYMENT.kind, "metadata": {}, "spec": asked})
+    await ground.look()
+    assert ground.server.objects[PATH]["status"]["address"]["url"] == "https://digits.team.svc:8080"
+    service = ground.server.objects[SERVICE.path("team", "digits")]
+    assert {port["appProtocol"] for port in service["spec"]["ports"]} == {"https"}
+
+
 def condition(ground: Ground, kind: str) -> tuple[str, str]:
     conditions = ground.server.objects[PATH]["status"]["conditions"]
     return next((one["status"], one["reason"]) for one in conditions if one["type"] == kind)

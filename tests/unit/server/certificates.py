@@ -20,10 +20,13 @@ class Authority:
     def __init__(self, name: str = "authority") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.certificate = self._signed(self._name, self._key, authority=True)
+        self.certificate = self._signed(self._name, self._key, authority=True, days=1)
 
-    def _signed(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, authority: bool) -> x509.Certificate:
+    def _signed(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, authority: bool, days: float
+    ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
+        until = now + datetime.timedelta(days=days)
         names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
         return (
             x509.CertificateBuilder()
@@ -31,18 +34,18 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
+            .not_valid_before(min(now, until) - datetime.timedelta(hours=1))
+            .not_valid_after(until)
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )
 
-    def issue(self, folder: Path, name: str = "server") -> Path:
+    def issue(self, folder: Path, name: str = "server", days: float = 1) -> Path:
         """A new certificate in `folder`, exchanged as the kubelet does it: at once. Its serial number is that of `serial`."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._signed(subject, key, authority=False)
+        certificate = self._signed(subject, key, authority=False, days=days)
         private = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         files = {
             "tls.crt": certificate.public_bytes(PEM),

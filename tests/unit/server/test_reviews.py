@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +17,7 @@ import httpx
 import orjson
 import pytest
 from tests.unit.server.serving import Server
+from tools.ports import free_port
 
 from fettle.api.reasons import Reason
 from fettle.errors import ClusterError
@@ -393,6 +397,18 @@ def test_a_server_that_may_not_ask_whose_a_token_is_ends_with_the_reason(cluster
     with log.open("w") as stream, pytest.raises(RuntimeError, match="exited with 1 before it was ready"):
         Server(tmp_path, log=stream.fileno(), token_review_folder=own, token_review_server=cluster.address)
     assert "\nForbidden: server.auth.tokenReview: " in log.read_text()
+
+
+def test_a_server_that_may_not_ask_says_so_whatever_becomes_of_its_model(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("the pod's own")
+    cluster.answer = 403, b""
+    told: dict[str, object] = {"folder": tmp_path / "nothing", "sha256": "0" * 64, "management_port": free_port()}
+    told |= {"token_review_folder": tmp_path, "token_review_server": cluster.address}
+    environment = os.environ | {f"FETTLE_SERVER_{key.upper()}": str(value) for key, value in told.items()}
+    command = [sys.executable, "-m", "fettle.server", "serve"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Forbidden: server.auth.tokenReview: ")
 
 
 def test_a_server_asks_for_tokens_of_both_protocols_and_an_outage_is_no_failure_of_the_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import threading
@@ -17,6 +18,7 @@ import numpy as np
 import orjson
 import psutil
 import pytest
+from cryptography import x509
 from tests.unit.server.certificates import PEM, Authority, serial
 from tests.unit.server.serving import Server
 
@@ -114,6 +116,10 @@ def test_a_certificate_is_renewed_on_every_port_and_no_good_request_is_lost(
         return {serial(ssl.get_server_certificate(("127.0.0.1", port))) for port in ports}
 
     try:
+        metrics = httpx.get(f"{server.admin}/metrics", verify=context).text
+        (told,) = re.findall(r"^fettle_server_certificate_expiration_timestamp_seconds\{.*\} (\S+)$", metrics, re.M)
+        leaf = x509.load_pem_x509_certificate((secret / "tls.crt").read_bytes())
+        assert float(told) == leaf.not_valid_after_utc.timestamp()
         with httpx.Client(verify=context) as kept, channel(server, authority) as rpc:
             infer = rpc.unary_unary(INFER)
 
@@ -150,6 +156,20 @@ def test_a_certificate_that_cannot_be_used_changes_nothing(tmp_path: Path, autho
         certificate.context()
     authority.issue(secret)
     assert certificate.renewed() is not None
+
+
+@pytest.mark.parametrize("days", [-1, 30, 365 * 40], ids=["expired", "soon", "after 2050"])
+def test_the_end_of_a_certificates_validity_is_that_of_the_one_that_is_served(
+    tmp_path: Path, authority: Authority, days: int
+) -> None:
+    secret = authority.issue(tmp_path / "tls", days=days)
+    leaf = x509.load_pem_x509_certificate((secret / "tls.crt").read_bytes())
+    chain = b"Subject: server\n" + (secret / "tls.crt").read_bytes() + (secret / "ca.crt").read_bytes()
+    (secret / "..data" / "tls.crt").write_bytes(chain)
+    certificate = Certificate(secret)
+    assert certificate.context() and certificate.expires == leaf.not_valid_after_utc.timestamp()
+    (secret / "..data" / "tls.crt").write_text("no certificate")
+    assert certificate.renewed() is None and certificate.expires == leaf.not_valid_after_utc.timestamp()
 
 
 def test_a_server_without_the_certificate_that_it_is_told_of_does_not_start(tmp_path: Path) -> None:

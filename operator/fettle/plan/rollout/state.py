@@ -49,6 +49,7 @@ class Workload:
     pods: int = 0  # existing, without terminating ones
     leaving: int = 0  # terminating
     out: int = 0  # taken out of traffic by their label
+    tls: bool = False  # whether its pods use it
     fault: PodFault | None = None
 
     @property

@@ -78,7 +78,7 @@ def build(
         ready_replicas=sum(workload.ready for workload in snapshot.workloads.values()),
         selector=f"{MODEL_DEPLOYMENT_LABEL}={snapshot.name}",
         conditions=_conditions(snapshot, transition, allocation),
-        address=Address(url=_url(snapshot)) if stable else None,
+        address=Address(url=_url(snapshot, stable.revision)) if stable else None,
         stable=stable,
         canary=_canary(snapshot, transition, allocation.replicas),
         revisions=_records(snapshot, ledger),
@@ -90,9 +90,10 @@ def build(
     )
 
 
-def _url(snapshot: RolloutSnapshot) -> str:
-    """The URL for clients inside the cluster."""
-    scheme = "https" if snapshot.spec.server.tls is not None else "http"
+def _url(snapshot: RolloutSnapshot, stable: str) -> str:
+    """The URL for clients inside the cluster: as the stable revision's pods answer, or will where there are none yet."""
+    asked, serving = snapshot.spec.server.tls is not None, snapshot.workloads.get(stable)
+    scheme = "https" if (asked if serving is None else serving.tls) else "http"
     return f"{scheme}://{snapshot.name}.{snapshot.namespace}.svc:{HTTP_PORT}"
 
 
