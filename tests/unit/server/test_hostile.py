@@ -154,7 +154,7 @@ def test_samples_are_for_those_who_show_the_token(tmp_path: Path, server: Server
 
 
 def test_a_drain_ends_though_clients_send_half_a_body_half_a_head_or_nothing(tmp_path: Path) -> None:
-    server = Server(tmp_path, **BOUNDS)
+    server = Server(tmp_path, drain_seconds=1, **BOUNDS)
     opened = [sent(server, data) for data in (HEAD % 100 + b"{", HEAD % 190_000, b"POST /v2/mod", b"")]
     opened.append(sent(server, b"GET /healthz", server.management))
     time.sleep(0.3)
