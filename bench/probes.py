@@ -180,8 +180,8 @@ def main() -> None:
         )
         loads: dict[str, bytes | None] = {"none": None, **bodies(int(options.mib * (1 << 20)))}
         for number, (name, content) in enumerate(loads.items()):
-            model = root / f"model{number}"
-            server = ServerProcess(root / "store", sha256, model, log=subprocess.DEVNULL, model="probes")
+            served = root / f"model{number}"
+            server = ServerProcess(root / "store", sha256, served, log=subprocess.DEVNULL, model="probes")
             try:
                 seen = measure(server, content, options.clients, options.seconds)
                 answers = json.dumps(dict(seen.answered)).strip("{}").replace('"', "")
