@@ -99,7 +99,6 @@ def serving(
         log=subprocess.DEVNULL,
         model="digits",
         revision=revision,
-        drain_seconds=0,
         connection_max_requests=1_000_000,
         connection_max_seconds=1_000_000,
         samples=samples,

@@ -48,7 +48,7 @@ def served(root: Path) -> Iterator[ServerProcess]:
     onnx.save(model(), path)
     x, y = (Tensor(name=name, dtype="FP32", shape=(-1, -1), batch_axis=0) for name in "xy")
     sha256 = publish(open_store(root / "store"), path, Signature(inputs=(x,), outputs=(y,)))
-    told: dict[str, Any] = {"model": MODEL, "drain_seconds": 0, "samples": 0, "grpc_max_message_bytes": 1 << 26}
+    told: dict[str, Any] = {"model": MODEL, "samples": 0, "grpc_max_message_bytes": 1 << 26}
     server = ServerProcess(root / "store", sha256, root / "model", **told)
     try:
         yield server

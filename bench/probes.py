@@ -180,9 +180,8 @@ def main() -> None:
         )
         loads: dict[str, bytes | None] = {"none": None, **bodies(int(options.mib * (1 << 20)))}
         for number, (name, content) in enumerate(loads.items()):
-            server = ServerProcess(
-                root / "store", sha256, root / f"model{number}", log=subprocess.DEVNULL, model="probes", drain_seconds=0
-            )
+            served = root / f"model{number}"
+            server = ServerProcess(root / "store", sha256, served, log=subprocess.DEVNULL, model="probes")
             try:
                 seen = measure(server, content, options.clients, options.seconds)
                 answers = json.dumps(dict(seen.answered)).strip("{}").replace('"', "")

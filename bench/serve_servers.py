@@ -129,7 +129,7 @@ class RunningServer:
         reference = put_reference(store, items, session.infer(items))
         session.close()
         sha256 = publish(store, model, signature, settings=settings, reference=reference)
-        told: dict[str, object] = {"model": self.case.name, "revision": "bench", "drain_seconds": 0}
+        told: dict[str, object] = {"model": self.case.name, "revision": "bench"}
         if "grpc_port" in ServerSettings.model_fields:
             told["grpc_port"] = self.grpc_port
         server = ServerProcess(self.folder / "store", sha256, self.folder / "artifact", log=log, **told)

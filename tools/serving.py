@@ -54,7 +54,10 @@ class ServerProcess:
     """A server of an artifact, ready, and its three ports."""
 
     def __init__(self, store: Path, sha256: str, folder: Path, *, log: int | None = None, **settings: object) -> None:
-        """`folder` gets the artifact; `settings` are the server's, by their names; `log` is where stderr goes."""
+        """`folder` gets the artifact; `settings` are the server's, by their names; `log` is where stderr goes.
+
+        Nothing routes requests to it that would have to learn that it stops, so it does not drain unless it is told to.
+        """
         self.port, self.grpc, self.management = free_port(), free_port(), free_port()
         self.scheme = "https" if "tls_folder" in settings else "http"
         told = {
@@ -65,6 +68,7 @@ class ServerProcess:
             "port": self.port,
             "grpc_port": self.grpc,
             "management_port": self.management,
+            "drain_seconds": 0,
             **settings,
         }
         self._environment = os.environ | {f"FETTLE_SERVER_{key.upper()}": str(value) for key, value in told.items()}

@@ -36,7 +36,7 @@ def serve(root: Path, dtypes: tuple[str, ...]) -> ServerProcess:
     path.parent.mkdir(parents=True)
     onnx.save(model, path)
     sha256 = publish(open_store(root / "store"), path, Signature(inputs=x, outputs=y))
-    return ServerProcess(root / "store", sha256, root / "model", model="echo", drain_seconds=0)
+    return ServerProcess(root / "store", sha256, root / "model", model="echo")
 
 
 def ask(name: str) -> bool:

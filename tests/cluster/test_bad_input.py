@@ -22,7 +22,10 @@ POLICY = ResourceKind(ADMISSION, "v1", "validatingadmissionpolicies", "Validatin
 BINDING = ResourceKind(ADMISSION, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
 NAMESPACE = ResourceKind("", "v1", "namespaces", "Namespace")
 STAGES = ("prepare", "build", "measure", "publish")
-NOWHERE = [{"name": "cpu", "threads": 1, "nodeSelector": {"fettle.dev/test": "no-node-has-this"}}]
+NOWHERE = [
+    {"name": "cpu", "runtimes": ["onnxruntime"], "threads": 1, "nodeSelector": {"fettle.dev/test": "no-node-has-this"}}
+]
+ONE_BUILD = [{"name": "int8", "steps": [{"quantize": {"mode": "Static"}}]}]  # a Job for each stage, and no more
 
 
 @pytest.fixture
@@ -48,7 +51,8 @@ def look(client: Client, namespace: str) -> Look:
 
 async def submit(client: Client, namespace: str, name: str = "digits", **spec: Any) -> Object:
     data = {"evaluation": {"uri": "pvc://models/evaluation.npz"}}
-    return await client.create(OPTIMIZED_MODEL, optimized_model(namespace, name, data=data, targets=NOWHERE, **spec))
+    wanted = {"data": data, "targets": NOWHERE, "recipes": ONE_BUILD, **spec}
+    return await client.create(OPTIMIZED_MODEL, optimized_model(namespace, name, **wanted))
 
 
 # ------------------------------------------------------------------------------------------------------------------ deletion

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -140,7 +140,7 @@ class RecipeStep(ApiModel):
     @property
     def parameters(self) -> StepParameters | None:
         """The parameters of the step whose key is set; None if this version does not know the key."""
-        steps = (getattr(self, name) for name in type(self).model_fields)
+        steps: Iterable[StepParameters | None] = vars(self).values()
         return next((step for step in steps if step is not None), None)
 
     @property

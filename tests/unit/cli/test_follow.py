@@ -163,7 +163,7 @@ def test_an_interrupt_ends_it_at_any_moment(server: ApiServer, tmp_path: Path, m
     with reading(server, tmp_path, "json") as process:
         assert process.stdout is not None and process.stderr is not None
         next_document(process.stdout)
-        if timestamps == "later":
+        if moment == "later":
             change(server, "MODIFIED", digits(2, weight=50))
             next_document(process.stdout)  # so the watch is open
         process.send_signal(signal.SIGINT)

@@ -113,11 +113,17 @@ def outcome(world: ClusterWorld) -> Object:
     }
 
 
+ALONE: dict[Story, tuple[Object, list[str]]] = {}
+
+
 async def alone(story: Story) -> tuple[Object, list[str]]:
-    async with serving() as (server, client):
-        world = ClusterWorld(server, client)
-        await story(world, world.settle)
-        return outcome(world), world.events()
+    """What one operator comes to and tells: played once, for it is always the same."""
+    if story not in ALONE:
+        async with serving() as (server, client):
+            world = ClusterWorld(server, client)
+            await story(world, world.settle)
+            ALONE[story] = outcome(world), world.events()
+    return ALONE[story]
 
 
 @pytest.mark.parametrize("seed", range(6))

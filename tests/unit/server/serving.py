@@ -74,7 +74,7 @@ class Server(ServerProcess):
     def __init__(
         self, root: Path, values: np.ndarray = VALUES, rule: Comparison | None = None, **settings: object
     ) -> None:
-        told = {"model": "lookup", "revision": "abc123", "drain_seconds": 1, **settings}
+        told = {"model": "lookup", "revision": "abc123", **settings}
         super().__init__(root / "store", publish(root, values, rule), root / "model", **told)
 
     @property
@@ -139,8 +139,8 @@ class SlowServer(ServerProcess):
     """A server of the slow model. `artifact`: what `publish_slow` is told."""
 
     def __init__(self, root: Path, artifact: dict[str, Any] | None = None, **settings: object) -> None:
-        told = {"model": "slow", "drain_seconds": 0, **settings}
-        super().__init__(root / "store", publish_slow(root, **(artifact or {})), root / "model", **told)
+        sha256 = publish_slow(root, **(artifact or {}))
+        super().__init__(root / "store", sha256, root / "model", **{"model": "slow", **settings})
 
     def ask(self, item: list[float]) -> None:
         """One item; the answer is the item."""
@@ -187,5 +187,5 @@ class EchoServer(ServerProcess):
         signature = Signature(inputs=side("x"), outputs=side("y"))
         source = saved(every_type_model(signature), root)
         sha256 = publish_model(open_store(root / "store"), source, signature)
-        told = {"model": "echo", "revision": "abc123", "drain_seconds": 1, **settings}
+        told = {"model": "echo", "revision": "abc123", **settings}
         super().__init__(root / "store", sha256, root / "model", **told)

@@ -55,7 +55,7 @@ def serve(
     signature = Signature(inputs=(items,), outputs=outputs)
     more = {"runtime": runtime, "settings": settings, "items_per_run": items_per_run}
     sha256 = publish(open_store(root / "store"), model, signature, **more)
-    return ServerProcess(root / "store", sha256, root / "model", model="telling", drain_seconds=0)
+    return ServerProcess(root / "store", sha256, root / "model", model="telling")
 
 
 def items(axis: int, rows: int) -> np.ndarray[Any, Any]:
@@ -133,7 +133,7 @@ def by_range(root: Path, **more: Any) -> ServerProcess:
     x = Tensor(name="x", dtype="FP32", shape=(-1, 2), batch_axis=0)
     signature = Signature(inputs=(x,), outputs=(x.model_copy(update={"name": "y"}),))
     sha256 = publish(open_store(root / "store"), model, signature, **more)
-    return ServerProcess(root / "store", sha256, root / "model", model="m", drain_seconds=0)
+    return ServerProcess(root / "store", sha256, root / "model", model="m")
 
 
 @pytest.mark.parametrize(("runtime", "settings"), [(ORT, FREE), (OPENVINO, FOUR)], ids=["free batch", "static batch"])
@@ -191,9 +191,7 @@ def test_an_older_artifact_with_dynamic_quantization_is_served_one_by_one_though
     sha256 = publish(store, model, Signature(inputs=(x,), outputs=outputs), **more)
     log = tmp_path / "log"
     with log.open("wb") as stream:
-        server = ServerProcess(
-            tmp_path / "store", sha256, tmp_path / "model", model="telling", drain_seconds=0, log=stream.fileno()
-        )
+        server = ServerProcess(tmp_path / "store", sha256, tmp_path / "model", model="telling", log=stream.fileno())
         try:
             assert ask(server, 0, 5) == ([0.0, 2.0, 4.0, 6.0, 8.0], [1] * 5)
         finally:

@@ -295,7 +295,7 @@ class Service:
 
 
 def test_draining_loses_no_request_of_clients_that_reach_the_pod_through_a_service(tmp_path: Path) -> None:
-    leaving, staying = (SlowServer(tmp_path / name, drain_seconds=4) for name in ("leaving", "staying"))
+    leaving, staying = SlowServer(tmp_path / "leaving", drain_seconds=4), SlowServer(tmp_path / "staying")
     service = Service(leaving.grpc)
     failures, done, ended = [], [0] * 4, Event()
 
@@ -331,7 +331,7 @@ def test_draining_loses_no_request_of_clients_that_reach_the_pod_through_a_servi
 
 
 def test_a_silent_stream_does_not_hold_a_drain_open(tmp_path: Path) -> None:
-    server = SlowServer(tmp_path, drain_seconds=0)
+    server = SlowServer(tmp_path)
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc}", OWN) as channel:
         stream = channel.stream_stream(STREAM)(iter(Event().wait, None))
         time.sleep(0.5)

@@ -33,6 +33,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     started.stop()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def leaving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, socket.socket]]:
+    """A server that is told to end while clients have sent half a body, half a head or nothing, and the first of them. It takes ten seconds,
+    so it does while the other tests run."""
+    server = Server(tmp_path_factory.mktemp("leaving"), drain_seconds=1, **BOUNDS)
+    opened = [sent(server, data) for data in (HEAD % 100 + b"{", HEAD % 190_000, b"POST /v2/mod", b"")]
+    opened.append(sent(server, b"GET /healthz", server.management))
+    time.sleep(0.3)
+    server.process.send_signal(signal.SIGTERM)
+    yield server, opened[0]
+    server.process.kill()
+
+
 def sent(server: Server, data: bytes, port: int | None = None) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port or server.port), timeout=30)
     connection.sendall(data)
@@ -153,16 +166,6 @@ def test_samples_are_for_those_who_show_the_token(tmp_path: Path, server: Server
     assert said.startswith(b"HTTP/1.1 503") and b"no token in" in said  # this server was given none
 
 
-def test_a_drain_ends_though_clients_send_half_a_body_half_a_head_or_nothing(tmp_path: Path) -> None:
-    server = Server(tmp_path, **BOUNDS)
-    opened = [sent(server, data) for data in (HEAD % 100 + b"{", HEAD % 190_000, b"POST /v2/mod", b"")]
-    opened.append(sent(server, b"GET /healthz", server.management))
-    time.sleep(0.3)
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(60) == 0
-    assert answer(opened[0]).startswith(b"HTTP/1.1 408")
-
-
 def test_a_client_that_closes_its_half_of_the_connection_too_early_has_hung_up(server: Server) -> None:
     """With its request unfinished it hears so; behind a whole one granian's HTTP takes it for gone, as RFC 9112, 9.6, allows."""
     before = codes(server).get("499", 0)
@@ -223,3 +226,11 @@ def test_what_is_no_grpc_ends_its_own_connection_only(server: Server, data: byte
         )
     assert ModelInferResponse.FromString(answered).raw_output_contents[0] == item.tobytes()
     assert serves(server)
+
+
+def test_a_drain_ends_though_clients_send_half_a_body_half_a_head_or_nothing(
+    leaving: tuple[Server, socket.socket],
+) -> None:
+    server, half = leaving
+    assert server.process.wait(60) == 0
+    assert answer(half).startswith(b"HTTP/1.1 408")

@@ -52,7 +52,7 @@ class Photos(ServerProcess):
     def __init__(self, root: Path, **settings: object) -> None:
         store = open_store(root / "store")
         sha256 = publish_model(store, saved(every_type_model(PHOTOS), root), PHOTOS, preprocess=SPEC)
-        told = {"model": "digits", "revision": "abc", "drain_seconds": 0, "max_image_pixels": MOST, **settings}
+        told = {"model": "digits", "revision": "abc", "max_image_pixels": MOST, **settings}
         super().__init__(root / "store", sha256, root / "model", **told)
 
     @property

@@ -41,6 +41,14 @@ def stable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     started.stop()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A canary that reaches no pod of the stable revision. It says so after ten seconds, so it waits while the other tests run."""
+    started = serve(tmp_path_factory.mktemp("lonely"), "canary", stable=f"127.0.0.1:{free_port()}")
+    yield started
+    started.stop()
+
+
 def ask(server: Server, row: list[int], count: int) -> None:
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": row}
     for _ in range(count):
@@ -147,21 +155,6 @@ def test_a_pod_without_samples_or_without_a_secret_hands_out_none_and_serves(tmp
         bare.stop()
 
 
-def test_a_stable_revision_that_nobody_reaches_is_told_as_such(tmp_path: Path) -> None:
-    canary = serve(tmp_path, "canary", stable=f"127.0.0.1:{free_port()}")
-    try:
-        for _ in range(200):
-            problem = told(canary)[1].get("problem")
-            if problem is not None:
-                break
-            time.sleep(0.1)
-        assert problem["reason"] == "AnalysisUnreachable"
-        assert "stable pod 127.0.0.1" in problem["message"]
-        ask(canary, SURE, 1)
-    finally:
-        canary.stop()
-
-
 def test_a_stable_revision_that_a_tasks_metric_certified_is_not_called_different(tmp_path: Path) -> None:
     detector = serve(tmp_path / "stable", "stable", rule=RULE.model_copy(update={"judged_by": Metric.DETECTION}))
     canary = serve(tmp_path / "canary", "canary", stable=detector)
@@ -229,3 +222,14 @@ def test_what_a_tasks_metric_judges_is_not_compared_beside_what_is() -> None:
     stable = {"kind": sure, "boxes": boxes}
     assert compare(rules, stable, {"kind": sure, "boxes": moved}) is Outcome.AGREED
     assert compare(rules, stable, {"kind": other, "boxes": boxes}) is Outcome.DISAGREED
+
+
+def test_a_stable_revision_that_nobody_reaches_is_told_as_such(lonely: Server) -> None:
+    for _ in range(200):
+        problem = told(lonely)[1].get("problem")
+        if problem is not None:
+            break
+        time.sleep(0.1)
+    assert problem["reason"] == "AnalysisUnreachable"
+    assert "stable pod 127.0.0.1" in problem["message"]
+    ask(lonely, SURE, 1)

@@ -142,7 +142,7 @@ def test_a_connection_ends_after_its_requests(tmp_path: Path) -> None:
 
 
 def test_draining_answers_every_request_and_ends_their_connections(tmp_path: Path) -> None:
-    server = Server(tmp_path)
+    server = Server(tmp_path, drain_seconds=1)
     with httpx.Client() as client:
         assert client.post(f"{server.url}/infer", json=body()).status_code == 200
         server.process.send_signal(signal.SIGTERM)

@@ -62,7 +62,7 @@ def test_every_type_comes_back_as_bytes_without_being_asked(client: triton.Infer
 
 
 def test_bfloat16_comes_back_as_it_was_sent(tmp_path: Path) -> None:
-    server = EchoServer(tmp_path, ["BF16"], drain_seconds=0)
+    server = EchoServer(tmp_path, ["BF16"])
     try:
         with triton.InferenceServerClient(f"127.0.0.1:{server.port}") as client:
             tensor = triton.InferInput("x_BF16", [2, 2], "BF16")

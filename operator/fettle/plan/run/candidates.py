@@ -138,8 +138,10 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
             bounded = training.spec.model_copy(update={"deadline_seconds": max(most, 1)})
             training = training.model_copy(update={"spec": bounded})
         planned = replace(planned, build=planned.build.model_copy(update={"training": training}))
+    if planned.build is None or not any(entry and entry.bounded for entry in planned.entries):
+        return planned
     bound = in_force(spec).accuracy
-    if planned.build is None or bound is None or not any(entry and entry.bounded for entry in planned.entries):
+    if bound is None:
         return planned
     evaluation = spec.data.evaluation
     share = evaluation is None or metrics.entry(evaluation.metric).bounds_agreement

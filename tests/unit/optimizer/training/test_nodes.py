@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
 STEP = {"distill": {"alpha": 1.0, "beta": 0.5}}
-TRAIN: dict[str, Any] = {"epochs": 3, "batchSize": 50, "optimizer": "SGD", "learningRate": 0.02}
+TRAIN: dict[str, Any] = {"epochs": 8, "batchSize": 50, "optimizer": "SGD", "learningRate": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -104,27 +105,40 @@ def copied(course: Course, folder: Path) -> Path:
     return folder
 
 
-def test_two_processes_train_to_the_result_of_one(plain: Course, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """What two processes answered that nobody disturbed, and the claim in which they trained."""
+
+    folder: Path
+    report: BuildReport
+
+
+@pytest.fixture(scope="module")
+def undisturbed(plain: Course, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Each process takes seconds to start, so they are started once."""
+    folder = copied(plain, tmp_path_factory.mktemp("undisturbed") / "claim")
+    return Trained(folder, trained(plain.task(STEP, **TRAIN, nodes=2), folder))
+
+
+def test_two_processes_train_to_the_result_of_one(plain: Course, undisturbed: Trained) -> None:
     alone = plain.build(STEP, **TRAIN)
     assert alone.built is not None and alone.training is not None, alone.message
-    folder = copied(plain, tmp_path / "claim")
-    two = trained(plain.task(STEP, **TRAIN, nodes=2), folder)
+    two = undisturbed.report
     assert two.training is not None
     for here, there in zip(alone.training.curve, two.training.curve, strict=True):
         assert there.held_out_loss == pytest.approx(here.held_out_loss, rel=1e-3)
         assert there.score == pytest.approx(here.score, abs=0.02)
     assert two.training.curve[-1].held_out_loss < two.training.curve[0].held_out_loss, "it has learned"
-    other = Course(folder, plain.prepared, plain.evaluation)
+    other = Course(undisturbed.folder, plain.prepared, plain.evaluation)
     assert two.built is not None
     for one, same in zip(weights(plain, alone.built), weights(other, two.built), strict=True):
         np.testing.assert_allclose(same, one, atol=1e-3)
 
 
 def test_a_training_that_lost_a_process_goes_on_to_the_file_of_an_undisturbed_one(
-    plain: Course, tmp_path: Path
+    plain: Course, undisturbed: Trained, tmp_path: Path
 ) -> None:
-    task = plain.task(STEP, **{**TRAIN, "epochs": 8}, nodes=2)
-    undisturbed = trained(task, copied(plain, tmp_path / "undisturbed"))
+    task = plain.task(STEP, **TRAIN, nodes=2)
     folder = copied(plain, tmp_path / "claim")
     checkpoints = folder / "store/checkpoints"
     with pods(task, folder) as (leader, worker):
@@ -138,9 +152,10 @@ def test_a_training_that_lost_a_process_goes_on_to_the_file_of_an_undisturbed_on
     assert "the next attempt goes on from the last checkpoint" in lost["message"]
     resumed = trained(task, folder)
     assert "resuming from checkpoint" in (folder / "log-1").read_text()
-    assert resumed.built == undisturbed.built
-    assert resumed.training is not None and undisturbed.training is not None
-    assert resumed.training.curve == undisturbed.training.curve
+    whole = undisturbed.report
+    assert resumed.built == whole.built
+    assert resumed.training is not None and whole.training is not None
+    assert resumed.training.curve == whole.training.curve
     store = Store.open("pvc://claim/store", Mounts({"claim": folder}))
     assert not store.names(f"checkpoints/{resumed.cache_key}"), "what is done needs none"
 
