@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fettle.api import catalog
 from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
@@ -189,9 +190,11 @@ class EngineRuntime:
     def __init__(self, library: Library) -> None:
         self.library, self.name = library, library.name
 
-    def build(self, entry: Path, target: Path, architecture: str, shapes: Mapping[str, ShapeRange]) -> EngineNote:
+    def build(
+        self, entry: Path, target: Path, architecture: str, shapes: Mapping[str, ShapeRange], tf32: bool = False
+    ) -> EngineNote:
         """See `build`."""
-        return build(self.library, entry, target, architecture, shapes)
+        return build(self.library, entry, target, architecture, shapes, tf32)
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
         """See `base.Runtime.load`. `signature` is needed: an engine does not say which axis is the batch's."""
@@ -218,9 +221,9 @@ class EngineRuntime:
         return read_note(entry).executed
 
     def capabilities(self) -> frozenset[Precision]:
-        """See `base.Runtime.capabilities`: bfloat16 from Ampere (sm80) on."""
-        known = {Precision.FLOAT32, Precision.FLOAT16}
-        return frozenset(known | ({Precision.BFLOAT16} if int(connect().architecture()[2:]) >= 80 else set()))
+        """See `base.Runtime.capabilities`."""
+        known = set(catalog.runtime(self.name).precisions)
+        return frozenset(each for each in known if catalog.offers(connect().architecture(), each))
 
     def _require_release(self, note: EngineNote) -> None:
         if (note.library, note.version) == (self.library.distribution, self.library.version):
