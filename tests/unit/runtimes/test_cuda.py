@@ -29,6 +29,7 @@ class Runtime:
 
     cudaError_t = Error
     cudaStreamNonBlocking = 1
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeRelaxed=2)
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
 
     def __init__(self, **answers: Any) -> None:
@@ -110,6 +111,25 @@ def test_copies_go_the_way_they_say() -> None:
     there, back = runtime.asked[-2:]
     assert there == ("cudaMemcpyAsync", 77, memory.ctypes.data, 8, 1, 5)
     assert back == ("cudaMemcpyAsync", memory.ctypes.data, 77, 8, 2, 5)
+
+
+def test_a_graph_is_recorded_made_launched_and_given_back() -> None:
+    runtime = Runtime(cudaStreamEndCapture=(Error.cudaSuccess, 40), cudaGraphInstantiate=(Error.cudaSuccess, 41))
+    gpu = _CudaBindings(runtime)
+    gpu.begin_capture(5)
+    graph = gpu.end_capture(5)
+    executable = gpu.instantiate(graph)
+    gpu.launch(executable, 5)
+    gpu.destroy_graph(graph)
+    gpu.destroy_executable(executable)
+    assert runtime.asked[-6:] == [
+        ("cudaStreamBeginCapture", 5, 2),
+        ("cudaStreamEndCapture", 5),
+        ("cudaGraphInstantiate", 40, 0),
+        ("cudaGraphLaunch", 41, 5),
+        ("cudaGraphDestroy", 40),
+        ("cudaGraphExecDestroy", 41),
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------- what a machine has
