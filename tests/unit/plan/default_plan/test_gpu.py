@@ -101,6 +101,18 @@ def test_an_engine_is_served_in_the_batches_that_it_was_built_for(
     assert (settings.batch_size, settings.preferred_batch) == (fixed, preferred)
 
 
+def test_with_objective_throughput_each_engine_is_also_tried_with_two_streams() -> None:
+    targets = [{"name": "gpu", "device": GPU, "batchSizes": [1, 8], "resources": {"limits": {"cpu": 4}}}]
+    found = plan(make_spec(objective="Throughput", targets=targets))
+    rows = {row.name: row for row in found.candidates if row.refusal is None}
+    streaming = {name.removesuffix("-2streams") for name in rows if name.endswith("-2streams")}
+    assert streaming == {name for name in rows if "tensorrt-rtx" in name and not name.endswith("-2streams")}
+    one, two = (rows[f"int8-tensorrt-rtx{variant}"] for variant in ("", "-2streams"))
+    assert one.build == two.build, "the same engine serves both"
+    assert (two.plan.settings.streams, two.plan.settings.threads) == (2, one.plan.settings.threads)
+    assert two.plan.settings.preferred_batch == 8
+
+
 def test_engines_of_two_architectures_are_two_builds_and_what_any_gpu_runs_is_one() -> None:
     gpus = [{"name": each, "device": {"kind": "nvidia", "architecture": each}} for each in ("sm75", "sm89")]
     names = [build.name for build in possible_builds(make_spec(targets=gpus))]
