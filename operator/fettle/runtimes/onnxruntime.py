@@ -173,6 +173,7 @@ class OnnxRuntime:
     """See `base.Runtime`. `precisions`: supported precisions of a file."""
 
     name = RuntimeName.ONNXRUNTIME
+    session = OnnxRuntimeSession
     precisions = frozenset({Precision.FLOAT32})
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
@@ -183,7 +184,7 @@ class OnnxRuntime:
         if settings.batch_size is not None:
             message = "onnxruntime has no fixed batch size; leave it at its default"
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
-        session = OnnxRuntimeSession(self.open(entry, _options(settings), settings), settings, signature)
+        session = self.session(self.open(entry, _options(settings), settings), settings, signature)
         require_settings(session, settings, "onnxruntime")
         return session
 
@@ -252,6 +253,8 @@ def _failure(what: str, error: Exception, entry: Path | None = None) -> RuntimeF
         reason = Reason.UNSUPPORTED_OPERATOR
     elif "is under development" in text or "Unsupported model IR version" in text:
         reason = Reason.UNSUPPORTED_OPSET
+    elif "Failed to allocate memory" in text or "out of memory" in text:
+        reason = Reason.OUT_OF_MEMORY
     return RuntimeFailure(f"{what}: {quoted(text, 400)}", reason=reason)
 
 

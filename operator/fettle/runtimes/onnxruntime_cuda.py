@@ -17,15 +17,30 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes import cuda
-from fettle.runtimes.onnxruntime import OnnxRuntime
+from fettle.runtimes.base import Array, Arrays, Interrupt
+from fettle.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 
 PROVIDER = "CUDAExecutionProvider"
+
+
+class OnnxRuntimeCudaSession(OnnxRuntimeSession):
+    """As on the CPU; what the library does not tell is whether a kernel left the GPU's context unusable."""
+
+    def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
+        """See `base.Session.infer`. Raises ContextLost where no later run can succeed."""
+        try:
+            return super().infer(inputs, interrupt)
+        except RuntimeFailure as error:
+            if error.reason != Reason.DATA_INVALID:
+                cuda.connect().memory()  # raises ContextLost
+            raise
 
 
 class OnnxRuntimeCuda(OnnxRuntime):
     """See `base.Runtime`. What the GPU has no kernel for runs on the CPU, in the same session."""
 
     name = RuntimeName.ONNXRUNTIME_CUDA
+    session = OnnxRuntimeCudaSession
     precisions = frozenset(catalog.runtime(RuntimeName.ONNXRUNTIME_CUDA).precisions)
 
     def providers(self, settings: RuntimeSettings) -> tuple[Any, ...]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.unit.runtimes.fake_cuda import FakeCuda
 
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
+from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes import cpu, cuda, machine, onnxruntime_cuda
@@ -173,3 +175,42 @@ def test_onnxruntime_does_not_fall_back_to_the_cpu_in_silence(tmp_path: Path, mo
     with pytest.raises(RuntimeFailure, match="this build of onnxruntime has no CUDA") as failure:
         onnxruntime_cuda.RUNTIME.load(tmp_path / "model.onnx", RuntimeSettings(precision=Precision.FLOAT16))
     assert failure.value.reason == Reason.NODE_INCOMPATIBLE
+
+
+class Failing:
+    """A session of the library whose runs fail."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def run(self, *arguments: Any) -> list[Any]:
+        raise RuntimeError(self.text)
+
+
+OUT = "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 1073741824"
+ILLEGAL = "CUDA failure 700: an illegal memory access was encountered"
+
+
+@pytest.mark.parametrize(
+    ("text", "sticky", "kind", "reason"),
+    [
+        (OUT, False, RuntimeFailure, Reason.OUT_OF_MEMORY),
+        (ILLEGAL, False, RuntimeFailure, Reason.MODEL_LOAD_FAILED),
+        (ILLEGAL, True, ContextLost, Reason.MODEL_LOAD_FAILED),
+    ],
+    ids=["no room", "a run that failed", "a context that is lost"],
+)
+def test_a_run_of_onnxruntime_that_fails_says_whether_the_process_can_go_on(
+    text: str, sticky: bool, kind: type[RuntimeFailure], reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime()
+    gpu = _CudaBindings(runtime)
+    if sticky:
+        runtime.answers["cudaMemGetInfo"] = (Error.cudaErrorIllegalAddress, 0, 0)
+    monkeypatch.setattr(cuda, "connect", lambda: gpu)
+    x = Tensor(name="x", dtype="FP32", shape=(-1,), batch_axis=0)
+    session: Any = Failing(text)
+    loaded = onnxruntime_cuda.OnnxRuntimeCudaSession(session, RuntimeSettings(), Signature(inputs=(x,), outputs=(x,)))
+    with pytest.raises(RuntimeFailure) as failure:
+        loaded.infer({"x": np.ones(2, np.float32)})
+    assert (type(failure.value), failure.value.reason) == (kind, reason)
