@@ -163,6 +163,19 @@ STEPS: tuple[StepEntry, ...] = (
         )
         for family in (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT, RuntimeName.TENSORRT_RTX)
     ),
+    # Engines alone compute in float8.
+    *(
+        StepEntry(
+            StepKind.QUANTIZE_FLOAT8,
+            family,
+            "ONNX",
+            ("onnx", "onnxruntime"),
+            "onnxruntime_quantize:float8",
+            lossy=True,
+            calibration=True,
+        )
+        for family in (RuntimeName.TENSORRT, RuntimeName.TENSORRT_RTX)
+    ),
     # What ends a build for a GPU: the precision is the file's there, and an engine one architecture's.
     StepEntry(
         StepKind.OPTIMIZE_GRAPH,
@@ -170,6 +183,7 @@ STEPS: tuple[StepEntry, ...] = (
         "ONNX",
         ("onnx", "onnxconverter-common"),
         "onnx_precision:cast",
+        revision=2,
         finishes=True,
     ),
     StepEntry(
@@ -178,6 +192,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT",
         ("onnx", "onnxconverter-common", "tensorrt-cu12"),
         "tensorrt_engine:compile_engine",
+        revision=2,
         finishes=True,
         on_device=True,
     ),
@@ -187,6 +202,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT-RTX",
         ("onnx", "onnxconverter-common", "tensorrt-rtx-cu12"),
         "tensorrt_engine:compile_engine",
+        revision=2,
         finishes=True,
     ),
 )
@@ -284,7 +300,7 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         RuntimeName.ONNXRUNTIME_CUDA,
         "onnxruntime-gpu",
         ("ONNX",),
-        (Precision.FLOAT32, Precision.FLOAT16),
+        (Precision.FLOAT32, Precision.TF32, Precision.FLOAT16),
         process_bytes=2 << 30,
         by_default=True,
         device=DeviceKind.NVIDIA,
@@ -293,7 +309,7 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         RuntimeName.TENSORRT,
         "tensorrt-cu12",
         ("TensorRT",),
-        (Precision.FLOAT32, Precision.FLOAT16),
+        (Precision.FLOAT32, Precision.TF32, Precision.BFLOAT16, Precision.FLOAT16),
         process_bytes=2 << 30,
         device=DeviceKind.NVIDIA,
     ),
@@ -301,7 +317,7 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         RuntimeName.TENSORRT_RTX,
         "tensorrt-rtx-cu12",
         ("TensorRT-RTX",),
-        (Precision.FLOAT32, Precision.FLOAT16),
+        (Precision.FLOAT32, Precision.TF32, Precision.BFLOAT16, Precision.FLOAT16),
         process_bytes=2 << 30,
         by_default=True,
         device=DeviceKind.NVIDIA,
@@ -312,6 +328,12 @@ DEFAULT_RUNTIMES = tuple(entry.runtime for entry in RUNTIMES if entry.by_default
 DEFAULT_GPU_RUNTIMES = tuple(
     entry.runtime for entry in RUNTIMES if entry.by_default and entry.device is DeviceKind.NVIDIA
 )
+# The first architecture of NVIDIA's that has a number format; those without an entry every one has.
+SINCE: dict[Precision | StepKind, str] = {
+    Precision.TF32: "sm80",
+    Precision.BFLOAT16: "sm80",
+    StepKind.QUANTIZE_FLOAT8: "sm89",
+}
 NVIDIA_RESOURCES = "nvidia.com/"  # what NVIDIA's device plugin offers: gpu, gpu.shared, mig-1g.10gb, ...
 
 _STEPS = {(entry.kind, entry.family): entry for entry in STEPS}
@@ -353,6 +375,11 @@ def converts(family: RuntimeName) -> bool:
 def runs_engines(name: RuntimeName) -> bool:
     """Whether a runtime only loads engines, which are compiled for its device."""
     return PORTABLE not in runtime(name).loads and finish(name) is not None
+
+
+def offers(architecture: str, wanted: Precision | StepKind) -> bool:
+    """Whether GPUs of that architecture have the number format of a precision or a step."""
+    return int(architecture[2:]) >= int(SINCE.get(wanted, "sm0")[2:])
 
 
 def lossy(steps: Iterable[RecipeStep], precision: Precision) -> bool:

@@ -143,9 +143,13 @@ ModelFormat = Literal[
 
 
 class Precision(StrEnum):
-    """Precision in which a runtime computes what is not quantized: a setting, not a step."""
+    """Precision in which a runtime computes what is not quantized: a setting, not a step.
+
+    TF32: float32 whose products are rounded to 10 bits behind the point, which GPUs have from sm80 on.
+    """
 
     FLOAT32 = "Float32"
+    TF32 = "TF32"
     BFLOAT16 = "BFloat16"
     FLOAT16 = "Float16"
 
@@ -160,6 +164,7 @@ class StepKind(StrEnum):
     QUANTIZE_MIXED = "quantizeMixed"
     QUANTIZE_AWARE = "quantizeAware"
     QUANTIZE_FLOAT16 = "quantizeFloat16"
+    QUANTIZE_FLOAT8 = "quantizeFloat8"
     QUANTIZE_WEIGHT_ONLY = "quantizeWeightOnly"
     QUANTIZE_WEIGHT_ONLY_INT4 = "quantizeWeightOnlyInt4"
     PRUNE_STRUCTURED = "pruneStructured"
@@ -174,8 +179,8 @@ class QuantizeMode(StrEnum):
     """Dynamic: weights int8, activations measured at run time. Static: both int8, ranges from calibration data.
 
     Mixed: as Static, but the layers that change too many answers stay in floating point. Aware: the model is trained to answer well in int8,
-    then quantized as in Static. Float16: weights are stored in float16, and nothing is int8. WeightOnly, WeightOnlyInt4: weights of matrix
-    products are stored in 8 or 4 bits, without ranges of activations.
+    then quantized as in Static. Float16: weights are stored in float16, and nothing is int8. Float8: as Static, in 8-bit floating
+    point. WeightOnly, WeightOnlyInt4: weights of matrix products are stored in 8 or 4 bits, without ranges of activations.
     """
 
     DYNAMIC = "Dynamic"
@@ -183,6 +188,7 @@ class QuantizeMode(StrEnum):
     MIXED = "Mixed"
     AWARE = "Aware"
     FLOAT16 = "Float16"
+    FLOAT8 = "Float8"
     WEIGHT_ONLY = "WeightOnly"
     WEIGHT_ONLY_INT4 = "WeightOnlyInt4"
 

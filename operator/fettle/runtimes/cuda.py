@@ -73,6 +73,30 @@ class Cuda(Protocol):
         """Put a copy from the GPU to pinned memory on the stream."""
         ...
 
+    def begin_capture(self, stream: int) -> None:
+        """From here on, what is put on the stream is recorded and not run."""
+        ...
+
+    def end_capture(self, stream: int) -> int:
+        """A graph of what was recorded. The stream runs again what is put on it, also where this fails."""
+        ...
+
+    def instantiate(self, graph: int) -> int:
+        """What can be launched of a graph, which is not needed any more then."""
+        ...
+
+    def launch(self, executable: int, stream: int) -> None:
+        """Put all that was recorded on the stream, in one call."""
+        ...
+
+    def destroy_graph(self, graph: int) -> None:
+        """Give a graph back."""
+        ...
+
+    def destroy_executable(self, executable: int) -> None:
+        """Give back what was made of a graph."""
+        ...
+
 
 @lru_cache
 def connect() -> Cuda:
@@ -140,6 +164,25 @@ class _CudaBindings:
     def copy_out(self, memory: Array, pointer: int, stream: int) -> None:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._ask("cudaMemcpyAsync", memory.ctypes.data, pointer, memory.nbytes, kind, stream)
+
+    def begin_capture(self, stream: int) -> None:
+        # Relaxed: what other threads do meanwhile, such as taking memory, is no error.
+        self._ask("cudaStreamBeginCapture", stream, self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed)
+
+    def end_capture(self, stream: int) -> int:
+        return int(self._ask("cudaStreamEndCapture", stream))
+
+    def instantiate(self, graph: int) -> int:
+        return int(self._ask("cudaGraphInstantiate", graph, 0))
+
+    def launch(self, executable: int, stream: int) -> None:
+        self._ask("cudaGraphLaunch", executable, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        self._ask("cudaGraphDestroy", graph)
+
+    def destroy_executable(self, executable: int) -> None:
+        self._ask("cudaGraphExecDestroy", executable)
 
     def _ask(self, function: str, *arguments: Any) -> Any:
         """What a call answers: nothing, one value, or a tuple of several."""

@@ -6,6 +6,7 @@ An engine's file does not say for which GPU and by which release it was built. T
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import queue
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fettle.api import catalog
 from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
@@ -33,6 +35,8 @@ from fettle.runtimes.engine_build import (
     said,
 )
 
+log = logging.getLogger(__name__)
+
 # TensorRT's names of data types -> V2's.
 _V2 = {"FLOAT": "FP32", "HALF": "FP16", "BF16": "BF16", "INT8": "INT8", "INT32": "INT32", "INT64": "INT64"}
 _V2 |= {"BOOL": "BOOL", "UINT8": "UINT8"}
@@ -41,12 +45,18 @@ _STANDS_FOR = {"FP64": "FP32", "INT16": "INT32", "UINT16": "INT32"}
 
 
 class _Lane:
-    """An execution context with its own stream and memory, so that runs of two lanes overlap: copies of one with kernels of the other."""
+    """An execution context with its own stream and memory, so that runs of two lanes overlap: copies of one with kernels of the other.
 
-    def __init__(self, engine: Any, cuda: Cuda) -> None:
+    Where shapes are `static`, its second run is recorded as a CUDA graph, which is launched in one call from then on. The first is not: libraries
+    prepare themselves in it.
+    """
+
+    def __init__(self, engine: Any, cuda: Cuda, static: bool) -> None:
         self._cuda = cuda
         self._device: dict[str, tuple[int, int]] = {}  # pointer, bytes
         self._host: dict[str, Array] = {}
+        self._recorded: int | None = None
+        self._records, self._ran = static, False
         self._stream = cuda.create_stream()
         self._context = engine.create_execution_context()
         if self._context is None:
@@ -64,17 +74,47 @@ class _Lane:
                 message = f"input {name}: the engine was built for other shapes than {list(array.shape)}"
                 raise RuntimeFailure(message, reason=Reason.DATA_INVALID)
         shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in outputs}
+        given = {name: self._room(name, array.nbytes) for name, array in feed.items()}
         for name, array in feed.items():
-            memory = self._room(name, array.nbytes)
-            memory.view(array.dtype)[:] = array.reshape(-1)
-            self._cuda.copy_in(self._device[name][0], memory, self._stream)
+            given[name].view(array.dtype)[:] = array.reshape(-1)
         places = {name: self._output(name, shapes[name], dtype) for name, dtype in outputs.items()}
+        if self._records and self._ran:
+            self._record(given, places)
+        if self._recorded is not None:
+            self._cuda.launch(self._recorded, self._stream)
+        else:
+            self._put(given, places)
+        self._cuda.synchronize(self._stream)
+        self._ran = True
+        return {name: places[name].view(dtype).reshape(shapes[name]).copy() for name, dtype in outputs.items()}
+
+    def _put(self, given: Mapping[str, Array], places: Mapping[str, Array]) -> None:
+        """Put a run on the stream: copies there, kernels, copies back."""
+        for name, memory in given.items():
+            self._cuda.copy_in(self._device[name][0], memory, self._stream)
         if not self._context.execute_async_v3(self._stream):
             raise RuntimeFailure("the engine did not start")
         for name, memory in places.items():
             self._cuda.copy_out(memory, self._device[name][0], self._stream)
-        self._cuda.synchronize(self._stream)
-        return {name: places[name].view(dtype).reshape(shapes[name]).copy() for name, dtype in outputs.items()}
+
+    def _record(self, given: Mapping[str, Array], places: Mapping[str, Array]) -> None:
+        """Record a run, once. One that cannot be recorded is put on the stream call by call, as before."""
+        self._records = False
+        graph = 0
+        try:
+            self._cuda.begin_capture(self._stream)
+            try:
+                self._put(given, places)
+            finally:
+                graph = self._cuda.end_capture(self._stream)
+            self._recorded = self._cuda.instantiate(graph)
+        except ContextLost:
+            raise
+        except RuntimeFailure as error:
+            log.info("runs are not recorded as a CUDA graph: %s", error.message)
+        finally:
+            if graph:
+                self._cuda.destroy_graph(graph)
 
     def _output(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         if -1 in shape:
@@ -102,6 +142,9 @@ class _Lane:
     def close(self) -> None:
         """Free what it holds; the context first, which may still use the rest."""
         self._context = None
+        if self._recorded is not None:
+            self._cuda.destroy_executable(self._recorded)
+            self._recorded = None
         for name in [*self._device, *self._host]:
             self._give_back(name)
         self._cuda.destroy_stream(self._stream)
@@ -113,12 +156,13 @@ class EngineSession:
     def __init__(self, engine: Any, cuda: Cuda, settings: RuntimeSettings, signature: Signature) -> None:
         self._engine, self._cuda, self._settings, self._signature = engine, cuda, settings, signature
         self._types = {tensor.name: _engine_type(engine, tensor) for tensor in (*signature.inputs, *signature.outputs)}
+        self._static = all(-1 not in tuple(engine.get_tensor_shape(tensor.name)) for tensor in signature.inputs)
         # A place without a lane gets one when it is needed: what was in it failed.
         self._idle: queue.SimpleQueue[_Lane | None] = queue.SimpleQueue()
         self._places = 0
         try:
             for _ in range(settings.streams):
-                self._idle.put(_Lane(engine, cuda))
+                self._idle.put(_Lane(engine, cuda, self._static))
                 self._places += 1
         except BaseException:
             self.close()
@@ -143,7 +187,7 @@ class EngineSession:
     def _run(self, feed: Mapping[str, Array], outputs: Mapping[str, np.dtype[Any]]) -> dict[str, Array]:
         lane, kept = self._idle.get(), None
         try:
-            lane = lane or _Lane(self._engine, self._cuda)
+            lane = lane or _Lane(self._engine, self._cuda, self._static)
             answers = lane.run(feed, outputs)
             kept = lane
         except ContextLost:
@@ -189,9 +233,11 @@ class EngineRuntime:
     def __init__(self, library: Library) -> None:
         self.library, self.name = library, library.name
 
-    def build(self, entry: Path, target: Path, architecture: str, shapes: Mapping[str, ShapeRange]) -> EngineNote:
+    def build(
+        self, entry: Path, target: Path, architecture: str, shapes: Mapping[str, ShapeRange], tf32: bool = False
+    ) -> EngineNote:
         """See `build`."""
-        return build(self.library, entry, target, architecture, shapes)
+        return build(self.library, entry, target, architecture, shapes, tf32)
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
         """See `base.Runtime.load`. `signature` is needed: an engine does not say which axis is the batch's."""
@@ -218,9 +264,9 @@ class EngineRuntime:
         return read_note(entry).executed
 
     def capabilities(self) -> frozenset[Precision]:
-        """See `base.Runtime.capabilities`: bfloat16 from Ampere (sm80) on."""
-        known = {Precision.FLOAT32, Precision.FLOAT16}
-        return frozenset(known | ({Precision.BFLOAT16} if int(connect().architecture()[2:]) >= 80 else set()))
+        """See `base.Runtime.capabilities`."""
+        known = set(catalog.runtime(self.name).precisions)
+        return frozenset(each for each in known if catalog.offers(connect().architecture(), each))
 
     def _require_release(self, note: EngineNote) -> None:
         if (note.library, note.version) == (self.library.distribution, self.library.version):

@@ -30,7 +30,7 @@ from fettle.runtimes.cuda import connect
 
 NOTE = "engine.json"
 _COMPUTE = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION"}
-_CLASSES = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT8": "int8", "FP8": "int8"}
+_CLASSES = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT8": "int8", "FP8": "f8"}
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,17 @@ class Library:
 
 
 def build(
-    library: Library, entry: Path, target: Path, architecture: str, shapes: Mapping[str, ShapeRange]
+    library: Library,
+    entry: Path,
+    target: Path,
+    architecture: str,
+    shapes: Mapping[str, ShapeRange],
+    tf32: bool = False,
 ) -> EngineNote:
     """Build the ONNX file at `entry` for `architecture`, and write the engine to `target` and its note beside it.
 
-    `shapes`: the ranges of dynamic inputs. Raises RuntimeFailure: UnsupportedOperator with the names of nodes, UnsupportedModel for inputs of
-    unknown shape, NodeIncompatible if this library cannot build for that architecture here.
+    `shapes`: the ranges of dynamic inputs. `tf32`: whether products of float32 may be rounded to TF32. Raises RuntimeFailure: UnsupportedOperator
+    with the names of nodes, UnsupportedModel for inputs of unknown shape, NodeIncompatible if this library cannot build for that architecture here.
     """
     trt = library.module
     log = error_log(trt)
@@ -91,7 +96,7 @@ def build(
         network = _parsed(library, builder, entry, log)
         executed = precisions(network)
         config = builder.create_builder_config()
-        config.clear_flag(trt.BuilderFlag.TF32)
+        (config.set_flag if tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
         _aim(library, config, architecture)
         if (profile := _profile(builder, network, shapes)) is not None:
             config.add_optimization_profile(profile)
@@ -203,7 +208,7 @@ def _profile(builder: Any, network: Any, shapes: Mapping[str, ShapeRange]) -> An
 
 
 def precisions(network: Any) -> Executed:
-    """The number of compute layers by precision: a product of dequantized values runs in integers."""
+    """The number of compute layers by precision: a product of dequantized values runs in what they were quantized to."""
     makers = {}
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     for layer in layers:
@@ -219,7 +224,7 @@ def _precision(layer: Any, makers: Mapping[str, Any]) -> str:
     first = layer.get_input(0)
     maker = makers.get(first.name)
     if maker is not None and maker.type.name == "DEQUANTIZE":
-        return "int8"
+        return _CLASSES.get(maker.get_input(0).dtype.name, "int8")
     return _CLASSES.get(first.dtype.name, "f32")
 
 

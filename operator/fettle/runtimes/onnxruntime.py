@@ -170,10 +170,10 @@ def _way_of_running(signature: Signature) -> Callable[..., list[Array]]:
 
 
 class OnnxRuntime:
-    """See `base.Runtime`. `providers`: execution providers in order of preference; `precisions`: supported precisions of a file."""
+    """See `base.Runtime`. `precisions`: supported precisions of a file."""
 
     name = RuntimeName.ONNXRUNTIME
-    providers: tuple[Any, ...] = ("CPUExecutionProvider",)
+    session = OnnxRuntimeSession
     precisions = frozenset({Precision.FLOAT32})
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
@@ -184,7 +184,7 @@ class OnnxRuntime:
         if settings.batch_size is not None:
             message = "onnxruntime has no fixed batch size; leave it at its default"
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
-        session = OnnxRuntimeSession(self.open(entry, _options(settings)), settings, signature)
+        session = self.session(self.open(entry, _options(settings), settings), settings, signature)
         require_settings(session, settings, "onnxruntime")
         return session
 
@@ -209,7 +209,7 @@ class OnnxRuntime:
             options = _options(settings)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            raw = self.open(entry, options)
+            raw = self.open(entry, options, settings)
             session = OnnxRuntimeSession(raw, settings, signature)
             for _ in range(runs):
                 session.infer(inputs)
@@ -220,14 +220,18 @@ class OnnxRuntime:
         """See `base.Runtime.capabilities`."""
         return self.precisions
 
-    def open(self, entry: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    def open(self, entry: Path, options: ort.SessionOptions, settings: RuntimeSettings) -> ort.InferenceSession:
         """The library's own session. Raises RuntimeFailure."""
         if not entry.is_file():
             raise RuntimeFailure(f"{entry} does not exist")
         try:
-            return ort.InferenceSession(str(entry), options, providers=list(self.providers))
+            return ort.InferenceSession(str(entry), options, providers=list(self.providers(settings)))
         except Exception as error:  # the library's own errors have no common base but Exception
             raise _failure("onnxruntime could not load the model", error, entry) from error
+
+    def providers(self, settings: RuntimeSettings) -> tuple[Any, ...]:
+        """Execution providers in order of preference."""
+        return ("CPUExecutionProvider",)
 
 
 def _options(settings: RuntimeSettings) -> ort.SessionOptions:
@@ -249,6 +253,8 @@ def _failure(what: str, error: Exception, entry: Path | None = None) -> RuntimeF
         reason = Reason.UNSUPPORTED_OPERATOR
     elif "is under development" in text or "Unsupported model IR version" in text:
         reason = Reason.UNSUPPORTED_OPSET
+    elif "Failed to allocate memory" in text or "out of memory" in text:
+        reason = Reason.OUT_OF_MEMORY
     return RuntimeFailure(f"{what}: {quoted(text, 400)}", reason=reason)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import accumulate
@@ -12,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from fettle.errors import RuntimeFailure
 from fettle.server.request import Code
 from fettle.store.comparison import Outcome
 
@@ -121,6 +123,8 @@ class Metrics:
         self._refused_tokens = Counter(
             "fettle_server_refused_tokens", "Number of requests with a missing or unknown token.", **own
         ).labels(*self._labels)
+        self._gpu_free = Gauge("fettle_server_gpu_memory_free_bytes", "Free memory of the GPU, in bytes.", **own)
+        self._gpu_total = Gauge("fettle_server_gpu_memory_bytes", "Memory of the GPU, in bytes.", **own)
         self._replays = Counter(
             "fettle_server_replay_seconds", "Time spent on replaying the stable revision's items, in seconds.", **own
         ).labels(*self._labels)
@@ -139,6 +143,21 @@ class Metrics:
         made = Histogram(name, documentation, bounds, self._labels)
         self.registry.register(made)
         return made
+
+    def watch_gpu(self, memory: Callable[[], tuple[int, int]]) -> None:
+        """Show what `memory` says at each scrape: bytes that are free, and all. NaN while it fails."""
+
+        def shown(place: int) -> Callable[[], float]:
+            def ask() -> float:
+                try:
+                    return float(memory()[place])
+                except RuntimeFailure:
+                    return math.nan
+
+            return ask
+
+        self._gpu_free.labels(*self._labels).set_function(shown(0))
+        self._gpu_total.labels(*self._labels).set_function(shown(1))
 
     def ran(self, items: int, seconds: float) -> None:
         """Count a run of the model."""

@@ -16,8 +16,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
+from fettle.api import catalog
 from fettle.api.signature import Signature
+from fettle.api.vocabulary import DeviceKind
 from fettle.errors import FettleError
+from fettle.runtimes import cuda
 from fettle.runtimes.base import Array
 from fettle.server.access import Access
 from fettle.server.batcher import Gone, Unheard
@@ -65,6 +68,8 @@ class InferenceService:
         self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
         self.metrics = Metrics(settings.model, settings.revision)
         self.metrics.waiting.set_function(lambda: float(model.waiting))
+        if catalog.runtime(model.manifest.runtime).device is DeviceKind.NVIDIA:
+            self.metrics.watch_gpu(cuda.connect().memory)
         model.batcher.watch = self.metrics
         labels = (settings.model, settings.revision)
         self.drift = Drift(model.profile, model.signature, labels) if model.profile is not None else None

@@ -47,5 +47,11 @@ MODELS = (
     Model("nudenet", "nudenet:320n.onnx", {"images": (1, 3, 320, 320)}),
     Model("dnsmos", "speechmos:dnsmos_models/sig_bak_ovr.onnx", {"input_1": (1, 144160)}),
     Model("nakdimon", "piper:hebrew/nakdimon.onnx", {"input_1": (1, 80)}),
+    Model("ocr-lines", "rapidocr_onnxruntime:models/ch_PP-OCRv4_rec_infer.onnx", {"x": (1, 3, 48, 320)}),
+    Model("dnsmos-noise", "speechmos:dnsmos_models/model_v8.onnx", {"input_1": (1, 900, 120)}),
+    Model(
+        "tashkeel", "piper:tashkeel/model.onnx", {"char_inputs": (1, 48), "diac_inputs": (1, 48), "input_lengths": (1,)}
+    ),
+    Model("silero-ifless", "silero_vad:data/silero_vad_op18_ifless.onnx", {"input": (1, 576), "state": (2, 1, 128)}),
     Model("silero-vad", "silero_vad:data/silero_vad.onnx", {"input": (1, 576), "state": (2, 1, 128)}),
 )

@@ -21,7 +21,8 @@ from models import MODELS, Model
 
 DIGITS = next(model for model in MODELS if model.name == "digits")
 # Turing has no float32 products in this library: their builds end with that sentence. The others have none, or only convolutions.
-PRODUCTS = {"digits", "magika", "ocr-direction", "orientation", "open-nsfw", "dnsmos"}
+PRODUCTS = {"digits", "magika", "ocr-direction", "ocr-lines", "orientation", "open-nsfw", "dnsmos", "dnsmos-noise"}
+PRODUCTS |= {"tashkeel", "silero-ifless"}
 REFUSED = {
     "nakdimon": (Reason.UNSUPPORTED_OPERATOR, "Loop model/bidirectional/forward_lstm"),
     "silero-vad": (Reason.UNSUPPORTED_MODEL, "Shape Error"),
@@ -55,12 +56,32 @@ def test_a_real_model_becomes_an_engine_or_a_reason(model: Model, architecture: 
     assert note.executed.f32 == note.executed.total > 0, "a float32 model is computed in float32"
 
 
-@pytest.mark.parametrize("name", ["digits", "ocr-direction", "open-nsfw"])
+# Layers that the library does not take in float16, and products within an If, which stay in float32.
+REFUSED_HALF = {"tashkeel": "GRU", "silero-ifless": "FP32 GEMM is not supported"}
+
+
+@pytest.mark.parametrize("name", sorted(PRODUCTS))
 def test_turing_takes_in_float16_what_it_refuses_in_float32(name: str, tmp_path: Path) -> None:
     model = next(model for model in MODELS if model.name == name)
     cast = in_precision(model.file, tmp_path / "cast.onnx", Precision.FLOAT16)
+    if name in REFUSED_HALF:
+        with pytest.raises(RuntimeFailure, match=REFUSED_HALF[name]):
+            build(model, tmp_path, "sm75", cast)
+        return
     note = build(model, tmp_path, "sm75", cast)
     assert note.executed.f16 == note.executed.total > 0
+
+
+BUILT = [model for model in MODELS if model.name not in REFUSED]
+
+
+@pytest.mark.parametrize("model", BUILT, ids=lambda model: model.name)
+def test_an_ampere_gpu_takes_a_real_model_in_bfloat16(model: Model, tmp_path: Path) -> None:
+    cast = in_precision(model.file, tmp_path / "cast.onnx", Precision.BFLOAT16)
+    executed = build(model, tmp_path, "sm80", cast).executed
+    assert executed.bf16 + executed.f32 == executed.total
+    # Transposed convolutions, recurrent layers and products within an If keep float32.
+    assert executed.f32 == 0 or model.name in ("ocr-pages", "tashkeel", "silero-ifless")
 
 
 def test_what_is_said_of_an_engine_is_the_same_for_each_build_of_it(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ class FakeCuda:
     device: dict[int, Array] = field(default_factory=dict)
     host: dict[int, Array] = field(default_factory=dict)
     streams: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    captures: dict[int, list[Callable[[], None]]] = field(default_factory=dict)  # by stream, while it is recorded
+    graphs: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    executables: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     _numbers: Any = field(default_factory=lambda: itertools.count(1000))
 
     def _call(self, name: str) -> None:
@@ -64,12 +67,14 @@ class FakeCuda:
 
     def synchronize(self, stream: int) -> None:
         self._call("synchronize")
+        assert stream not in self.captures, "nothing that is recorded has run"
         for action in self.streams[stream]:
             action()
         self.streams[stream].clear()
 
     def allocate(self, size: int) -> int:
         self._call("allocate")
+        assert not self.captures, "what is recorded keeps the addresses that it saw"
         number = next(self._numbers)
         self.device[number] = np.full(size, GARBAGE, np.uint8)
         return number
@@ -91,12 +96,50 @@ class FakeCuda:
     def copy_in(self, pointer: int, memory: Array, stream: int) -> None:
         self._call("copy_in")
         assert memory.nbytes <= self.device[pointer].nbytes
-        self.streams[stream].append(lambda: self.device[pointer].__setitem__(slice(memory.nbytes), memory))
+        self.put(stream, lambda: self.device[pointer].__setitem__(slice(memory.nbytes), memory))
 
     def copy_out(self, memory: Array, pointer: int, stream: int) -> None:
         self._call("copy_out")
         assert memory.nbytes <= self.device[pointer].nbytes
-        self.streams[stream].append(lambda: memory.__setitem__(slice(None), self.device[pointer][: memory.nbytes]))
+        self.put(stream, lambda: memory.__setitem__(slice(None), self.device[pointer][: memory.nbytes]))
+
+    def put(self, stream: int, action: Callable[[], None]) -> None:
+        """What happens when the stream is waited for, or is recorded."""
+        self.captures.get(stream, self.streams[stream]).append(action)
+
+    def begin_capture(self, stream: int) -> None:
+        self._call("begin_capture")
+        self.captures[stream] = []
+
+    def end_capture(self, stream: int) -> int:
+        recorded = self.captures.pop(stream)
+        self._call("end_capture")
+        number = next(self._numbers)
+        self.graphs[number] = recorded
+        return number
+
+    def instantiate(self, graph: int) -> int:
+        self._call("instantiate")
+        number = next(self._numbers)
+        self.executables[number] = list(self.graphs[graph])
+        return number
+
+    def launch(self, executable: int, stream: int) -> None:
+        self._call("launch")
+        self.streams[stream].extend(self.executables[executable])
+
+    def destroy_graph(self, graph: int) -> None:
+        self._call("destroy_graph")
+        del self.graphs[graph]
+
+    def destroy_executable(self, executable: int) -> None:
+        self._call("destroy_executable")
+        del self.executables[executable]
+
+    @property
+    def recorded(self) -> tuple[int, int]:
+        """Graphs, and what was made of graphs, that nobody gave back."""
+        return len(self.graphs), len(self.executables)
 
     @property
     def left(self) -> tuple[int, int, int]:
@@ -114,11 +157,15 @@ class FakeEngine:
     outputs: Mapping[str, tuple[int, ...]]  # shapes behind the batch
     types: Mapping[str, str] = field(default_factory=dict)
     most: int = 8
+    static: int | None = None  # the one batch that it takes
     no_context: bool = False
     starts: bool = True
 
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name=self.types.get(name, "FLOAT"))
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (self.static or -1,)
 
     def create_execution_context(self) -> FakeContext | None:
         self.cuda._call("create_execution_context")
@@ -138,7 +185,7 @@ class FakeContext:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._engine.cuda._call("set_input_shape")
-        if shape and shape[0] > self._engine.most:
+        if shape and (shape[0] > self._engine.most or self._engine.static not in (None, shape[0])):
             return False
         self._shapes[name] = tuple(shape)
         return True
@@ -154,7 +201,7 @@ class FakeContext:
         self._engine.cuda._call("execute")
         if not self._engine.starts:
             return False
-        self._engine.cuda.streams[stream].append(self._run)
+        self._engine.cuda.put(stream, self._run)
         return True
 
     def _run(self) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.unit.runtimes.fake_cuda import FakeCuda
 
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
+from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes import cpu, cuda, machine, onnxruntime_cuda
@@ -29,6 +31,7 @@ class Runtime:
 
     cudaError_t = Error
     cudaStreamNonBlocking = 1
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeRelaxed=2)
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
 
     def __init__(self, **answers: Any) -> None:
@@ -112,6 +115,25 @@ def test_copies_go_the_way_they_say() -> None:
     assert back == ("cudaMemcpyAsync", memory.ctypes.data, 77, 8, 2, 5)
 
 
+def test_a_graph_is_recorded_made_launched_and_given_back() -> None:
+    runtime = Runtime(cudaStreamEndCapture=(Error.cudaSuccess, 40), cudaGraphInstantiate=(Error.cudaSuccess, 41))
+    gpu = _CudaBindings(runtime)
+    gpu.begin_capture(5)
+    graph = gpu.end_capture(5)
+    executable = gpu.instantiate(graph)
+    gpu.launch(executable, 5)
+    gpu.destroy_graph(graph)
+    gpu.destroy_executable(executable)
+    assert runtime.asked[-6:] == [
+        ("cudaStreamBeginCapture", 5, 2),
+        ("cudaStreamEndCapture", 5),
+        ("cudaGraphInstantiate", 40, 0),
+        ("cudaGraphLaunch", 41, 5),
+        ("cudaGraphDestroy", 40),
+        ("cudaGraphExecDestroy", 41),
+    ]
+
+
 # --------------------------------------------------------------------------------------------------------- what a machine has
 
 
@@ -153,3 +175,42 @@ def test_onnxruntime_does_not_fall_back_to_the_cpu_in_silence(tmp_path: Path, mo
     with pytest.raises(RuntimeFailure, match="this build of onnxruntime has no CUDA") as failure:
         onnxruntime_cuda.RUNTIME.load(tmp_path / "model.onnx", RuntimeSettings(precision=Precision.FLOAT16))
     assert failure.value.reason == Reason.NODE_INCOMPATIBLE
+
+
+class Failing:
+    """A session of the library whose runs fail."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def run(self, *arguments: Any) -> list[Any]:
+        raise RuntimeError(self.text)
+
+
+OUT = "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 1073741824"
+ILLEGAL = "CUDA failure 700: an illegal memory access was encountered"
+
+
+@pytest.mark.parametrize(
+    ("text", "sticky", "kind", "reason"),
+    [
+        (OUT, False, RuntimeFailure, Reason.OUT_OF_MEMORY),
+        (ILLEGAL, False, RuntimeFailure, Reason.MODEL_LOAD_FAILED),
+        (ILLEGAL, True, ContextLost, Reason.MODEL_LOAD_FAILED),
+    ],
+    ids=["no room", "a run that failed", "a context that is lost"],
+)
+def test_a_run_of_onnxruntime_that_fails_says_whether_the_process_can_go_on(
+    text: str, sticky: bool, kind: type[RuntimeFailure], reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime()
+    gpu = _CudaBindings(runtime)
+    if sticky:
+        runtime.answers["cudaMemGetInfo"] = (Error.cudaErrorIllegalAddress, 0, 0)
+    monkeypatch.setattr(cuda, "connect", lambda: gpu)
+    x = Tensor(name="x", dtype="FP32", shape=(-1,), batch_axis=0)
+    session: Any = Failing(text)
+    loaded = onnxruntime_cuda.OnnxRuntimeCudaSession(session, RuntimeSettings(), Signature(inputs=(x,), outputs=(x,)))
+    with pytest.raises(RuntimeFailure) as failure:
+        loaded.infer({"x": np.ones(2, np.float32)})
+    assert (type(failure.value), failure.value.reason) == (kind, reason)

@@ -142,6 +142,85 @@ def test_a_lost_context_is_said_each_time_and_blocks_nobody() -> None:
     loaded.close()
 
 
+def test_runs_of_one_shape_are_recorded_once_and_launched_from_then_on() -> None:
+    cuda = FakeCuda()
+    loaded = session(cuda, static=2)
+    called = []
+    for number in range(4):
+        cuda.calls.clear()
+        left = LEFT + number
+        np.testing.assert_array_equal(loaded.infer({"left": left, "right": RIGHT})["product"], left * 2)
+        called.append([call for call in cuda.calls if not call.startswith(("allocate", "set_input_shape"))])
+    run = ["copy_in", "copy_in", "execute", "copy_out", "copy_out"]
+    assert called == [
+        [*run, "synchronize"],
+        ["begin_capture", *run, "end_capture", "instantiate", "destroy_graph", "launch", "synchronize"],
+        ["launch", "synchronize"],
+        ["launch", "synchronize"],
+    ]
+    assert cuda.recorded == (0, 1)
+    loaded.close()
+    assert (cuda.recorded, cuda.left) == ((0, 0), (0, 0, 0))
+
+
+@pytest.mark.parametrize("call", ["begin_capture", "copy_in", "execute", "copy_out", "end_capture", "instantiate"])
+def test_a_run_that_cannot_be_recorded_goes_on_call_by_call_and_is_not_tried_again(call: str) -> None:
+    cuda = FakeCuda()
+    loaded = session(cuda, static=2)
+    loaded.infer(INPUTS)
+    cuda.fails[call] = (0, RuntimeFailure("operation not permitted when stream is capturing"))
+    for number in range(3):
+        left = LEFT + number
+        np.testing.assert_array_equal(loaded.infer({"left": left, "right": RIGHT})["product"], left * 2)
+    assert (cuda.calls.count("begin_capture"), cuda.calls.count("launch")) == (1, 0)
+    assert (cuda.captures, cuda.recorded) == ({}, (0, 0))
+    assert cuda.calls.count("create_stream") == 1, "its lane stays"
+    loaded.close()
+    assert cuda.left == (0, 0, 0)
+
+
+def test_shapes_that_may_vary_are_not_recorded() -> None:
+    cuda = FakeCuda()
+    loaded = session(cuda)
+    for _ in range(3):
+        loaded.infer(INPUTS)
+    assert "begin_capture" not in cuda.calls
+
+
+def test_a_launch_that_fails_frees_what_was_recorded_and_the_next_run_has_a_lane_of_its_own() -> None:
+    cuda = FakeCuda()
+    loaded = session(cuda, static=2)
+    loaded.infer(INPUTS)
+    cuda.fails["launch"] = (0, OUT_OF_MEMORY)
+    with pytest.raises(RuntimeFailure, match="out of memory"):
+        loaded.infer(INPUTS)
+    assert (cuda.recorded, cuda.left) == ((0, 0), (0, 0, 0))
+    for _ in range(3):
+        np.testing.assert_array_equal(loaded.infer(INPUTS)["product"], LEFT * 2)
+    assert cuda.calls.count("launch") == 3
+
+
+@pytest.mark.parametrize("call", ["begin_capture", "execute", "end_capture", "instantiate", "launch"])
+def test_a_context_that_is_lost_while_recording_is_lost(call: str) -> None:
+    cuda = FakeCuda()
+    loaded = session(cuda, static=2)
+    loaded.infer(INPUTS)
+    cuda.fails[call] = (0, ContextLost("the GPU's context is lost"))
+    with pytest.raises(ContextLost):
+        loaded.infer(INPUTS)
+    loaded.close()
+
+
+def test_another_shape_than_the_recorded_one_is_the_callers_mistake() -> None:
+    loaded = session(FakeCuda(), static=2)
+    for _ in range(3):
+        loaded.infer(INPUTS)
+    with pytest.raises(RuntimeFailure, match=r"other shapes than \[1, 6\]") as failure:
+        loaded.infer({"left": LEFT[:1], "right": RIGHT[:1]})
+    assert failure.value.reason == Reason.DATA_INVALID
+    np.testing.assert_array_equal(loaded.infer(INPUTS)["product"], LEFT * 2)
+
+
 def test_a_shape_that_the_engine_was_not_built_for_is_the_callers_mistake() -> None:
     cuda = FakeCuda()
     loaded = session(cuda, most=4)

@@ -11,15 +11,19 @@ from types import FrameType
 import httpx
 import numpy as np
 import pytest
+from tests.unit.runtimes.fake_cuda import FakeCuda
 from tests.unit.server.serving import publish
 from tools.ports import free_port
 
 from fettle.api.recipe import RuntimeSettings
+from fettle.api.vocabulary import RuntimeName
+from fettle.runtimes import cuda
 from fettle.runtimes.base import Array, Arrays, Interrupt
 from fettle.runtimes.cuda import ContextLost
 from fettle.server.model import Batching, ServedModel
 from fettle.server.process import serve
 from fettle.server.request import InferRequest
+from fettle.server.service import InferenceService
 from fettle.server.settings import ServerSettings
 from fettle.store.manifest import fetch_artifact, read_stored
 from fettle.store.store import Store
@@ -37,6 +41,29 @@ class Lost:
 
     def close(self) -> None:
         return
+
+
+def test_the_memory_of_the_gpu_is_a_metric_while_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeCuda()
+    monkeypatch.setattr(cuda, "connect", lambda: gpu)
+    digest = publish(tmp_path)
+    manifest = read_stored(Store.open("pvc://store", Mounts({"store": tmp_path / "store"})), digest)
+    settings = ServerSettings(model="lookup", folder=tmp_path / "model", sha256=digest)
+
+    def shown(runtime: RuntimeName) -> list[str]:
+        served = ServedModel(manifest.model_copy(update={"runtime": runtime}), Lost(), 8)
+        lines = InferenceService(settings, served).metrics.text().decode().splitlines()
+        served.close()
+        return [line.rpartition(" ")[2] for line in lines if line.startswith("fettle_server_gpu_memory")]
+
+    assert shown(RuntimeName.ONNXRUNTIME) == [], "it has no GPU"
+    assert shown(RuntimeName.TENSORRT_RTX) == ["1.073741824e+09", "2.147483648e+09"]
+
+    def lost() -> tuple[int, int]:
+        raise ContextLost("the GPU's context is lost")
+
+    monkeypatch.setattr(gpu, "memory", lost)
+    assert shown(RuntimeName.ONNXRUNTIME_CUDA) == ["NaN", "NaN"], "the other metrics are still there"
 
 
 def test_a_lost_gpu_fails_the_request_and_ends_the_process(tmp_path: Path) -> None:

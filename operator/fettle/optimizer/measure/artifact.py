@@ -46,7 +46,7 @@ def write(
     libraries = {catalog.runtime(plan.runtime).library, *(name for entry in entries for name in entry.libraries)}
     ran = candidate.executed
     quantized = (
-        ran is not None and ran.int8 + ran.weight_only > 0
+        ran is not None and ran.rounds
     )  # where weights alone are integers, runtimes round activations on the way
     skipped = bench.reference.skipped
     return manifests.write_artifact(

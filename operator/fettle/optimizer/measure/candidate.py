@@ -99,7 +99,7 @@ class MeasuredCandidate:
         return (
             self.built.lossy
             or self.built.plan.settings.precision != Precision.FLOAT32
-            or (self.executed is not None and self.executed.int8 + self.executed.weight_only > 0)
+            or (self.executed is not None and self.executed.rounds)
         )
 
     def prefer(self, batch: int) -> None:

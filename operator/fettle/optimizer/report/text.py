@@ -115,6 +115,7 @@ def executed(counts: Executed | None) -> str:
     names = {
         "int8": counts.int8,
         "weight-only": counts.weight_only,
+        "f8": counts.f8,
         "bf16": counts.bf16,
         "f16": counts.f16,
         "f32": counts.f32,

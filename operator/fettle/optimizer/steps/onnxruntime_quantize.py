@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx import portable
 from fettle.optimizer.onnx.traits import bounded_lstm
-from fettle.optimizer.steps import Work
+from fettle.optimizer.steps import Work, onnx_float8
 from fettle.optimizer.steps.layers import Scheme, partly
 from fettle.optimizer.steps.onnx_scope import before_recurrent, clamps_before_bodies, flatten_biases, keep_apart
 from fettle.optimizer.steps.onnx_switches import OnnxSwitches, products
@@ -40,6 +40,7 @@ from fettle.runtimes import cpu
 PER_CHANNEL_OPSET = 13  # below, QuantizeLinear has no axis: the tool would write a file that loads nowhere
 CORE = ("Conv", "MatMul", "Gemm")
 DYNAMIC = ("MatMul", "Gemm")  # never Conv: ConvInteger runs wholly in int8 and 4-7 times slower
+SYMMETRIC = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
 LSTM = "LSTM"  # where a recipe names it
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,16 @@ def symmetric(work: Work[QuantizeStep]) -> Path:
 
     Raises RecipeError.
     """
-    return _quantized(work, _prepared(work), work.folder, _asked(work.step) or CORE, on_gpu=True)
+    return _quantized(work, _prepared(work), work.folder, _asked(work.step) or CORE, gpu=SYMMETRIC)
+
+
+def float8(work: Work[QuantizeStep]) -> Path:
+    """The same in float8 (E4M3), which has a wider range and coarser steps than int8. Raises RecipeError."""
+    folder = work.folder / "work" / "int8"
+    prepared = _prepared(work)
+    folder.mkdir()
+    pairs = _quantized(work, prepared, folder, _asked(work.step) or CORE, gpu=SYMMETRIC | {"AddQDQPairToWeight": True})
+    return onnx_float8.in_float8(pairs, work.folder / "model.onnx")
 
 
 def mixed(work: Work[QuantizeStep]) -> Path:
@@ -111,15 +121,15 @@ def _quantized(
     operators: tuple[str, ...],
     kept: Sequence[str] = (),
     keep_activations: bool = False,
-    on_gpu: bool = False,
+    gpu: Mapping[str, Any] | None = None,
 ) -> Path:
     """The prepared model in int8, except for the nodes `kept`. Raises RecipeError.
 
     The tool removes Relu and Clip if a range does the same. With `keep_activations` it does not, so that values are right without their ranges.
+    `gpu`: the tool's options for a GPU.
     """
-    options: dict[str, Any] = {"QDQKeepRemovableActivations": True} if keep_activations or on_gpu else {}
-    if on_gpu:
-        options |= {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+    options: dict[str, Any] = {"QDQKeepRemovableActivations": True} if keep_activations or gpu else {}
+    options |= gpu or {}
     items = work.calibrated
     model = onnx_model.read(prepared)
     kinds = _present(model, operators)
@@ -132,8 +142,8 @@ def _quantized(
         op_types_to_quantize=kinds or None,
         nodes_to_exclude=[*before_recurrent(model.graph), *clamps_before_bodies(model.graph), *kept],
         per_channel=True,
-        reduce_range=_reduce_range() and not on_gpu,
-        activation_type=QuantType.QInt8 if on_gpu else QuantType.QUInt8,
+        reduce_range=_reduce_range() and not gpu,
+        activation_type=QuantType.QInt8 if gpu else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
         use_external_data_format=bool(onnx_model.external_files(model)),

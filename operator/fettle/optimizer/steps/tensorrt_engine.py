@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fettle.api.recipe import OptimizeGraphStep
-from fettle.api.vocabulary import RuntimeName
+from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.onnx_precision import in_precision, required
@@ -27,7 +27,7 @@ def compile_engine(work: Work[OptimizeGraphStep]) -> Path:
     in_precision(work.entry, cast, form.precision)
     shapes = shapes_of(device.signature, form.batch_size, form.batch_sizes)
     target = work.folder / f"model{_ENDS[device.family]}"
-    note = runtime.build(cast, target, form.architecture, shapes)
+    note = runtime.build(cast, target, form.architecture, shapes, form.precision == Precision.TF32)
     work.notes.append(
         f"an engine of {note.library} {note.version} for {note.architecture}, {target.stat().st_size} bytes"
     )

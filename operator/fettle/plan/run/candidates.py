@@ -37,6 +37,7 @@ ERROR = (
     0.05  # probability that an accuracy interval of a target misses the true value, shared among its lossy finalists
 )
 FINALISTS = 4  # maximum number of lossy candidates of a target that are evaluated in full
+GPU_STREAMS = 2
 UNASKED_SHARE = 6  # a training in the default plan takes at most a sixth of search.deadlineSeconds
 GROUPS_NEEDED = 30  # minimum number of items for a bootstrap
 
@@ -154,12 +155,21 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
 
 
 def _with_streams(planned: PlannedCandidate, threads: int) -> tuple[PlannedCandidate, ...]:
-    """The candidate, and a variant with as many concurrent inferences as there are threads, with one thread each."""
+    """The candidate, and a variant with as many concurrent inferences as there are threads, with one thread each.
+
+    An engine has no threads: its variant copies one inference to and from the GPU while another is computed.
+    """
+    if catalog.runs_engines(planned.plan.runtime):
+        return planned, _streaming(planned, GPU_STREAMS, planned.plan.settings.threads)
     if threads == 1 or planned.plan.settings.threads != threads:
         return (planned,)
-    settings = planned.plan.settings.model_copy(update={"threads": 1, "streams": threads})
-    update = {"name": f"{planned.name}-{threads}streams", "settings": settings}
-    return planned, replace(planned, plan=planned.plan.model_copy(update=update))
+    return planned, _streaming(planned, threads, 1)
+
+
+def _streaming(planned: PlannedCandidate, streams: int, threads: int) -> PlannedCandidate:
+    settings = planned.plan.settings.model_copy(update={"threads": threads, "streams": streams})
+    update = {"name": f"{planned.name}-{streams}streams", "settings": settings}
+    return replace(planned, plan=planned.plan.model_copy(update=update))
 
 
 def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[PlannedCandidate, ...]:

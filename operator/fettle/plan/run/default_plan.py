@@ -14,7 +14,7 @@ from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import DequantizeStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.training import PruneStep
-from fettle.api.vocabulary import DeviceKind, FormatName, Precision, QuantizeMode, QuantizePreset, RuntimeName
+from fettle.api.vocabulary import DeviceKind, FormatName, Precision, QuantizeMode, QuantizePreset, RuntimeName, StepKind
 from fettle.plan.run.devices import on_device
 from fettle.plan.run.planned import PlannedCandidate, planned_candidate
 
@@ -84,6 +84,7 @@ def _int8(
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
 TORCHSCRIPT, LITERT = RuntimeName.TORCHSCRIPT, RuntimeName.LITERT
 ON_GPUS = tuple(entry.runtime for entry in catalog.RUNTIMES if entry.device is DeviceKind.NVIDIA)
+ENGINES = tuple(name for name in ON_GPUS if catalog.runs_engines(name))
 STATIC = _int8()
 TRANSFORMER = _int8(preset=QuantizePreset.TRANSFORMER)
 CORE = _int8(operators=("Conv", "MatMul", "Gemm"))
@@ -93,6 +94,7 @@ DYNAMIC = _int8(QuantizeMode.DYNAMIC, operators=("MatMul", "Gemm"))
 DYNAMIC_LSTM = _int8(QuantizeMode.DYNAMIC, operators=("LSTM",))
 WEIGHT_ONLY = _int8(QuantizeMode.WEIGHT_ONLY)
 AWARE = _int8(QuantizeMode.AWARE)
+FLOAT8 = _int8(QuantizeMode.FLOAT8)
 HALF = (RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.FLOAT16)),)
 DEQUANTIZED = (RecipeStep(dequantize=DequantizeStep()),)
 DYNAMIC_ALL = _int8(QuantizeMode.DYNAMIC)
@@ -127,6 +129,16 @@ def _bound_by_memory(facts: Facts) -> bool:
 
 def _trainable(facts: Facts) -> bool:
     return facts.prepare.training is not None and not facts.prepare.traits.quantized
+
+
+def _from(wanted: Precision | StepKind) -> Callable[[Facts], bool]:
+    """Whether the target's GPU has that number format."""
+
+    def there(facts: Facts) -> bool:
+        device = facts.target.device
+        return device is not None and device.architecture is not None and catalog.offers(device.architecture, wanted)
+
+    return there
 
 
 def _made_for_litert(facts: Facts) -> bool:
@@ -188,12 +200,19 @@ LINES: tuple[PlanLine, ...] = (
     # 9c: weights alone in int8, where reading them takes the time
     PlanLine("int8-weights", ORT, WEIGHT_ONLY, when=_bound_by_memory),
     PlanLine("int8-weights", OPENVINO, WEIGHT_ONLY, when=_bound_by_memory),
-    # 10: on GPUs, for each runtime: float32, float16, int8, and int8 with float16 around it. An engine takes one batch size where one is
-    # asked for, else one item to the largest.
+    # 10: on GPUs, for each runtime: float32, TF32, float16, int8, and int8 with float16 around it; engines also in bfloat16 and float8. What
+    # the architecture lacks is left out. An engine takes one batch size where one is asked for, else one item to the largest.
     *(PlanLine("float32", name) for name in ON_GPUS),
+    *(PlanLine("tf32", name, precision=Precision.TF32, when=_from(Precision.TF32)) for name in ON_GPUS),
     *(PlanLine("float16", name, precision=Precision.FLOAT16) for name in ON_GPUS),
+    *(PlanLine("bfloat16", name, precision=Precision.BFLOAT16, when=_from(Precision.BFLOAT16)) for name in ENGINES),
     *(PlanLine("int8", name, STATIC) for name in ON_GPUS),
     *(PlanLine("int8", name, STATIC, precision=Precision.FLOAT16, variant="float16") for name in ON_GPUS),
+    *(
+        PlanLine("float8", name, FLOAT8, precision=around, variant=variant, when=_from(StepKind.QUANTIZE_FLOAT8))
+        for around, variant in ((Precision.FLOAT32, ""), (Precision.FLOAT16, "float16"))
+        for name in ENGINES
+    ),
     # 11: with training data: int8 that was trained for; half of the work pruned away, and int8 of that
     *(
         PlanLine(recipe, runtime, steps, when=_trainable)

@@ -7,7 +7,7 @@ from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import DeviceForm
-from fettle.api.vocabulary import DeviceKind, Precision, RuntimeName
+from fettle.api.vocabulary import DeviceKind, Precision, RuntimeName, StepKind
 from fettle.plan.run.planned import Execution, PlannedCandidate
 
 GPU_BASELINE = RuntimeName.ONNXRUNTIME_CUDA
@@ -37,7 +37,7 @@ def on_device(runtime: RuntimeName, settings: RuntimeSettings, target: TargetSpe
     if catalog.finish(runtime) is None:
         return Execution(settings)
     if not catalog.runs_engines(runtime):
-        plain = settings.precision == Precision.FLOAT32
+        plain = settings.precision in (Precision.FLOAT32, Precision.TF32)  # of one file
         return Execution(settings, None if plain else DeviceForm(precision=settings.precision))
     architecture = target.device.architecture if target.device is not None else None
     sizes = target.batch_sizes
@@ -55,9 +55,19 @@ def misplaced(planned: PlannedCandidate, target: TargetSpec) -> str | None:
     if device_kind(target) is DeviceKind.CPU:
         return f"{runtime} runs on NVIDIA GPUs: set the target's device.kind to nvidia, or nvidia.com/gpu in its resources.limits"
     form = planned.build.form if planned.build is not None else None
+    architecture = target.device.architecture if target.device is not None else None
+    if architecture is not None and (first := _since(planned, architecture)) is not None:
+        return f"{planned.plan.recipe} needs a GPU from {first} on, and the target's is {architecture}"
     if catalog.runs_engines(runtime) and (form is None or form.architecture is None):
         return f"{runtime} needs to know the GPU's architecture: set the target's device.architecture, such as sm89"
     return None
+
+
+def _since(planned: PlannedCandidate, architecture: str) -> str | None:
+    """The first architecture that has the number formats of a candidate; None if `architecture` has them."""
+    wanted: list[Precision | StepKind] = [planned.plan.settings.precision]
+    wanted += [kind for kind in map(catalog.kind, planned.steps) if kind is not None]
+    return next((catalog.SINCE[each] for each in wanted if not catalog.offers(architecture, each)), None)
 
 
 def loading(prepare: PrepareReport) -> frozenset[RuntimeName]:

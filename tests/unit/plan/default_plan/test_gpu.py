@@ -21,20 +21,56 @@ def planned(runtimes: tuple[str, ...] = (), **target: Any) -> TargetPlan:
     return plan(make_spec(targets=[{"name": "gpu", "device": GPU, **named_runtimes, **target}]))
 
 
-def test_a_gpu_gets_float32_float16_and_int8_in_cuda_and_as_engines() -> None:
-    found = planned(batchSizes=[1])
-    assert tried(found) == [
-        "original",
-        "float32-onnxruntime-cuda",
-        "float32-tensorrt-rtx",
-        "float16-onnxruntime-cuda",
-        "float16-tensorrt-rtx",
-        "int8-onnxruntime-cuda",
-        "int8-tensorrt-rtx",
-        "int8-onnxruntime-cuda-float16",
-        "int8-tensorrt-rtx-float16",
+ANY = ("float32", "float16", "int8")
+AMPERE = ("float32", "tf32", "float16", "bfloat16", "int8")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "recipes"),
+    [("sm75", ANY), ("sm80", AMPERE), ("sm86", AMPERE), ("sm89", (*AMPERE, "float8")), ("sm120", (*AMPERE, "float8"))],
+)
+def test_a_gpu_gets_every_number_format_that_its_architecture_has(architecture: str, recipes: tuple[str, ...]) -> None:
+    found = planned(batchSizes=[1], device={"kind": "nvidia", "architecture": architecture})
+    wanted = [
+        f"{recipe}-{runtime}{around}"
+        for recipe in recipes
+        for around in (("", "-float16") if recipe in ("int8", "float8") else ("",))
+        for runtime in ("onnxruntime-cuda", "tensorrt-rtx")
+        if recipe not in ("bfloat16", "float8") or runtime == "tensorrt-rtx"  # engines alone compute in them
     ]
+    assert tried(found) == ["original", *wanted]
     assert refused(found) == {}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "architecture", "needed"),
+    [
+        ({"precision": "BFloat16"}, "sm75", "sm80"),
+        ({"precision": "TF32"}, "sm75", "sm80"),
+        ({"steps": [{"quantize": {"mode": "Float8"}}]}, "sm86", "sm89"),
+    ],
+)
+def test_a_recipe_in_numbers_that_the_gpu_lacks_is_a_row_with_the_reason(
+    recipe: dict[str, Any], architecture: str, needed: str
+) -> None:
+    device = {"kind": "nvidia", "architecture": architecture}
+    spec = make_spec(
+        targets=[{"name": "gpu", "device": device, "runtimes": ["tensorrt-rtx"]}], recipes=[{"name": "mine", **recipe}]
+    )
+    found = plan(spec)
+    assert refused(found) == {"mine-tensorrt-rtx": Reason.RECIPE_NOT_APPLICABLE}
+    refusal = named(found, "mine-tensorrt-rtx").refusal
+    assert refusal is not None
+    assert refusal.message == f"mine needs a GPU from {needed} on, and the target's is {architecture}"
+
+
+def test_tf32_is_a_setting_of_cuda_and_part_of_an_engine_and_must_be_proved_in_both() -> None:
+    found = planned(batchSizes=[1])
+    assert named(found, "tf32-onnxruntime-cuda").build is None, "it loads the same file"
+    build = named(found, "tf32-tensorrt-rtx").build
+    assert build is not None
+    assert build.form == DeviceForm(precision=Precision.TF32, architecture="sm89", batch_size=1)
+    assert all(named(found, f"tf32-{runtime}").lossy for runtime in ("onnxruntime-cuda", "tensorrt-rtx"))
 
 
 def test_what_a_gpu_gains_is_measured_against_the_source_on_the_gpu() -> None:
@@ -65,11 +101,24 @@ def test_an_engine_is_served_in_the_batches_that_it_was_built_for(
     assert (settings.batch_size, settings.preferred_batch) == (fixed, preferred)
 
 
+def test_with_objective_throughput_each_engine_is_also_tried_with_two_streams() -> None:
+    targets = [{"name": "gpu", "device": GPU, "batchSizes": [1, 8], "resources": {"limits": {"cpu": 4}}}]
+    found = plan(make_spec(objective="Throughput", targets=targets))
+    rows = {row.name: row for row in found.candidates if row.refusal is None}
+    streaming = {name.removesuffix("-2streams") for name in rows if name.endswith("-2streams")}
+    assert streaming == {name for name in rows if "tensorrt-rtx" in name and not name.endswith("-2streams")}
+    one, two = (rows[f"int8-tensorrt-rtx{variant}"] for variant in ("", "-2streams"))
+    assert one.build == two.build, "the same engine serves both"
+    assert (two.plan.settings.streams, two.plan.settings.threads) == (2, one.plan.settings.threads)
+    assert two.plan.settings.preferred_batch == 8
+
+
 def test_engines_of_two_architectures_are_two_builds_and_what_any_gpu_runs_is_one() -> None:
     gpus = [{"name": each, "device": {"kind": "nvidia", "architecture": each}} for each in ("sm75", "sm89")]
     names = [build.name for build in possible_builds(make_spec(targets=gpus))]
     assert len(names) == len(set(names))
-    assert sum("sm75" in name for name in names) == sum("sm89" in name for name in names) == 4
+    assert sum("sm75" in name for name in names) == 4
+    assert sum("sm89" in name for name in names) == 8
     assert "int8-onnxruntime-cuda" in names
 
 
