@@ -13,7 +13,6 @@ from fettle.api.data import DataSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
 from fettle.api.recipe import RecipeSpec
-from fettle.api.source import InputSpec as InputSpec  # for optimizer/onnx
 from fettle.api.source import SourceSpec
 from fettle.api.uris import Address, SecretName, repository_rules, store_rules
 from fettle.api.vocabulary import (

@@ -27,7 +27,7 @@ _OPEN = ("/v2/health/live", "/v2/health/ready")  # what load balancers ask, who 
 _JSON: tuple[Header, ...] = (("content-type", "application/json"),)
 _BYTES: Header = ("content-type", "application/octet-stream")
 _JSON_SIZE = "inference-header-content-length"  # bytes of JSON before those of tensors
-MADE = (PictureExchange, TextExchange)  # whose inputs are made and not decoded, which takes its time
+PREPARED_HERE = (PictureExchange, TextExchange)  # the server prepares their inputs, which takes its time
 
 
 class HttpFront:
@@ -81,7 +81,7 @@ class HttpFront:
             if codec is not None:
                 exchange = self._exchange(codec, given)
                 receive, gone = self._receive(scope, connection, exchange), connection.client_disconnect
-                made = isinstance(exchange, MADE)
+                made = isinstance(exchange, PREPARED_HERE)
                 code, body = Code.OK, await self.service.infer(receive, exchange, gone, in_thread=made)
                 if exchange.json_size is not None:
                     more = (_BYTES, (_JSON_SIZE, str(exchange.json_size)))

@@ -15,7 +15,7 @@ from fettle.api.vocabulary import Objective
 
 SLOWER = 1.5  # a candidate that takes this many times as long as the best in the pre-test is rejected
 ALIKE = 0.9  # an exact candidate, which may be smaller, stays if it is at least this many times as fast as the original
-PASSING = 2  # candidates that must satisfy every constraint: a winner and a runner-up
+ENOUGH_PASSING = 2  # candidates that must satisfy every constraint: a winner and a runner-up
 LATE = "not measured in full, because search.deadlineSeconds leaves no time for it: raise it"
 MOST_TIMED = 4  # maximum number of finalists that are timed in full, without the published artifact
 
@@ -125,6 +125,39 @@ class Finals:
     rejected: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class _Evaluation:
+    """Evaluates candidates with an interval, at most `places` of the lossy ones, and notes in `finals` why others are not."""
+
+    certify: Certify
+    places: int
+    exhaustive: bool
+    finals: Finals
+    # What a candidate computed that lost too much -> its name.
+    missed: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def qualifies(self, candidate: ScreenedCandidate) -> bool:
+        """Whether the candidate is to be timed."""
+        finals = self.finals
+        if candidate.lossy and finals.spent >= self.places:
+            finals.rejected[candidate.name] = (
+                f"the evaluation items can prove the accuracy of at most {self.places} lossy candidates, and faster ones were evaluated: "
+                "provide more items"
+            )
+            return False
+        if candidate.computed in self.missed:
+            other = self.missed[candidate.computed]
+            finals.rejected[candidate.name] = (
+                f"the same file in the same runtime and precision as {other}, which loses too much accuracy"
+            )
+            return False
+        certificate = self.certify(candidate, finals.spent < self.places)
+        finals.spent += certificate.spent
+        if certificate.loses and not certificate.passes and not self.exhaustive and candidate.computed:
+            self.missed[candidate.computed] = candidate.name
+        return certificate.passes or (self.exhaustive and certificate.loses)
+
+
 def hold_finals(
     candidates: Sequence[ScreenedCandidate],
     places: int,
@@ -141,34 +174,18 @@ def hold_finals(
     An exhaustive search goes on to the last candidate as long as it is `in_time`, and times what loses too much accuracy as well.
     """
     finals = Finals()
-    missed: dict[tuple[str, ...], str] = {}
+    evaluation = _Evaluation(certify, places, exhaustive, finals)
     waiting = list(candidates)
     by_name = {candidate.name: candidate for candidate in candidates}
     while waiting and (in_time() if exhaustive else _goes_on(finals, by_name)):
         group: list[ScreenedCandidate] = []
         ahead = [] if exhaustive else [by_name[name] for name in finals.passed]
-        while waiting and _new((*group, *ahead)) < PASSING:
+        while waiting and _new((*group, *ahead)) < ENOUGH_PASSING:
             if not exhaustive and _outrun(waiting[0], (*group, *ahead), objective):
                 break
             candidate = waiting.pop(0)
-            if candidate.lossy and finals.spent >= places:
-                finals.rejected[candidate.name] = (
-                    f"the evaluation items can prove the accuracy of at most {places} lossy candidates, and faster ones were evaluated: "
-                    "provide more items"
-                )
-                continue
-            if candidate.computed in missed:
-                other = missed[candidate.computed]
-                finals.rejected[candidate.name] = (
-                    f"the same file in the same runtime and precision as {other}, which loses too much accuracy"
-                )
-                continue
-            certificate = certify(candidate, finals.spent < places)
-            finals.spent += certificate.spent
-            if certificate.passes or (exhaustive and certificate.loses):
+            if evaluation.qualifies(candidate):
                 group.append(candidate)
-            elif certificate.loses and candidate.computed:
-                missed[candidate.computed] = candidate.name
         if group:
             finals.timed += [candidate.name for candidate in group]
             finals.passed += time(group)
@@ -194,7 +211,7 @@ def _new(candidates: Iterable[ScreenedCandidate]) -> int:
 
 def _goes_on(finals: Finals, by_name: Mapping[str, ScreenedCandidate]) -> bool:
     passed, timed = (_new(by_name[name] for name in names) for names in (finals.passed, finals.timed))
-    return passed < PASSING and timed < MOST_TIMED
+    return passed < ENOUGH_PASSING and timed < MOST_TIMED
 
 
 def _why_not_asked(candidate: ScreenedCandidate, passed: Sequence[ScreenedCandidate]) -> str:

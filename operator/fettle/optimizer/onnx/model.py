@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 from onnx.external_data_helper import uses_external_data
 from pydantic import ValidationError
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_ONNX, Signature, Tensor
+from fettle.api.source import InputSpec
 from fettle.api.text import clip, quoted
 from fettle.errors import FettleError, SourceError
 from fettle.optimizer.onnx import external

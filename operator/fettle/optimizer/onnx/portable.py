@@ -16,9 +16,9 @@ import onnx
 import onnxruntime as ort
 from onnx import inliner, numpy_helper, shape_inference, version_converter
 
-from fettle.api.optimizedmodel import InputSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_ONNX
+from fettle.api.source import InputSpec
 from fettle.errors import SourceError
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.fuse import hard_swish
