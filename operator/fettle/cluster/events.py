@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from fettle.api.reasons import Reason
 from fettle.api.secrets import without_secrets
-from fettle.api.text import EVENT_LIMIT, clip
+from fettle.api.text import EVENT_LIMIT, clip, quoted
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import EVENT, Object, ResourceKind
 from fettle.errors import ClusterError, ExistsError
@@ -71,7 +71,7 @@ class EventRecorder:
         metadata, level = about["metadata"], logging.INFO if type_ == "Normal" else logging.WARNING
         try:
             await self._client.create(EVENT, render(kind, about, type_, reason, message, self._now()))
-            told = clip(without_secrets(message), EVENT_LIMIT)
+            told = quoted(without_secrets(message), EVENT_LIMIT)  # a line, whatever a pod said
             logger.log(level, "%s %s/%s: %s: %s", kind.kind, metadata["namespace"], metadata["name"], reason, told)
         except ExistsError:
             logger.debug("Event %s about %s already exists", reason, metadata["name"])

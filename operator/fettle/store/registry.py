@@ -165,6 +165,12 @@ class Registry:
         place = web_address(begun, f"{self.root}/blobs/uploads/") if begun is not None else None
         if place is None:
             raise self._no_registry()
+        if self.root.startswith("https:") and urlsplit(place).scheme != "https":
+            message = (
+                f"{self.root} takes uploads at {place.partition('?')[0]}, without TLS, so nothing is sent: the registry does not know "
+                "that TLS ends in front of it; set the external address in its settings, or X-Forwarded-Proto in the proxy"
+            )
+            raise self._missing(message)
         return place
 
     def put(self, path: str, content: bytes | IO[bytes], size: int, media_type: str) -> None:
@@ -208,7 +214,7 @@ class Registry:
 
     def _is_home(self, url: str) -> bool:
         """Whether it is the registry's own: no other host is shown who asks, or asked how to show it."""
-        return urlsplit(url)[:2] == urlsplit(self.root)[:2]
+        return _server(url) == _server(self.root)
 
     def _answer_to(self, refusal: Answer) -> Mapping[str, str]:
         """What the registry wants to be shown. Nothing of ours is sent before it asked."""
@@ -260,6 +266,12 @@ class Registry:
             )
             raise self._missing(message, reason=Reason.FORBIDDEN)
         return logins[max(known, key=len)] if known else {}
+
+
+def _server(url: str) -> tuple[str, str]:
+    """Scheme, and host and port, which may be written out where it is the usual one."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.lower().removesuffix({"https": ":443", "http": ":80"}.get(parts.scheme, ""))
 
 
 def registry_at(uri: str, credentials: Credentials | None, missing: Missing) -> tuple[Registry, str]:

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 
 import pytest
+from tests.api_server import serving
 
 from fettle.cluster import events
 from fettle.cluster.kinds import OPTIMIZED_MODEL
@@ -19,3 +20,13 @@ def test_an_event_has_a_name_that_is_allowed(name: str) -> None:
     rendered = events.render(OPTIMIZED_MODEL, about, "Normal", "Serving", "it serves", datetime(2026, 1, 1, tzinfo=UTC))
     found = rendered["metadata"]["name"]
     assert DNS_SUBDOMAIN.fullmatch(found) and len(found) <= 253
+
+
+async def test_the_log_has_one_line_for_an_event_whatever_its_pod_said(caplog: pytest.LogCaptureFixture) -> None:
+    about = {"metadata": {"namespace": "team", "name": "digits", "uid": "u"}}
+    said = "exit code 1: Traceback\n  boom\n2026-01-01 INFO fettle.cluster.lease: another is the leader"
+    async with serving() as (_, client):
+        await events.EventRecorder(client).emit(OPTIMIZED_MODEL, about, "Warning", "JobFailed", said)
+    (record,) = (record for record in caplog.records if record.name == events.__name__)
+    told = "exit code 1: Traceback boom 2026-01-01 INFO fettle.cluster.lease: another is the leader"
+    assert record.getMessage() == f"OptimizedModel team/digits: JobFailed: {told}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
+from fettle.api.vocabulary import AgreementMode
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.variance import LEAST_ITEMS
 from fettle.store.comparison import Comparison, agreeing
@@ -22,11 +23,26 @@ def enough_for_all(
     least = min(LEAST_ITEMS, counted / 3)  # of few items, fewer are enough: they prove nothing for another reason
     others = _fewest_others(rules, answers, least)
     if others >= least:
-        return None
+        return _in_an_output(rules, answers, least, f"{counted} {which}")
     same = f"the original gives the same answer for all {counted} {which}"
     alike = f"one answer agrees with the original's to all but {others} of {counted} {which}"
     advice = "so a candidate that ignores its input would pass: provide items with different answers"
     return f"{alike if others else same}, {advice}"
+
+
+def _in_an_output(
+    rules: Mapping[str, Comparison], answers: Callable[[], Iterable[Answer]], least: float, counted: str
+) -> str | None:
+    """Why the numbers of one of several outputs prove nothing of it; None for each that differs from enough items, or from none: it is constant."""
+    numbers = [name for name, rule in rules.items() if rule.mode == AgreementMode.ELEMENTWISE and len(rules) > 1]
+    for name in numbers:
+        others = _fewest_others({name: rules[name]}, answers, least)
+        if 0 < others < least:
+            return (
+                f"in output {name}, one answer agrees with the original's to all but {others} of {counted}, so a candidate that ignores its input "
+                "there would pass: provide items with different answers, or name the outputs that count in data.evaluation.agreement.outputs"
+            )
+    return None
 
 
 def _fewest_others(rules: Mapping[str, Comparison], answers: Callable[[], Iterable[Answer]], enough: float) -> int:

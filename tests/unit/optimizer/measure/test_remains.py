@@ -137,6 +137,27 @@ def test_agreement_that_one_answer_to_everything_would_reach_proves_nothing(
     assert "a candidate that ignores its input would pass: provide items with different answers" in found.no_evidence
 
 
+def two_outputs(folder: Path, other: Array, **agreement: Any) -> Judgement:
+    """The judgement of the original's own answers, whose second output `z` is `other`; the first one differs from item to item."""
+    first = np.linspace(0, 1, len(other), dtype=np.float32)[:, None]
+    ends = [Tensor(name=name, dtype="FP32", shape=(-1, 1), batch_axis=0) for name in "xyz"]
+    spec = EvaluationSpec(uri="-", agreement=AgreementSpec(**agreement))
+    reference = Reference(folder, Signature(inputs=tuple(ends[:1]), outputs=tuple(ends[1:])), None, spec, False)
+    answers = [{"y": one, "z": np.float32([two])} for one, two in zip(first, other, strict=True)]
+    reference.add(answers)
+    reference.finish()
+    return reference.judge(iter(answers), lossy=True, alpha=0.05)
+
+
+def test_an_output_that_one_far_outlier_decides_proves_nothing_and_a_constant_one_does(tmp_path: Path) -> None:
+    outlier = np.append(np.linspace(0, 1, 599), 1000)
+    found = two_outputs(tmp_path / "outlier", outlier)
+    assert found.no_evidence is not None
+    assert "in output z, one answer agrees with the original's to all but 1 of 600 items" in found.no_evidence
+    assert two_outputs(tmp_path / "named", outlier, outputs=("y",)).no_evidence is None
+    assert two_outputs(tmp_path / "constant", np.full(600, 7)).no_evidence is None
+
+
 @pytest.mark.parametrize(("items", "every"), [(600, 60), (12, 3)])
 def test_ten_items_with_other_answers_are_evidence_or_a_third_of_few(tmp_path: Path, items: int, every: int) -> None:
     answers = np.where(np.arange(items) % every, 0, 1).astype(np.float32)[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.servers.registry import RegistryServer
 from tests.servers.web import serving
 from tests.unit.optimizer.report.run_of_digits import MACHINE, fill, publish_task
+from tests.unit.server.certificates import Authority
 
 from fettle.api.data import DataSpec
 from fettle.api.optimizedmodel import PublishSpec
@@ -22,8 +24,9 @@ from fettle.optimizer import publish
 from fettle.optimizer.prepare import stage
 from fettle.store import places
 from fettle.store.manifest import MeasurementRecord, check_fetched, fetch_artifact, write_measurement
+from fettle.store.registry import registry_at
 from fettle.store.store import Store
-from fettle.store.uris import Mounts
+from fettle.store.uris import Mounts, store_missing
 
 pytest.importorskip("obstore")
 LOGIN = ("me", "correct horse battery")
@@ -221,6 +224,34 @@ def test_a_registry_that_cannot_cancel_an_upload_is_as_good_as_any(
     with pytest.raises(SourceError):
         prepare(registry, store, secret)
     assert (registry.uploads, registry.cancelled) == (1, 0)
+
+
+def test_no_upload_goes_to_an_address_without_tls_that_a_registry_with_tls_names(store: Store, tmp_path: Path) -> None:
+    Authority().issue(tmp_path / "tls")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "tls" / "tls.crt", tmp_path / "tls" / "tls.key")
+    trusted = keys(tmp_path / "door", PLAIN_HTTP="false", **{"ca.crt": (tmp_path / "tls" / "ca.crt").read_text()})
+    with serving(RegistryServer()) as plain, serving(RegistryServer(tls=context)) as registry:
+        registry.statuses[UPLOADS] = (202, b"", {"Location": f"{plain.url}{UPLOADS}1?state=secret"})
+        with pytest.raises(StoreError, match="without TLS, so nothing is sent") as caught:
+            prepare(registry, store, trusted)
+        assert plain.requests == []
+    assert "state" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        ("https://registry.example:443/v2/m/blobs/uploads/1", True),
+        ("https://REGISTRY.example/v2/m/blobs/uploads/1", True),
+        ("https://registry.example:444/v2/m/blobs/uploads/1", False),
+        ("http://registry.example/v2/m/blobs/uploads/1", False),
+        ("https://registry.example.net/v2/m/blobs/uploads/1", False),
+    ],
+)
+def test_a_registry_may_write_out_its_port(url: str, own: bool) -> None:
+    registry, _ = registry_at("oci://registry.example/m", None, store_missing)
+    assert registry._is_home(url) == own
 
 
 def test_an_upload_is_cancelled_in_one_try(registry: RegistryServer, store: Store, secret: Path) -> None:
