@@ -28,6 +28,10 @@ class Authority:
         now = datetime.datetime.now(datetime.UTC)
         until = now + datetime.timedelta(days=days)
         names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        usage = x509.KeyUsage(True, False, False, False, False, authority, authority, False, False)
+        # Python 3.13 and newer refuse a chain that does not say which key signed what.
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -37,6 +41,9 @@ class Authority:
             .not_valid_before(min(now, until) - datetime.timedelta(hours=1))
             .not_valid_after(until)
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(usage, critical=True)
+            .add_extension(own, critical=False)
+            .add_extension(issuer, critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )

@@ -44,6 +44,7 @@ def leaving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     server.process.send_signal(signal.SIGTERM)
     yield server, opened[0]
     server.process.kill()
+    server.process.wait()
 
 
 def sent(server: Server, data: bytes, port: int | None = None) -> socket.socket:
