@@ -24,12 +24,14 @@ import click
 import numpy as np
 from bench.gpu import models
 
-from fettle.api.recipe import OptimizeGraphStep, RuntimeSettings
+from fettle.api import catalog
+from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import DeviceForm
-from fettle.api.vocabulary import Precision, RuntimeName
-from fettle.errors import FettleError
-from fettle.optimizer.steps import Device, Work, onnx_precision, tensorrt_engine
+from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName
+from fettle.errors import FettleError, RecipeError
+from fettle.optimizer.measure import items
+from fettle.optimizer.steps import Device, Work, onnx_precision, onnxruntime_quantize, tensorrt_engine
 from fettle.runtimes import base, cuda
 from fettle.runtimes.base import Array, Session
 from fettle.store.cache import versions
@@ -40,9 +42,41 @@ ROUNDS = 15
 NOT_RUN = "not run"
 BASELINE = "onnxruntime-cuda float32"
 ON_GPUS = (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT_RTX, RuntimeName.TENSORRT)
-PRECISIONS = (Precision.FLOAT32, Precision.FLOAT16)
-# Of the largest answer: what rounding to float16 in every layer may come to, and in float32 only another order of sums.
-TOLERANCE = {Precision.FLOAT32: 1e-3, Precision.FLOAT16: 3e-2}
+
+
+@dataclass(frozen=True)
+class Form:
+    """A number format. `tolerance`: of the largest answer, what rounding in every layer may come to; in float32 only another order of sums."""
+
+    name: str
+    precision: Precision
+    tolerance: float
+    mode: QuantizeMode | None = None
+
+    def lacking(self, runtime: RuntimeName, architecture: str) -> str | None:
+        """Why this form is not built for a runtime on a GPU."""
+        kind = QuantizeStep(mode=self.mode).kind if self.mode is not None else None
+        if self.precision not in catalog.runtime(runtime).precisions:
+            return f"{runtime} does not compute in {self.precision}"
+        if self.mode is not None and catalog.step(RecipeStep(quantize=QuantizeStep(mode=self.mode)), runtime) is None:
+            return f"{runtime} does not compute in {self.name}"
+        if not catalog.offers(architecture, self.precision) or (
+            kind is not None and not catalog.offers(architecture, kind)
+        ):
+            return f"{architecture} does not compute in {self.name}"
+        return None
+
+
+FLOAT16 = Form("float16", Precision.FLOAT16, 3e-2)
+FORMS = (
+    Form("float32", Precision.FLOAT32, 1e-3),
+    Form("tf32", Precision.TF32, 1e-2),
+    FLOAT16,
+    Form("bfloat16", Precision.BFLOAT16, 0.1),
+    Form("int8", Precision.FLOAT16, 0.3, QuantizeMode.STATIC),
+    Form("float8", Precision.FLOAT16, 0.3, QuantizeMode.FLOAT8),
+)
+CALIBRATION = 16  # items, at most
 
 
 @dataclass(frozen=True)
@@ -90,25 +124,38 @@ class Check:
         return False
 
 
-def build(subject: Subject, runtime: RuntimeName, precision: Precision, folder: Path) -> tuple[Path, RuntimeSettings]:
+def build(subject: Subject, runtime: RuntimeName, form: Form, folder: Path) -> tuple[Path, RuntimeSettings]:
     """The file of a subject in the form that `runtime` takes, made as a build Job makes it. Raises FettleError."""
     folder.mkdir(parents=True)
     architecture = cuda.connect().architecture()
-    form = DeviceForm(precision=precision, architecture=architecture, batch_size=subject.batch)
-    work = Work(subject.entry, folder, OptimizeGraphStep(), device=Device(runtime, form, subject.signature))
-    if runtime == RuntimeName.ONNXRUNTIME_CUDA:
-        return onnx_precision.cast(work), RuntimeSettings(precision=precision)
+    if (lacking := form.lacking(runtime, architecture)) is not None:
+        raise RecipeError(lacking)
     base.get(runtime)  # says what is not installed before anything is made
-    return tensorrt_engine.compile_engine(work), RuntimeSettings(precision=precision, batch_size=subject.batch)
+    entry = quantized(subject, form, folder / "quantized")
+    made = DeviceForm(precision=form.precision, architecture=architecture, batch_size=subject.batch)
+    work = Work(entry, folder, OptimizeGraphStep(), device=Device(runtime, made, subject.signature))
+    if runtime == RuntimeName.ONNXRUNTIME_CUDA:
+        return onnx_precision.cast(work), RuntimeSettings(precision=form.precision)
+    return tensorrt_engine.compile_engine(work), RuntimeSettings(precision=form.precision, batch_size=subject.batch)
 
 
-def correct(subject: Subject, session: Session, expected: Mapping[str, Array], precision: Precision) -> dict[str, Any]:
+def quantized(subject: Subject, form: Form, folder: Path) -> Path:
+    """The model as the quantize step of a form leaves it, with what it is fed as calibration items."""
+    if form.mode is None:
+        return subject.entry
+    folder.mkdir()
+    calibration = items.of({name: array[:CALIBRATION] for name, array in subject.feed.items()}, subject.signature)
+    work = Work(subject.entry, folder, QuantizeStep(mode=form.mode), calibration=calibration)
+    return (onnxruntime_quantize.float8 if form.mode == QuantizeMode.FLOAT8 else onnxruntime_quantize.symmetric)(work)
+
+
+def correct(subject: Subject, session: Session, expected: Mapping[str, Array], tolerance: float) -> dict[str, Any]:
     """How far the answers lie from the CPU's, in units of the largest, and how many decide alike."""
     answers = session.infer(subject.feed)
     (name,) = expected
     worst = float(np.abs(answers[name] - expected[name]).max() / np.abs(expected[name]).max())
     alike = float((answers[name].argmax(-1) == expected[name].argmax(-1)).mean())
-    outcome = "ok" if worst <= TOLERANCE[precision] else "differs"
+    outcome = "ok" if worst <= tolerance else "differs"
     return {"outcome": outcome, "worst": float(f"{worst:.3g}"), "alike": alike}
 
 
@@ -178,22 +225,20 @@ def eager(subject: Subject) -> Session:
 
 
 def examine(check: Check, subject: Subject) -> None:
-    """Correctness of every runtime and precision, then their times."""
+    """Correctness of every runtime and form, then their times."""
     cpu = base.get(RuntimeName.ONNXRUNTIME).load(subject.entry, RuntimeSettings(threads=1), subject.signature)
     expected = cpu.infer(subject.feed)
     sessions: dict[str, Session] = {}
     for runtime in ON_GPUS:
-        for precision in PRECISIONS:
-            name = f"{runtime} {precision.lower()}"
+        for form in FORMS:
+            name = f"{runtime} {form.name}"
 
-            def run(
-                runtime: RuntimeName = runtime, precision: Precision = precision, name: str = name
-            ) -> dict[str, Any]:
+            def run(runtime: RuntimeName = runtime, form: Form = form, name: str = name) -> dict[str, Any]:
                 began = time.monotonic()
-                entry, settings = build(subject, runtime, precision, check.folder / subject.name / name)
+                entry, settings = build(subject, runtime, form, check.folder / subject.name / name)
                 built = round(time.monotonic() - began, 1)
                 session = base.get(runtime).load(entry, settings, subject.signature)
-                found = correct(subject, session, expected, precision)
+                found = correct(subject, session, expected, form.tolerance)
                 sessions[name] = session
                 return {**found, "buildSeconds": built, "bytes": entry.stat().st_size}
 
@@ -218,7 +263,7 @@ def served(check: Check, subject: Subject) -> None:
             from bench.gpu.server import requests_per_second
 
             folder = check.folder / f"served-{runtime}"
-            entry, settings = build(subject, runtime, Precision.FLOAT16, folder / "model")
+            entry, settings = build(subject, runtime, FLOAT16, folder / "model")
             return {"outcome": "ok", **requests_per_second(entry, runtime, settings, subject, folder)}
 
         check.attempt("server", subject.name, f"{runtime} float16", run)

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
-from fettle.api.vocabulary import Precision, RuntimeName
+from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RuntimeFailure
+from fettle.optimizer.steps.onnx_precision import on_cpu
 from fettle.runtimes import base, cuda
 
 
@@ -68,9 +69,28 @@ def test_resnet50_has_the_size_of_the_original_and_answers_that_do_not_blow_up(t
 def test_equal_answers_are_right_and_others_are_not(digits: Subject) -> None:
     loaded = session(digits)
     expected = loaded.infer(digits.feed)
-    assert program.correct(digits, loaded, expected, Precision.FLOAT32) == {"outcome": "ok", "worst": 0.0, "alike": 1.0}
+    assert program.correct(digits, loaded, expected, 1e-3) == {"outcome": "ok", "worst": 0.0, "alike": 1.0}
     moved = {name: array + 0.1 * np.abs(array).max() for name, array in expected.items()}
-    assert program.correct(digits, loaded, moved, Precision.FLOAT16)["outcome"] == "differs"
+    assert program.correct(digits, loaded, moved, 3e-2)["outcome"] == "differs"
+
+
+def test_each_runtime_is_checked_in_every_form_that_it_and_the_gpu_have() -> None:
+    def forms(runtime: RuntimeName, architecture: str) -> list[str]:
+        return [form.name for form in program.FORMS if form.lacking(runtime, architecture) is None]
+
+    everything = ["float32", "tf32", "float16", "bfloat16", "int8", "float8"]
+    assert forms(RuntimeName.TENSORRT_RTX, "sm89") == forms(RuntimeName.TENSORRT, "sm90") == everything
+    assert forms(RuntimeName.TENSORRT_RTX, "sm86") == everything[:-1]
+    assert forms(RuntimeName.ONNXRUNTIME_CUDA, "sm89") == ["float32", "tf32", "float16", "int8"]
+    assert forms(RuntimeName.ONNXRUNTIME_CUDA, "sm75") == ["float32", "float16", "int8"]
+
+
+@pytest.mark.parametrize("name", ["int8", "float8"])
+def test_a_quantized_form_is_made_of_what_a_subject_is_fed(name: str, digits: Subject, tmp_path: Path) -> None:
+    form = next(form for form in program.FORMS if form.name == name)
+    (logits,) = session(digits).infer(digits.feed).values()
+    made = on_cpu(program.quantized(digits, form, tmp_path / "made")).run(None, digits.feed)[0]
+    assert 0 < np.abs(made - logits).max() < form.tolerance * np.abs(logits).max()
 
 
 def test_sessions_are_timed_in_turns_and_the_baseline_is_1(

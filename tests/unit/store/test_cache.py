@@ -66,6 +66,21 @@ def test_the_keys_of_the_default_plan_stay_what_they_are(monkeypatch: pytest.Mon
     assert keys == yaml.safe_load((Path(__file__).parent / "golden/build-keys.yaml").read_text())
 
 
+def test_each_architecture_number_format_and_range_of_batches_is_a_build_of_its_own() -> None:
+    def keys(architecture: str, sizes: list[int]) -> set[str]:
+        device = {"kind": "nvidia", "architecture": architecture}
+        engines = [{"name": "gpu", "device": device, "runtimes": ["tensorrt", "tensorrt-rtx"], "batchSizes": sizes}]
+        builds = possible_builds(make_spec(targets=engines))
+        found = {cache.build_key(build, portable(), calibration(), VNNI) for build in builds}
+        assert len(found) == len(builds) == 16, (
+            "of each library: four formats, int8 and float8, each of both with float16"
+        )
+        return found
+
+    devices = [keys("sm89", [1]), keys("sm120", [1]), keys("sm89", [8]), keys("sm89", [1, 8])]
+    assert len(set().union(*devices)) == 4 * 16
+
+
 def test_another_version_of_a_library_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "version", lambda name: "0.0.1")
     assert cache.build_key(plan(), portable(), calibration(), VNNI) != BASE

@@ -27,6 +27,7 @@ from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
 from fettle.optimizer import statistics
 from fettle.optimizer.measure.cgroup import Throttling
+from fettle.optimizer.measure.gpu import GpuWatch
 from fettle.optimizer.measure.process import WorkerDied
 from fettle.optimizer.measure.protocol import Block, Runs
 from fettle.optimizer.measure.schedule import Spent, TimingSchedule
@@ -140,8 +141,9 @@ class Clock:
         throttling: Throttling | None = None,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        gpu: GpuWatch | None = None,
     ) -> None:
-        self._start = start
+        self._start, self._gpu = start, gpu
         self._schedule = schedule
         self.throttling = throttling or Throttling()
         self._now, self._sleep = now, sleep
@@ -177,7 +179,7 @@ class Clock:
 
     def remarks(self, threads: int) -> list[str]:
         """Notes about the conditions under which `threads` threads were timed; empty if the node was quiet."""
-        remarks = list(self.baseline.notes)
+        remarks = [*self.baseline.notes, *(self._gpu.remarks() if self._gpu is not None else ())]
         if self.disturbed > DISTURBED_SHARE * self.runs:
             quieter = "measure on a quieter node for narrower intervals"
             counted = "that time was subtracted" if threads == 1 else quieter
@@ -231,12 +233,22 @@ class Clock:
                 own = self._launch(candidate, running) if candidate is not self.baseline else 0.0
                 candidate.spent.loading += max(own, seconds)
                 candidate.ratios.append([])
+            if self._gpu is not None:
+                warming = Block(self._first, self._schedule.block_seconds, self._schedule.block_runs)
+                self._gpu.warm_up(lambda: self._discarded(running[BASELINE], warming))
             self._rounds(number, timed, running)
+            if self._gpu is not None:
+                self._gpu.timed()
             for name in list(running):
                 self._finish(self.baseline if name == BASELINE else timed[name], running[name])
         finally:
             for process in running.values():
                 process.close()
+
+    @staticmethod
+    def _discarded(process: LoadedModel, request: Block) -> None:
+        process.block(request)
+        process.stop()
 
     def _launch(self, candidate: TimedCandidate, running: dict[str, LoadedModel]) -> float:
         """Start the candidate's process; returns the seconds that this took."""

@@ -29,6 +29,7 @@ from fettle.optimizer.measure.candidate import Bench, MeasuredCandidate, certify
 from fettle.optimizer.measure.cgroup import Limits, Throttling
 from fettle.optimizer.measure.clock import BASELINE, Clock, LoadedModel, TimedCandidate, groups
 from fettle.optimizer.measure.deadline import TimeLeft
+from fettle.optimizer.measure.gpu import watch
 from fettle.optimizer.measure.process import WorkerProcess
 from fettle.optimizer.measure.schedule import TimingSchedule
 from fettle.optimizer.measure.search import Certificate, ScreenedCandidate, hold_finals, sort_out
@@ -91,7 +92,8 @@ class _Measuring:
         self._timed: dict[str, TimedCandidate] = {}
         self._quick: dict[str, TimedCandidate] = {}
         self._schedule = self._asked(schedule)
-        self.clock = Clock(self._restart, self._schedule, Throttling(Limits.find()))
+        gpu = watch(candidate.plan.runtime for candidate in (task.baseline, *task.candidates))
+        self.clock = Clock(self._restart, self._schedule, Throttling(Limits.find()), gpu=gpu)
         self._rules = Rules(
             constraints=task.constraints,
             objective=task.objective,

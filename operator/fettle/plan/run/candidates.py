@@ -31,13 +31,13 @@ from fettle.plan.run.default_plan import default_candidates, default_lines
 from fettle.plan.run.devices import GPU_BASELINE, device_kind, loading, misplaced, on_device
 from fettle.plan.run.images import measurable
 from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
+from fettle.plan.run.streams import with_streams
 
 ROWS_LIMIT = 128  # maximum length of status.candidates, over all targets
 ERROR = (
     0.05  # probability that an accuracy interval of a target misses the true value, shared among its lossy finalists
 )
 FINALISTS = 4  # maximum number of lossy candidates of a target that are evaluated in full
-GPU_STREAMS = 2
 UNASKED_SHARE = 6  # a training in the default plan takes at most a sixth of search.deadlineSeconds
 GROUPS_NEEDED = 30  # minimum number of items for a bootstrap
 
@@ -85,7 +85,7 @@ def plan_target(
     recipes = _recipe_candidates(spec, target) if spec.recipes else _one_per_dead_runtime(target, prepare)
     recipes = tuple(_bounded(planned, spec) for planned in recipes)
     if spec.objective == Objective.THROUGHPUT:
-        recipes = tuple(variant for planned in recipes for variant in _with_streams(planned, target.threads))
+        recipes = tuple(variant for planned in recipes for variant in with_streams(planned, target.threads))
     facts = Facts(spec, target, prepare, constraints)
     kept = _cut((*original, *recipes), spec)
     applicable = tuple(refused(planned, facts, (*CHECKS, _provable)) for planned in kept)
@@ -152,24 +152,6 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
         evaluation=evaluation.judging if evaluation is not None else None,
     )
     return replace(planned, build=planned.build.model_copy(update={"loss": loss}))
-
-
-def _with_streams(planned: PlannedCandidate, threads: int) -> tuple[PlannedCandidate, ...]:
-    """The candidate, and a variant with as many concurrent inferences as there are threads, with one thread each.
-
-    An engine has no threads: its variant copies one inference to and from the GPU while another is computed.
-    """
-    if catalog.runs_engines(planned.plan.runtime):
-        return planned, _streaming(planned, GPU_STREAMS, planned.plan.settings.threads)
-    if threads == 1 or planned.plan.settings.threads != threads:
-        return (planned,)
-    return planned, _streaming(planned, threads, 1)
-
-
-def _streaming(planned: PlannedCandidate, streams: int, threads: int) -> PlannedCandidate:
-    settings = planned.plan.settings.model_copy(update={"threads": threads, "streams": streams})
-    update = {"name": f"{planned.name}-{streams}streams", "settings": settings}
-    return replace(planned, plan=planned.plan.model_copy(update=update))
 
 
 def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[PlannedCandidate, ...]:
