@@ -20,10 +20,10 @@ from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import CpuClass, MeasureReport
 from fettle.api.task import BuiltCandidate, MeasureTask, StoredData
-from fettle.api.text import percent
+from fettle.api.text import percent, rounded
 from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
-from fettle.optimizer.measure import artifact, incumbent, items, profile, rows
+from fettle.optimizer.measure import artifact, incumbent, items, one_thread, profile, rows
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.candidate import Bench, MeasuredCandidate, certify, judge_original, same_as, screen
 from fettle.optimizer.measure.cgroup import Limits, Throttling
@@ -55,6 +55,7 @@ def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> Measur
     here = machine.detect(runtimes)
     with tempfile.TemporaryDirectory(prefix="fettle-measure-") as folder:
         run = _Measuring(task, store, Path(folder), here, schedule)
+        run.choose_threads()
         with run.judge_original() as worker:
             run.screen(worker)
         run.hold_finals()
@@ -62,7 +63,7 @@ def measure(task: MeasureTask, store: Store, schedule: TimingSchedule) -> Measur
         return MeasureReport(
             measured_on=here,
             libraries=runtime_versions(runtimes),
-            baseline=rows.baseline_row(task, run.certifying.reference, run.clock.baseline),
+            baseline=rows.baseline_row(run.task, run.certifying.reference, run.clock.baseline),
             candidates=candidates,
             distributions=run.clock.distributions(),
             throttled=run.clock.throttled,
@@ -100,6 +101,26 @@ class _Measuring:
             batch_size=self._schedule.batch_sizes[0],
             exact_only=rows.exact_only(task),
             alpha=task.alpha,
+        )
+
+    def choose_threads(self) -> None:
+        """Give an original that is no candidate one thread, if it is faster so."""
+        asked = self.task.baseline
+        single = one_thread.with_one_thread(asked)
+        if single is None or any(map(self._is_original, self._candidates)):
+            return
+        both = {BASELINE: self._original, one_thread.NAME: self._candidate(single)}
+
+        def start(name: str) -> LoadedModel:
+            return both[name].start(self._screening)
+
+        gain = one_thread.gain(Clock(start, self._schedule.quick, self.clock.throttling))
+        if gain < one_thread.FASTER:
+            return
+        self.task, self._original = self.task.model_copy(update={"baseline": single}), both[one_thread.NAME]
+        threads = asked.plan.settings.threads
+        self.notes.append(
+            f"the original has one thread, because it is {rounded(gain, 2)} times as fast as with {threads}"
         )
 
     def judge_original(self) -> WorkerProcess:

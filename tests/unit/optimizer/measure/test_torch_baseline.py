@@ -12,6 +12,7 @@ from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import MeasureReport
 from fettle.api.task import StoredModel
 from fettle.api.vocabulary import Basis, FormatName, RuntimeName
+from fettle.optimizer.measure import one_thread
 from fettle.store.manifest import read_stored
 
 pytestmark = pytest.mark.timeout(300)  # PyTorch takes seconds to start in each process
@@ -89,3 +90,18 @@ def test_what_would_be_published_of_it_is_the_script_itself(
 ) -> None:
     manifest = read_stored(bench.store, str(rows["original"].artifact))
     assert (manifest.runtime, manifest.model) == (TORCH, script)
+
+
+@pytest.mark.parametrize(("faster", "threads"), [(0.0, 1), (float("inf"), 2)], ids=["faster", "not faster"])
+def test_a_script_that_is_no_candidate_has_one_thread_where_it_is_faster_so(
+    bench: Bench, script: StoredModel, monkeypatch: pytest.MonkeyPatch, faster: float, threads: int
+) -> None:
+    monkeypatch.setattr(one_thread, "FASTER", faster)  # what is faster here is the machine's affair
+    original = candidate("original", script, TORCH, untouched=True)
+    two = original.plan.settings.model_copy(update={"threads": 2})
+    original = original.model_copy(update={"plan": original.plan.model_copy(update={"settings": two})})
+    report = bench.measure(candidate("portable", bench.original), baseline=original, schedule=SHORT)
+    told = [note for note in report.notes if note.startswith("the original has one thread, because it is ")]
+    assert len(told) == (threads == 1)
+    assert report.baseline.runtime == TORCH
+    assert all(note.endswith("times as fast as with 2") for note in told)
