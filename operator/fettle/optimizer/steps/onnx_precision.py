@@ -59,6 +59,8 @@ def in_precision(entry: Path, target: Path, precision: Precision) -> Path:
     elif precision == Precision.FLOAT16:
         try:
             _save(_float16(model), target, entry)
+        except (MemoryError, OSError):
+            raise
         except Exception:  # the tool raises what it likes, and writes types that do not match
             log.info("only the products are cast", exc_info=True)
             _save(onnx_autocast.products(onnx_model.load(entry), precision), target, entry)
