@@ -115,7 +115,7 @@ class ApiServer:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ReviewResult:
     """Who may come in with a token, None = nobody, and until when that is known."""
 
     name: str | None
@@ -131,11 +131,11 @@ class Reviews:
         self._ask = ask or ApiServer(settings)
         self._users, self._groups = frozenset(settings.token_review_users), frozenset(settings.token_review_groups)
         self._seconds, self._clock = settings.token_review_cache_seconds, clock
-        self._good: OrderedDict[bytes, Finding] = (
+        self._good: OrderedDict[bytes, ReviewResult] = (
             OrderedDict()
         )  # as long as there is room: who was good is asked for first
-        self._others: OrderedDict[bytes, Finding] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[Finding | None]] = {}
+        self._others: OrderedDict[bytes, ReviewResult] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[ReviewResult | None]] = {}
         self._strangers = 0  # of them
         self._allowed, self._at = BURST, clock()
         self._threads, self._threads_of_strangers = (
@@ -156,7 +156,7 @@ class Reviews:
         for threads in (self._threads, self._threads_of_strangers):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _found(self, digest: bytes) -> Finding | None:
+    def _found(self, digest: bytes) -> ReviewResult | None:
         for kept in (self._good, self._others):
             found = kept.get(digest)
             if found is not None:
@@ -164,7 +164,7 @@ class Reviews:
                 return found if self._clock() < found.until else None
         return None
 
-    async def _asked(self, digest: bytes, token: str) -> Finding:
+    async def _asked(self, digest: bytes, token: str) -> ReviewResult:
         """What the API server says of it. Raises RequestError UNAVAILABLE."""
         asking = self._asking.get(digest)
         if asking is None:
@@ -172,7 +172,7 @@ class Reviews:
             self._require_room(known)
             self._strangers += not known
             asking = self._asking[digest] = asyncio.create_task(self._review(digest, token, known))
-        found: Finding | None = None
+        found: ReviewResult | None = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WAIT_SECONDS):
                 found = await asyncio.shield(asking)  # who hangs up ends nothing that others wait for
@@ -199,7 +199,7 @@ class Reviews:
         self._allowed -= 1
         return True
 
-    async def _review(self, digest: bytes, token: str, known: bool) -> Finding | None:
+    async def _review(self, digest: bytes, token: str, known: bool) -> ReviewResult | None:
         """None where the API server does not say whose token it is, or that it is nobody's."""
         threads = self._threads if known else self._threads_of_strangers
         try:
@@ -218,11 +218,11 @@ class Reviews:
         everybody = not self._users and not self._groups
         return everybody or user.name in self._users or bool(user.groups & self._groups)
 
-    def _keep(self, digest: bytes, name: str | None) -> Finding:
+    def _keep(self, digest: bytes, name: str | None) -> ReviewResult:
         self._good.pop(digest, None)
         self._others.pop(digest, None)
         kept, seconds = (self._others, REFUSED_SECONDS) if name is None else (self._good, self._seconds)
-        found = kept[digest] = Finding(name, self._clock() + seconds)
+        found = kept[digest] = ReviewResult(name, self._clock() + seconds)
         if len(kept) > MOST_KEPT:
             kept.popitem(last=False)
         return found

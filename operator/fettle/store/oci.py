@@ -24,7 +24,7 @@ from fettle.store.credentials import Credentials
 from fettle.store.files import stream_digest
 from fettle.store.listed import WholeFiles
 from fettle.store.places import Missing, Place, stays_inside, web_server
-from fettle.store.registry import MOST_BYTES, Layer, Manifest, Registry, registry_at
+from fettle.store.registry import MOST_BYTES, ImageManifest, Layer, Registry, registry_at
 
 TITLE = "org.opencontainers.image.title"
 FILEPATH = "org.cncf.model.filepath"
@@ -75,7 +75,7 @@ class ArtifactFiles(WholeFiles):
         return self._files
 
     @cached_property
-    def manifest(self) -> Manifest:
+    def manifest(self) -> ImageManifest:
         """Of the artifact. Raises what `missing` makes."""
         found = self._registry.manifest(self._pinned)
         self._place = self._opened()

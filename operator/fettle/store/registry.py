@@ -40,7 +40,7 @@ _DOCKER_HUBS_KEY = "index.docker.io"
 
 
 @dataclass(frozen=True)
-class Reference:
+class RegistryReference:
     """Which artifact: REGISTRY/REPOSITORY, and a tag or a digest."""
 
     host: str
@@ -58,7 +58,7 @@ class Reference:
         return self.digest or self.tag or "latest"
 
 
-def parse(uri: str, missing: Missing) -> tuple[Reference, str]:
+def parse(uri: str, missing: Missing) -> tuple[RegistryReference, str]:
     """The artifact, and the path in it. Raises what `missing` makes."""
     matched = _ADDRESS.fullmatch(uri)
     if matched is None or not _is_reference(matched["host"], matched["name"], matched["tag"]):
@@ -66,7 +66,7 @@ def parse(uri: str, missing: Missing) -> tuple[Reference, str]:
         raise missing(message)
     digest = matched["digest"] or matched["tag_digest"]
     tag = matched["tag"] or (None if digest else "latest")
-    return Reference(matched["host"], matched["name"], tag, digest), matched["path"] or ""
+    return RegistryReference(matched["host"], matched["name"], tag, digest), matched["path"] or ""
 
 
 def _is_reference(host: str, name: str, tag: str | None) -> bool:
@@ -91,7 +91,7 @@ class Layer(_Document):
         return next((value for name in names if (value := (self.annotations or {}).get(name))), None)
 
 
-class Manifest(_Document):
+class ImageManifest(_Document):
     """A manifest: `layers` of an artifact or an image, `manifests` of an index of several."""
 
     layers: tuple[Layer, ...] = ()
@@ -102,7 +102,7 @@ class Manifest(_Document):
 class Registry:
     """A repository, asked as whoever the Secret names, in the way that the registry wants to hear it."""
 
-    def __init__(self, reference: Reference, credentials: Credentials | None, missing: Missing) -> None:
+    def __init__(self, reference: RegistryReference, credentials: Credentials | None, missing: Missing) -> None:
         self.reference, self._credentials, self._missing = reference, credentials, missing
         given = given_by(credentials)
         told = given.get(PLAIN_HTTP, "").lower()
@@ -113,7 +113,7 @@ class Registry:
         self._login = self._found_login(given)
         self.proof: Mapping[str, str] = {}  # what the registry took last
 
-    def manifest(self, pinned: MutableMapping[str, str]) -> Manifest:
+    def manifest(self, pinned: MutableMapping[str, str]) -> ImageManifest:
         """The artifact's manifest, its digest checked. A tag means what it meant when it was asked for first, which `pinned` remembers.
 
         Raises what `missing` makes.
@@ -188,7 +188,7 @@ class Registry:
     def _no_repository(self) -> FettleError:
         return self._missing(f"{self.reference}: the registry has no such repository, and makes none: create it first")
 
-    def _manifest(self, selector: str) -> tuple[Manifest, str]:
+    def _manifest(self, selector: str) -> tuple[ImageManifest, str]:
         try:
             answer = self.ask(f"manifests/{selector}", headers={"Accept": ", ".join(MANIFESTS)})
         except FileNotFoundError:
@@ -200,7 +200,7 @@ class Registry:
             message = f"{self.reference}: expected a manifest with {expected}, found {digest}: the registry, or a proxy in front of it, changed it"
             raise self._missing(message, reason=Reason.DIGEST_MISMATCH)
         try:
-            return Manifest.model_validate_json(answer.body), digest
+            return ImageManifest.model_validate_json(answer.body), digest
         except ValidationError:
             raise self._no_registry() from None
 
