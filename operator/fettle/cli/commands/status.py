@@ -99,7 +99,8 @@ def absent(cluster: Cluster, subject: Subject) -> MissingError:
     there = {plural: cluster.names(plural) for plural in subject.kinds}
     known = "; ".join(f"{plural}: {', '.join(found[:20]) or 'none'}" for plural, found in there.items())
     kinds = " or ".join(plural.removesuffix("s") for plural in subject.kinds)
-    return MissingError(f"no {kinds} {subject.name!r} in namespace {cluster.namespace!r} ({known})")
+    advice = cluster.elsewhere(subject.kinds, subject.name)
+    return MissingError(f"no {kinds} {subject.name!r} in namespace {cluster.namespace!r} ({known}); {advice}")
 
 
 def documents(cluster: Cluster, subject: Subject) -> Object:
