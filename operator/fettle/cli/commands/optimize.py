@@ -26,6 +26,7 @@ from fettle.cli.local.manifests import Documents, ModelDocument, read
 from fettle.cli.local.model_options import ModelOptions, gathered, model_options
 from fettle.cli.local.model_run import logs_of, model_run
 from fettle.cli.local.mounts import DEFAULT_FOLDER, Places, parse_maps, places, with_parallelism
+from fettle.cli.local.option_hints import option_hint
 from fettle.cli.local.results import keep_result
 from fettle.cli.local.run import LocalRun, OnChange
 from fettle.cli.plain_yaml import dumped
@@ -154,6 +155,8 @@ def optimize(
         done.append((manifest, status))
         if shown.output is None:
             show(result_console(), manifest, located, status)
+            if file is None:
+                tell_options(status)
             for line in cost_lines(status, shown.price) if shown.price is not None else ():
                 click.echo(line)
         if shown.show_report and status.report is not None:
@@ -232,6 +235,13 @@ def show(console: Console, manifest: ModelDocument, located: Places, status: Opt
         say(f"report    {located.local(status.report.uri)}")
     if not is_ready(status):
         say(f"logs      {logs_of(located, manifest)}")
+
+
+def tell_options(status: OptimizedModelStatus) -> None:
+    """For who wrote no manifest: which options stand for the fields that the run's error names."""
+    hint = "" if is_ready(status) else option_hint(stage_line(status))
+    if hint:
+        click.echo(f"hint      {hint}", err=True)
 
 
 def _page(located: Places, uri: str) -> str:

@@ -111,9 +111,9 @@ class PlainDisplay:
         return None
 
     def update(self, decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
-        """Print what is new."""
+        """Print what is new. How the run ended is left to whoever shows its result."""
         stage = stage_line(decision.status)
-        if stage != self._stage:
+        if stage != self._stage and not decision.finished:
             self._say(stage)
             self._stage = stage
         for task in running:
