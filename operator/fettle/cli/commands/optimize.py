@@ -37,6 +37,7 @@ from fettle.cli.views.progress import (
     PlainDisplay,
     candidates_table,
     result_console,
+    show_result,
     size,
     stage_line,
 )
@@ -216,7 +217,7 @@ def show(console: Console, manifest: ModelDocument, located: Places, status: Opt
         say(f"original  {baseline.target}: {baseline.worth}")
     if status.candidates:
         say("")
-        console.print(candidates_table(status, console.width))
+        show_result(console, candidates_table(status, console.width))
         say("")
     several = len({row.target for row in status.candidates}) > 1
     for row in status.candidates:

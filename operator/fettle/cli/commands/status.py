@@ -20,7 +20,7 @@ from fettle.cli.access.options import with_cluster
 from fettle.cli.access.subject import Subject, SubjectType
 from fettle.cli.access.watching import Watched
 from fettle.cli.views.model import model
-from fettle.cli.views.progress import result_console
+from fettle.cli.views.progress import result_console, show_result
 from fettle.cli.views.rollout import rollout
 from fettle.errors import ClusterError, MissingError
 
@@ -57,7 +57,7 @@ def status(cluster: Cluster, subject: Subject, watch: bool, output: str | None) 
     elif output is not None:
         echo(documents(cluster, subject), output)
     else:
-        console.print(picture(look(cluster, subject), console.width), soft_wrap=not console.is_terminal)
+        show_result(console, picture(look(cluster, subject), console.width))
 
 
 @dataclass(frozen=True)

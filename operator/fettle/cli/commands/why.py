@@ -27,7 +27,7 @@ from fettle.cli.access.subject import Subject, SubjectType
 from fettle.cli.commands.history import RevisionLine, lines_of, read_ledger
 from fettle.cli.commands.status import absent
 from fettle.cli.views.model import retry_hint
-from fettle.cli.views.progress import result_console
+from fettle.cli.views.progress import result_console, show_result
 from fettle.cli.views.reasons import JudgedCandidate, choices, judgements
 from fettle.cluster import ledger
 from fettle.errors import ClusterError, MissingError
@@ -84,8 +84,7 @@ def why(cluster: Cluster, subject: Subject, everything: bool, output: str | None
     if output is not None:
         echo(told, output)
         return
-    console = result_console()
-    console.print(Group(*parts), soft_wrap=not console.is_terminal)
+    show_result(result_console(), Group(*parts))
 
 
 def _found(read: Callable[[Cluster, str], Found], cluster: Cluster, subject: Subject, kind: str) -> Found | None:
