@@ -20,7 +20,7 @@ UP := $(PYTHON) -m tools.cluster up
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
-.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-toolchains test-kills bench-rollout bench-optimize bench-formats bench-serve bench-train crds verify docs images images-torch images-gpu check-gpu cluster cluster-down cluster-status demo demo-clean clean
+.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-toolchains test-kills bench-rollout bench-optimize bench-formats bench-serve bench-train crds verify docs images install images-torch images-gpu check-gpu cluster cluster-down cluster-status demo demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -64,8 +64,13 @@ cluster-down: setup ## stop it, and the tests' cluster if it is still running; l
 cluster-status: setup ## show what is running
 	@$(PYTHON) -m tools.cluster status
 
-images: setup ## build the images that changed, and bring them to the cluster
+images: setup ## build the images that changed, and bring them to the cluster (IMAGES="optimizer-sklearn server-litert" for others)
+	@$(PYTHON) -m tools.cluster images $(IMAGES)
+
+install: setup ## the same, and install or upgrade the operator on that cluster with every image built so far
 	@$(PYTHON) -m tools.cluster images
+	@$(if $(IMAGES),$(PYTHON) -m tools.cluster images $(IMAGES))
+	@$(PYTHON) -m tools.demo install
 
 images-torch: setup ## the same, with the PyTorch images (1.3 GB more each)
 	@$(PYTHON) -m tools.cluster images --torch

@@ -42,7 +42,7 @@ index=$(.venv/bin/python -m pip config get global.index-url 2>/dev/null || true)
 if [[ -n ${PIP_INDEX_URL:-$index} && -z ${UV_DEFAULT_INDEX:-} ]]; then export UV_DEFAULT_INDEX=${PIP_INDEX_URL:-$index}; fi
 .venv/bin/uv pip install --quiet --require-hashes -r requirements/dev.txt
 .venv/bin/uv pip install --quiet --no-deps --require-hashes -r requirements/training.txt
-.venv/bin/python tools/torch_on_cpu.py "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >&2
+.venv/bin/python tools/torch_on_cpu.py "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null
 .venv/bin/uv pip install --quiet --no-deps -e .
 printf '%s\n' "$stamp" >.venv/.stamp
 say "done in $((SECONDS - start)) s"

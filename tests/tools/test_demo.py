@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.cluster.target import Target
 from tools.demo.kube import DemoError
-from tools.demo.scenes import require_differences
+from tools.demo.scenes import next_steps, require_differences
 from tools.demo.watch import Rollout, has_failed, told_of_answers
 
 
@@ -60,3 +62,16 @@ def test_a_model_that_an_interrupted_demo_left_failed_is_known(
     found = {"metadata": {"generation": generation}, "status": {"observedGeneration": 1, "conditions": conditions}}
     assert has_failed(found) is failed
     assert not has_failed(None)
+
+
+@pytest.mark.parametrize(("named", "stop"), [(None, "make cluster-down"), ("/home/you/kubeconfig", "make demo-clean")])
+def test_the_end_says_how_to_look_around_and_how_to_stop(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, stop: str
+) -> None:
+    monkeypatch.delenv("FETTLE_KUBECONFIG", raising=False)
+    if named is not None:
+        monkeypatch.setenv("FETTLE_KUBECONFIG", named)
+    look, why, end = next_steps(Target(kubeconfig=Path("kubeconfig"), registry=None))
+    assert "export KUBECONFIG=kubeconfig; kubectl -n fettle-demo" in look
+    assert ".venv/bin/activate; kubectl fettle why digits -n fettle-demo" in why
+    assert end.startswith(f"stop: {stop}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from tools.cluster.errors import ClusterError, InUseError, TakenError
 from tools.cluster.paths import CLUSTERS, FETTLE, TEST, Cluster, Paths, checkout
-from tools.cluster.shell import Progress
+from tools.cluster.shell import Progress, attempt
 
 
 class _Group(click.Group):
@@ -91,6 +92,16 @@ def down(cluster: Cluster | None, purge: bool) -> None:
             if cluster or (purge and isinstance(error, InUseError)):
                 raise
             progress(str(error))
+    if not purge:
+        _tell_kept(checkout().home)
+
+
+def _tell_kept(folder: Path) -> None:
+    """What stays on the disk, and what removes it."""
+    used = attempt("du", "-sxm", folder).stdout.split()
+    if used and used[0] != "0":
+        text = f"{int(used[0]) / 1024:.1f} GB stay in {folder} for the next start: binaries, images, state"
+        click.echo(f"{text}; `make clean` removes them, and .venv")
 
 
 def _down(paths: Paths, progress: Progress, purge: bool) -> None:

@@ -66,7 +66,7 @@ def down(paths: Paths, progress: Progress, *, purge: bool = False) -> None:
         clean(other or paths)
         if purge:
             shutil.rmtree(paths.state, ignore_errors=True)
-        progress("nothing left" + (", not even the state" if purge else "; the state is kept for the next up"))
+        progress("stopped, " + ("and its state is removed" if purge else "its state is kept for the next start"))
 
 
 def restart(paths: Paths, name: str, progress: Progress) -> None:

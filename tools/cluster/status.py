@@ -19,14 +19,16 @@ from tools.cluster.shell import attempt
 
 
 def show_all(clusters: Sequence[Paths]) -> bool:
-    """Print the state of each cluster; whether all is well of those that run. The first is expected to."""
+    """Print the state of each cluster; whether all is well of those that run."""
     well = True
     for index, paths in enumerate(clusters):
         click.echo(click.style(f"cluster {paths.cluster.name}", bold=True))
-        if index and not process.records(paths.cluster.pids) and not network.traces(paths.cluster):
-            _line("cluster", True, "not running; tests and benchmarks start and stop it")
-        elif kind.is_ours(paths):
+        stopped = not process.records(paths.cluster.pids) and not network.traces(paths.cluster)
+        if kind.is_ours(paths):
             well = _kind(paths) and well
+        elif stopped:
+            how = "tests and benchmarks start and stop it" if index else "make cluster starts it"
+            _line("cluster", True, f"not running; {how}")
         else:
             well = show(paths) and well
     return well

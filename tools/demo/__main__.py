@@ -1,4 +1,4 @@
-"""`python -m tools.demo run|clean`."""
+"""`python -m tools.demo run|install|clean`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 from tools.cluster.target import resolve_target
 from tools.demo import scenes, show
 from tools.demo.install import SYSTEM_NAMESPACE
+from tools.demo.install import install as install_operator
 from tools.demo.kube import DemoError, Kube
 
 
@@ -31,6 +32,16 @@ def run(delete_operator_every: float | None) -> None:
     except DemoError as error:
         show.console.print(f"\ndemo: {error}", markup=False, style="bold red")
         sys.exit(1)
+
+
+@main.command(help="Install or upgrade the operator with every image that `make images` built.")
+def install() -> None:
+    """The operator alone."""
+    try:
+        install_operator(Kube(resolve_target(), SYSTEM_NAMESPACE))
+    except DemoError as error:
+        raise click.ClickException(str(error)) from error
+    show.line("the operator runs with these images")
 
 
 @main.command(help="Remove the demo's namespace, and the operator unless other objects need it.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tools.cluster.target import Target
+from tools.cluster.target import Target, is_named
 from tools.demo import install, show, watch
 from tools.demo.chaos import OperatorDeleter
 from tools.demo.kube import ROOT, DemoError, Kube, condition
@@ -215,12 +215,27 @@ def finish(kube: Kube, summary: Summary) -> None:
     for name, rollout in summary.rollouts.items():
         bad = f", {rollout.bad_seconds:.1f} s with traffic" if rollout.outcome == "RolledBack" else ""
         show.line(f"{name}: {rollout.outcome} in {rollout.seconds:.0f} s{bad}")
-    show.line(f"look around: export KUBECONFIG={kube.target.kubeconfig}; kubectl -n {NAMESPACE} get om,mdep,pods")
+    for text in next_steps(kube.target):
+        show.line(text)
     ready = condition(found, "Ready").get("status")
     if summary.failed or ready != "True":
         raise DemoError(
             f"{summary.failed} requests failed: {totals['transportKinds']} {totals['samples']}; Ready={ready}"
         )
+
+
+def next_steps(target: Target) -> tuple[str, ...]:
+    """How to look around, and how to stop what the demo started."""
+    stop = (
+        "make demo-clean"
+        if is_named()
+        else "make cluster-down, which keeps what was built (make clean removes that too)"
+    )
+    return (
+        f"look around: export KUBECONFIG={target.kubeconfig}; kubectl -n {NAMESPACE} get om,mdep,pods",
+        f"why: . .venv/bin/activate; kubectl fettle why {DEPLOYMENT} -n {NAMESPACE}",
+        f"stop: {stop}",
+    )
 
 
 def run(target: Target, delete_operator_every: float | None = None) -> None:

@@ -108,8 +108,8 @@ def _line(found: Found) -> str:
             text += f" · {analysis['agreed']} of {analysis['compared']} answers agree ({analysis['unsure']} skipped)"
         if analysis.get("verdict") in ("Bad", "Inconclusive"):
             text += f" · {analysis['verdict']}: {analysis.get('message', '')}"
-    progressing = condition(found, "Progressing")
-    return f"{text} · {progressing.get('reason', '')}"
+    reason = condition(found, "Progressing").get("reason")
+    return f"{text} · {reason}" if reason else "waiting for the operator"
 
 
 def serving(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) -> Found:

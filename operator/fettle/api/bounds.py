@@ -40,11 +40,12 @@ class Rules:
 
 @dataclass(frozen=True)
 class Miss:
-    """A bound that is violated, and by how much: 0.2 = 20 % beyond it."""
+    """A bound that is violated, and by how much: 0.2 = 20 % beyond it. `advice`: how to set the bound so that it is not."""
 
     reason: Reason
     message: str
     distance: float
+    advice: str = ""
 
 
 def misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
@@ -115,7 +116,7 @@ def _accuracy(row: CandidateStatus, rules: Rules) -> Miss | None:
         return None
     text = f"accuracy drop {span(drop, bound.max_drop)} must not exceed {bound.max_drop:g} at its upper end{_more_items(row, rules)}"
     distance = (drop.high - bound.max_drop) / max(bound.max_drop, DROP_SCALE)
-    return Miss(Reason.CONSTRAINTS_NOT_MET, text, distance)
+    return Miss(Reason.CONSTRAINTS_NOT_MET, text, distance, "raise constraints.accuracy.maxDrop")
 
 
 def _changed(row: CandidateStatus, rules: Rules) -> Miss | None:
@@ -136,9 +137,8 @@ def _changed(row: CandidateStatus, rules: Rules) -> Miss | None:
         f"share of changed answers {span(changed)} must not exceed {bound.max_changed:g} at its upper end, whatever the metric says "
         "(constraints.accuracy.maxChanged)"
     )
-    return Miss(
-        Reason.CONSTRAINTS_NOT_MET, text, (changed.high - bound.max_changed) / max(bound.max_changed, DROP_SCALE)
-    )
+    distance = (changed.high - bound.max_changed) / max(bound.max_changed, DROP_SCALE)
+    return Miss(Reason.CONSTRAINTS_NOT_MET, text, distance, "raise constraints.accuracy.maxChanged")
 
 
 def _more_items(row: CandidateStatus, rules: Rules) -> str:
@@ -167,7 +167,8 @@ def _latency(row: CandidateStatus, rules: Rules) -> Miss | None:
     if milliseconds <= bound.max_milliseconds:
         return None
     text = f"{what} is {beyond(milliseconds, bound.max_milliseconds)} ms, must not exceed {bound.max_milliseconds:g} ms"
-    return Miss(Reason.CONSTRAINTS_NOT_MET, text, milliseconds / bound.max_milliseconds - 1)
+    distance = milliseconds / bound.max_milliseconds - 1
+    return Miss(Reason.CONSTRAINTS_NOT_MET, text, distance, "raise constraints.latency.maxMilliseconds")
 
 
 def _size(row: CandidateStatus, rules: Rules) -> Miss | None:
@@ -177,7 +178,7 @@ def _size(row: CandidateStatus, rules: Rules) -> Miss | None:
     if bound is None or row.bytes <= bound.max_bytes:
         return None
     text = f"{row.bytes} bytes, must not exceed {bound.max_bytes}"
-    return Miss(Reason.CONSTRAINTS_NOT_MET, text, row.bytes / bound.max_bytes - 1)
+    return Miss(Reason.CONSTRAINTS_NOT_MET, text, row.bytes / bound.max_bytes - 1, "raise constraints.size.maxBytes")
 
 
 def _speedup(row: CandidateStatus, rules: Rules) -> Miss | None:
@@ -190,7 +191,8 @@ def _speedup(row: CandidateStatus, rules: Rules) -> Miss | None:
     if speedup.low >= bound.min:
         return None
     text = f"speed-up {span(speedup, bound.min)} must be at least {bound.min:g} at its lower end"
-    return Miss(Reason.CONSTRAINTS_NOT_MET, text, bound.min / max(speedup.low, 1e-9) - 1)
+    distance = bound.min / max(speedup.low, 1e-9) - 1
+    return Miss(Reason.CONSTRAINTS_NOT_MET, text, distance, "lower constraints.speedup.min")
 
 
 def _not_slower(row: CandidateStatus, rules: Rules) -> Miss | None:

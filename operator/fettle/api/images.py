@@ -35,6 +35,8 @@ class ImageEntry:
     serves: bool = False
 
 
+DEFAULT_REPOSITORY = "ghcr.io/fettle"  # where the chart and the settings expect images whose names they are not told
+
 _SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
 _OPTIMIZING = _SERVED | {"nncf", "onnx", "onnx-ir", "onnxconverter-common", "safetensors"}
 _TRAINING = frozenset({"onnx2pytorch", "onnxscript", "tensorly", "torch", "torch-pruning"})
@@ -92,6 +94,18 @@ def server_image(name: RuntimeName) -> Image:
     if entry is None:
         raise LookupError(f"no image serves with {name}")
     return entry.image
+
+
+def of_default(reference: str) -> Image | None:
+    """The image that `reference` names where nobody chose its name; None for a name that somebody chose."""
+    repository, _, name = reference.partition(":")[0].rpartition("/")
+    return Image(name) if repository == DEFAULT_REPOSITORY and name in set(Image) else None
+
+
+def chart_value(image: Image) -> str:
+    """The value of the chart that names an image: 'image.optimizerSklearn.repository'."""
+    first, *others = image.value.split("-")
+    return f"image.{first}{''.join(word.title() for word in others)}.repository"
 
 
 def _smallest(libraries: frozenset[str], *, serves: bool) -> ImageEntry | None:

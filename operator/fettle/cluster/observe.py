@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from fettle.api.reasons import Reason
 from fettle.api.report import Termination
 from fettle.api.text import MESSAGE_LIMIT, clip
-from fettle.cluster.jobs import ATTEMPT_LABEL, CONTAINER, LEADER, TASK_ANNOTATION, index_of
+from fettle.cluster.jobs import ATTEMPT_LABEL, CONTAINER, LEADER, STAGE_LABEL, TASK_ANNOTATION, index_of
 from fettle.cluster.kinds import DISRUPTION, Object, held_condition, holds
 from fettle.cluster.owner import terminating
 from fettle.cluster.waiting import (
@@ -19,6 +19,8 @@ from fettle.cluster.waiting import (
     QUIET_SECONDS,
     REMAINS,
     START_WAITS,
+    container_of,
+    not_pulled,
     told_by,
     unscheduled,
 )
@@ -163,7 +165,7 @@ def _waiting(running: TaskState, pod: Object, now: datetime, patience: int) -> J
     conditions: list[Object] = status.get("conditions") or []
     placed: Object = next((condition for condition in conditions if condition.get("type") == "PodScheduled"), {})
     waited = (now - _time(placed.get("lastTransitionTime"), created)).total_seconds()
-    said = _says(status, placed)
+    said = _says(pod, placed)
     quiet = patience if said is not None else max(QUIET_SECONDS, patience)
     if waited < quiet:
         return JobObservation(
@@ -175,15 +177,24 @@ def _waiting(running: TaskState, pod: Object, now: datetime, patience: int) -> J
     return JobObservation(replace(running, reason=reason, message=message))
 
 
-def _says(status: Object, placed: Object) -> tuple[Reason, str] | None:
+def _says(pod: Object, placed: Object) -> tuple[Reason, str] | None:
     """What a pod waits for, according to its status. `placed`: its condition PodScheduled."""
-    for container in status.get("containerStatuses") or ():
+    for container in (pod.get("status") or {}).get("containerStatuses") or ():
         waiting = (container.get("state") or {}).get("waiting") or {}
         word = str(waiting.get("reason", ""))
-        if word in IMAGE_WAITS or word in START_WAITS:
-            reason = Reason.IMAGE_PULL_FAILED if word in IMAGE_WAITS else Reason.JOB_FAILED
-            return reason, clip(f"{word}: {waiting.get('message', '')}")
-    return unscheduled(str(placed.get("message", ""))) if placed.get("status") == "False" else None
+        if word in IMAGE_WAITS:
+            return Reason.IMAGE_PULL_FAILED, not_pulled(container)
+        if word in START_WAITS:
+            return Reason.JOB_FAILED, clip(f"{word}: {waiting.get('message', '')}")
+    if placed.get("status") != "False":
+        return None
+    return unscheduled(str(placed.get("message", "")), container_of(pod, CONTAINER), _resources_field(pod))
+
+
+def _resources_field(pod: Object) -> str:
+    """The field that sets the resources of a Job's pod: on its target's nodes that of the target."""
+    measures = (pod["metadata"].get("labels") or {}).get(STAGE_LABEL) == "measure"
+    return "spec.targets[].resources" if measures else "spec.jobs.resources"
 
 
 def terminated(pod: Object | None) -> Object | None:
@@ -207,10 +218,8 @@ def termination_of(pod: Object | None) -> Termination | None:
 
 
 def _container_limit(pod: Object) -> str:
-    for container in pod["spec"]["containers"]:
-        if container["name"] == CONTAINER:
-            return str(((container.get("resources") or {}).get("limits") or {}).get("memory", "the node's"))
-    return "unknown"
+    limits = (container_of(pod, CONTAINER).get("resources") or {}).get("limits") or {}
+    return str(limits.get("memory", "the node's"))
 
 
 def _finished_at(job: Object, now: datetime) -> datetime:

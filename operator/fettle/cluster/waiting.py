@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from fettle.api import images
 from fettle.api.reasons import Reason
 from fettle.api.text import MESSAGE_LIMIT, clip
 from fettle.cluster.kinds import Object
@@ -45,13 +47,37 @@ _VOLUMES: tuple[tuple[str, Reason, str], ...] = (
 _SECRETS = ("tls", "tokens")  # volumes of Secrets that users name
 _SECRET_ADVICE = "create the Secret, or correct the secretName in server.tls or server.auth"
 _NO_NODE = "add a suitable node, or request less: nodeSelector, tolerations, resources"
+_TOO_LITTLE = re.compile(r"Insufficient (cpu|memory|ephemeral-storage)")
+_NO_IMAGE = "check the image's name, the registry, and imagePullSecrets"
 
 
-def unscheduled(message: str) -> tuple[Reason, str]:
-    """Reason and message for a pod that the scheduler found no node for. `message` is its own."""
+def unscheduled(message: str, container: Object, field: str) -> tuple[Reason, str]:
+    """Reason and message for a pod that the scheduler found no node for. `message` is its own.
+
+    `container`: the pod's container that Fettle made. `field`: the field of the object that sets its resources.
+    """
     known_causes = ((reason, todo) for words, reason, todo in _VOLUMES if words in message)
     reason, todo = next(known_causes, (Reason.UNSCHEDULABLE, _NO_NODE))
+    requested = (container.get("resources") or {}).get("requests") or {}
+    if reason is Reason.UNSCHEDULABLE and requested and _TOO_LITTLE.search(message):
+        amounts = ", ".join(f"{name} {amount}" for name, amount in requested.items())
+        todo = f"each pod requests {amounts}: request less in {field}, or add a node"
     return reason, _with_advice(message, todo)
+
+
+def not_pulled(container: Object) -> str:
+    """The message for a container whose image the kubelet cannot pull. `container`: its status."""
+    waiting, default = container["state"]["waiting"], images.of_default(str(container.get("image", "")))
+    todo = _NO_IMAGE
+    if default is not None:
+        value = images.chart_value(default)
+        todo = f"that is the chart's default name: build docker/Dockerfile.{default}, push it, and set {value}"
+    return _with_advice(f"{waiting['reason']}: {waiting.get('message', '')}", todo)
+
+
+def container_of(pod: Object, name: str) -> Object:
+    """A container of the pod as its spec describes it; empty if there is none of that name."""
+    return next((each for each in (pod.get("spec") or {}).get("containers") or () if each["name"] == name), {})
 
 
 def refused(message: str) -> Reason:

@@ -11,7 +11,7 @@ from fettle.api.text import clip
 from fettle.cluster.kinds import DISRUPTION, Object, held_condition, holds
 from fettle.cluster.owner import terminating
 from fettle.cluster.serving import ARTIFACT_ANNOTATION, SERVER, uses_tls
-from fettle.cluster.waiting import IMAGE_WAITS, REMAINS, START_WAITS, refused, unscheduled
+from fettle.cluster.waiting import IMAGE_WAITS, REMAINS, START_WAITS, container_of, not_pulled, refused, unscheduled
 from fettle.plan import timestamps
 from fettle.plan.rollout.state import TRAFFIC_LABEL, PodFault, Workload
 from fettle.plan.rollout.window_totals import Crash
@@ -94,7 +94,8 @@ def pod_fault(pod: Object) -> PodFault | None:
     status = pod.get("status") or {}
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return PodFault(*unscheduled(str(condition.get("message", ""))))
+            message = str(condition.get("message", ""))
+            return PodFault(*unscheduled(message, container_of(pod, SERVER), "spec.server.resources"))
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         fault = _container_fault(container, limited=_limited(pod, container["name"]))
         if fault is not None:
@@ -106,7 +107,7 @@ def _container_fault(container: Object, *, limited: bool) -> PodFault | None:
     state, last = container.get("state") or {}, container.get("lastState") or {}
     waiting = state.get("waiting") or {}
     if waiting.get("reason") in IMAGE_WAITS:
-        return PodFault(Reason.IMAGE_PULL_FAILED, clip(f"{waiting['reason']}: {waiting.get('message', '')}"))
+        return PodFault(Reason.IMAGE_PULL_FAILED, not_pulled(container))
     if waiting.get("reason") in START_WAITS:
         return PodFault(Reason.MODEL_LOAD_FAILED, clip(f"{waiting['reason']}: {waiting.get('message', '')}"))
     ended = state.get("terminated") or last.get("terminated") or {}

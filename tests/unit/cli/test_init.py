@@ -77,6 +77,15 @@ def test_both_manifests_are_taken_and_say_what_was_found(starter: Starter) -> No
         assert told in text
 
 
+def test_the_deployment_says_what_its_pods_request_and_how_to_request_less(starter: Starter) -> None:
+    text = starter.text()
+    assert "replicas: 3  # each pod requests and may use 2 CPU and 1Gi" in text
+    _, deployment = accepted(text.replace("  # server: ", "  server: "))
+    resources = deployment["spec"]["server"]["resources"]
+    assert resources["requests"] == {"cpu": "200m", "memory": "512Mi"}
+    assert resources["limits"] == {"cpu": "2", "memory": "512Mi"}
+
+
 def test_where_live_answers_cannot_be_compared_no_agreement_is_asked_and_a_drop_in_labels_is_left_to_the_user(
     starter: Starter,
 ) -> None:

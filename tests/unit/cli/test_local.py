@@ -164,3 +164,20 @@ async def test_while_a_training_runs_its_figures_are_shown(monkeypatch: pytest.M
     status = await LocalRun(given, bench, on_change=note, clock=Watch(), progress=progress).run()
     assert reason(status) == Reason.PUBLISHED
     assert shown[:3] == [1, 2, 3]
+
+
+async def test_while_a_task_runs_its_last_words_stand_behind_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SAID_SECONDS", 0.001)
+    bench, shown = Bench(World()), list[str]()
+
+    def said(request: TaskRequest) -> str:
+        return f"round {len(shown)}" if request.stage == "measure" else ""
+
+    def note(decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
+        shown.extend(request.label for request in running if request.stage == "measure")
+        (bench.hold.clear if len(shown) == 1 else bench.hold.set)()
+
+    given = RunInput("default", "digits", 1, make_spec(), "pvc://fettle-store")
+    status = await LocalRun(given, bench, on_change=note, clock=Watch(), said=said).run()
+    assert reason(status) == Reason.PUBLISHED
+    assert shown[:2] == ["measure cpu: round 0", "measure cpu: round 1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from fettle.cli.local.model_run import next_generation
 from fettle.cli.local.mounts import parse_maps, places, with_parallelism
 from fettle.cli.main import main
 from fettle.cli.views.cost import cost_lines
-from fettle.cli.views.progress import PIPE_WIDTH, LiveDisplay, PlainDisplay, candidates_table, size
+from fettle.cli.views.progress import PIPE_WIDTH, LiveDisplay, PlainDisplay, candidates_table, size, stage_line
 from fettle.errors import UsageError
 
 
@@ -176,6 +177,31 @@ def test_plain_lines_tell_what_changes_once() -> None:
     assert any("Optimizing: 0 of 4 builds done" in line for line in lines)
     assert any("cpu/int8-openvino: Selected" in line for line in lines)
     assert all(line.startswith("[0:0") for line in lines)
+
+
+def test_while_nothing_changes_a_plain_line_tells_now_and_then_what_runs() -> None:
+    world, out, now = World(), io.StringIO(), [0.0]
+    with PlainDisplay(Console(file=out, width=300), "digits", clock=lambda: now[0]) as display:
+        decision = world.look()
+        display.update(decision, decision.requests)
+        told = tuple(replace(task, label=f"{task.label}: 3 of 9 files copied") for task in decision.requests)
+        for now[0] in (10.0, 30.0, 40.0, 70.0):
+            display.update(decision, told)
+    assert [line for line in out.getvalue().splitlines() if "files copied" in line] == [
+        "[0:30] digits: prepare: 3 of 9 files copied",
+        "[1:10] digits: prepare: 3 of 9 files copied",
+    ]
+
+
+def test_how_a_run_ended_is_told_by_its_result_and_not_twice() -> None:
+    world, out = World(answer=fails("prepare", failure(Reason.SOURCE_NOT_FOUND, "no such file"))), io.StringIO()
+    with PlainDisplay(Console(file=out, width=300), "digits") as display:
+        for _ in range(3):
+            decision = world.look()
+            display.update(decision, decision.requests)
+            world.finish()
+    assert decision.finished and "no such file" in stage_line(decision.status)
+    assert "no such file" not in out.getvalue()
 
 
 def test_the_picture_holds_stage_tasks_and_candidates() -> None:

@@ -127,3 +127,18 @@ async def test_what_a_training_said_last_is_read_from_its_log(tmp_path: Path) ->
     assert runner.progress(task) == come[1]
     runner.log_of(task).write_text("\n".join(lines))
     assert runner.progress(task) is None, "only the end of a long log is read"
+
+
+def test_the_last_own_line_of_a_tasks_log_is_what_it_said_last(tmp_path: Path) -> None:
+    task, runner = wanted(), processes(tmp_path, "")
+    assert runner.said(task) == "", "its log is not there yet"
+    runner.logs.mkdir()
+    trained = TrainingStatus(epoch=1, epochs=9, validation_loss=0.5, validation_score=0.9, best_epoch=1, seconds=1)
+    lines = [
+        "2026-01-01 12:00:00,001 fettle.optimizer.measure.clock: start 1, round 2: baseline 1.2 ms",
+        "2026-01-01 12:00:01,001 nncf.common: INFO: not implemented",
+        f"2026-01-01 12:00:02,001 fettle.loop: {progress_line(trained)}",
+        "a library without a format",
+    ]
+    runner.log_of(task).write_text("\n".join(lines))
+    assert runner.said(task) == "start 1, round 2: baseline 1.2 ms"

@@ -132,3 +132,5 @@ def test_a_folder_without_an_artifact_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["reproduce", str(tmp_path), "model.onnx"])
     assert result.exit_code != 0
     assert "has no manifest.json: name a folder that `fettle pull` made" in result.output
+    result = CliRunner().invoke(main, ["reproduce", str(tmp_path / "winner"), "model.onnx"])
+    assert "winner does not exist: name a folder that `fettle pull` made" in result.output

@@ -137,7 +137,7 @@ REFUSED = [
     ("a model's file", ["model.onnx"], "run `fettle optimize model.onnx` first"),
     ("the store itself", ["fettle-store"], "`fettle serve NAME --store fettle-store`"),
     ("a folder of something else", ["empty"], "empty has no manifest.json: expected the folder of an artifact"),
-    ("a path to nowhere", ["./nowhere"], "./nowhere has no manifest.json"),
+    ("a path to nowhere", ["./nowhere"], "./nowhere does not exist: expected the folder of an artifact"),
     ("half an artifact", ["half"], "half has no folder model beside its manifest.json"),
     ("a port that is taken", ["winner", "--port", "TAKEN"], "choose another one with --port"),
     ("a host that is none", ["winner", "--host", "nowhere.invalid"], "cannot listen on nowhere.invalid:8080"),

@@ -102,6 +102,37 @@ def test_another_kind_is_refused_in_one_line(
     assert result.output.count("\n") == 1 and not server.written
 
 
+@pytest.mark.parametrize("arguments", [("why", "digits"), ("status", "om/digits"), ("report", "digits")])
+def test_what_is_in_another_namespace_is_found_there(
+    server: ApiServer, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    for plural in ("modeldeployments", "optimizedmodels"):
+        server.objects[f"{BASE.replace('default', 'team')}/{plural}"] = {"items": []}
+        item = {"metadata": {"name": "digits", "namespace": "vision"}}
+        server.objects[f"/apis/fettle.dev/v1alpha1/{plural}"] = {"items": [item]}
+    result = run(server, tmp_path, "-n", "team", *arguments)
+    assert result.exit_code == 1
+    assert "there is one in namespace vision, which -n selects" in result.output
+    assert any("fieldSelector=metadata.name%3Ddigits" in path for path in server.asked)
+
+
+def test_whoever_may_not_look_into_all_namespaces_still_learns_of_the_option(server: ApiServer, tmp_path: Path) -> None:
+    server.refuse["/apis/fettle.dev/v1alpha1/optimizedmodels"] = (403, "forbidden")
+    result = run(server, tmp_path, "status", "om/nobody")
+    assert result.exit_code == 1
+    assert result.output.endswith("(optimizedmodels: digits); -n NAMESPACE selects another namespace\n")
+
+
+@pytest.mark.parametrize(("model_name", "told"), [("digits-better", True), ("digits", False)])
+def test_why_says_that_a_deployment_follows_a_model_of_another_name(
+    server: ApiServer, tmp_path: Path, model_name: str, told: bool
+) -> None:
+    server.objects[PATH.format("default", "modeldeployments")]["spec"]["model"]["ref"]["name"] = model_name
+    result = run(server, tmp_path, "why", "digits")
+    assert result.exit_code == 0, result.output
+    assert ("follows optimizedmodel/digits-better: kubectl fettle why om/digits-better" in result.output) is told
+
+
 @pytest.mark.parametrize(
     ("arguments", "namespace"),
     [

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from fettle.api import images
+from fettle.api.images import Image
 from fettle.api.reasons import Reason
 from fettle.api.report import Termination
 from fettle.cluster.kinds import Object
 from fettle.cluster.observe import explain, observe
 from fettle.cluster.waiting import unscheduled
 from fettle.plan.run.state import TaskPhase
+from fettle.settings import Settings
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PATIENCE = 15
+ROOT = Path(__file__).parents[3]
 
 
 def at(seconds_ago: float) -> str:
@@ -262,6 +268,37 @@ def test_events_explain_a_job_that_does_not_move(events: list[Object], reason: R
     ],
 )
 def test_the_schedulers_words_become_a_reason_and_what_to_do(message: str, reason: Reason, todo: str) -> None:
-    found, told = unscheduled(message)
+    found, told = unscheduled(message, {}, "spec.server.resources")
     assert (found, message in told, todo in told) == (reason, True, True), told
-    assert len(unscheduled("x" * 9000)[1]) <= 512
+    assert len(unscheduled("x" * 9000, {}, "spec.server.resources")[1]) <= 512
+
+
+@pytest.mark.parametrize(
+    ("stage", "field"), [("measure", "spec.targets[].resources"), ("prepare", "spec.jobs.resources")]
+)
+def test_a_pod_too_large_for_every_node_says_what_it_requests_and_which_field_sets_that(stage: str, field: str) -> None:
+    full = [{**no_node(30)[0], "message": "0/1 nodes are available: 1 Insufficient cpu."}]
+    one = pod("Pending", conditions=full)
+    one["metadata"]["labels"] = {"fettle.dev/stage": stage}
+    one["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "2", "memory": "1Gi"}}
+    said = observe(job(), [one], NOW, PATIENCE).state.message
+    assert said.endswith(f"(each pod requests cpu 2, memory 1Gi: request less in {field}, or add a node)"), said
+
+
+@pytest.mark.parametrize("image", list(Image))
+def test_of_an_image_that_nobody_named_the_message_says_how_to_build_it_and_which_value_names_it(image: Image) -> None:
+    one = pod("Pending", state=waiting("ErrImagePull"))
+    one["status"]["containerStatuses"][0]["image"] = Settings().image(image)
+    said = observe(job(), [one], NOW, PATIENCE).state.message
+    _, name, _ = images.chart_value(image).split(".")
+    values = yaml.safe_load((ROOT / "charts/fettle/values.yaml").read_text())
+    assert f"docker/Dockerfile.{image}, push it, and set image.{name}.repository" in said
+    assert values["image"][name]["repository"] == Settings().image(image).partition(":")[0]
+    assert (ROOT / f"docker/Dockerfile.{image}").exists()
+
+
+def test_of_an_image_that_somebody_named_the_message_says_to_check_the_name() -> None:
+    one = pod("Pending", state=waiting("ErrImagePull"))
+    one["status"]["containerStatuses"][0]["image"] = "registry.example.com:5000/fettle/optimizer:0.1.0"
+    said = observe(job(), [one], NOW, PATIENCE).state.message
+    assert "check the image's name, the registry, and imagePullSecrets" in said

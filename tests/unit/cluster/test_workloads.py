@@ -53,6 +53,15 @@ def test_pods_on_their_way_out_serve_no_more() -> None:
     assert (found.ready, found.available, found.leaving, found.artifact) == (1, 1, 1, "pvc://s/artifacts/a")
 
 
+def test_a_pod_too_large_for_every_node_says_what_it_requests_and_which_field_sets_that() -> None:
+    full = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: 1 Insufficient cpu."}
+    one = pod(conditions=[full])
+    one["spec"] = {"containers": [{"name": "server", "resources": {"requests": {"cpu": 1, "memory": "1Gi"}}}]}
+    fault = workloads.observe(deployment(1), [one]).fault
+    told = "each pod requests cpu 1, memory 1Gi: request less in spec.server.resources, or add a node"
+    assert fault is not None and told in fault.message
+
+
 def test_an_evicted_pod_is_none() -> None:
     found = workloads.observe(deployment(1), [pod(phase="Failed", reason="Evicted")])
     assert (found.pods, found.ready, found.fault) == (0, 0, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -16,11 +16,13 @@ from urllib3.exceptions import HTTPError
 
 from fettle.api.base import GROUP, MANAGED_LABEL, MODEL_DEPLOYMENT_LABEL, VERSION
 from fettle.api.reasons import Reason
+from fettle.api.text import joined
 from fettle.cluster.refusal import Refusal
 from fettle.errors import ClusterError, MissingError, UsageError
 
 FIELD_MANAGER = "kubectl-fettle"
 DEPLOYMENTS, MODELS = "modeldeployments", "optimizedmodels"
+LOOK_SECONDS = 5.0  # for what only makes an error more helpful
 Object = dict[str, Any]
 
 
@@ -59,7 +61,7 @@ class Cluster:
                 )
                 return resource
         except MissingError as error:
-            raise MissingError(f"{error.message}; {self._there(plural)}") from error
+            raise MissingError(f"{error.message}; {self._there(plural)}; {self.elsewhere((plural,), name)}") from error
 
     def objects(self, plural: str, timeout: float | None = None) -> list[Object]:
         """All Fettle objects of one kind."""
@@ -154,6 +156,19 @@ class Cluster:
         except ClusterError:
             return "the existing ones cannot be listed"
         return f"existing: {', '.join(names[:20])}" if names else f"namespace {self.namespace} has none"
+
+    def elsewhere(self, plurals: Iterable[str], name: str) -> str:
+        """The advice to look in another namespace, with those that have an object of that name, as far as the user may list them."""
+        found: set[str] = set()
+        for plural in plurals:
+            with suppress(ClusterError), api_errors(plural):
+                listed = self._custom.list_cluster_custom_object(
+                    GROUP, VERSION, plural, field_selector=f"metadata.name={name}", _request_timeout=LOOK_SECONDS
+                )
+                found |= {item["metadata"]["namespace"] for item in listed["items"]}
+        if not found:
+            return "-n NAMESPACE selects another namespace"
+        return f"there is one in namespace {joined(sorted(found), 'or')}, which -n selects"
 
     def operator_environment(self) -> dict[str, str]:
         """Plain environment variables of the operator, which is found by its label; empty if it cannot be read."""

@@ -17,7 +17,7 @@ from fettle.cli.access.completion import deployment_names
 from fettle.cli.access.objects import deployment_of, echo, output_option
 from fettle.cli.access.options import with_cluster
 from fettle.cli.access.subject import NameType
-from fettle.cli.views.progress import result_console
+from fettle.cli.views.progress import result_console, show_result
 from fettle.cluster import ledger
 from fettle.errors import ClusterError
 from fettle.plan import timestamps
@@ -59,8 +59,7 @@ def history(cluster: Cluster, deployment: str, output: str | None) -> None:
     if not lines:
         click.echo(f"modeldeployment {deployment} has served nothing yet")
         return
-    console = result_console()
-    console.print(table(lines, datetime.now(UTC)))
+    show_result(result_console(), table(lines, datetime.now(UTC)))
 
 
 def read_ledger(cluster: Cluster, name: str) -> list[Object] | None:

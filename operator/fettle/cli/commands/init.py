@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from fettle.api.report import PrepareReport
-from fettle.cli.commands.optimize import documents_of, followed
+from fettle.cli.commands.optimize import documents_of, followed, tell_options
 from fettle.cli.entry import EXIT_FAILURE
 from fettle.cli.local.manifests import ModelDocument
 from fettle.cli.local.model_options import ModelOptions, model_options
@@ -70,5 +70,6 @@ def _prepared(document: ModelDocument, located: Places) -> PrepareReport:
         status = followed(document, lambda change: model_run(document, located, change, through=UntilPrepared))
     except Prepared as prepared:
         return prepared.report
-    click.echo(stage_line(status), err=True)
+    click.echo(f"{document.name}: {stage_line(status)}", err=True)
+    tell_options(status)
     sys.exit(EXIT_FAILURE)

@@ -26,6 +26,7 @@ from fettle.cli.local.manifests import Documents, ModelDocument, read
 from fettle.cli.local.model_options import ModelOptions, gathered, model_options
 from fettle.cli.local.model_run import logs_of, model_run
 from fettle.cli.local.mounts import DEFAULT_FOLDER, Places, parse_maps, places, with_parallelism
+from fettle.cli.local.option_hints import option_hint
 from fettle.cli.local.results import keep_result
 from fettle.cli.local.run import LocalRun, OnChange
 from fettle.cli.plain_yaml import dumped
@@ -36,6 +37,7 @@ from fettle.cli.views.progress import (
     PlainDisplay,
     candidates_table,
     result_console,
+    show_result,
     size,
     stage_line,
 )
@@ -154,6 +156,8 @@ def optimize(
         done.append((manifest, status))
         if shown.output is None:
             show(result_console(), manifest, located, status)
+            if file is None:
+                tell_options(status)
             for line in cost_lines(status, shown.price) if shown.price is not None else ():
                 click.echo(line)
         if shown.show_report and status.report is not None:
@@ -213,7 +217,7 @@ def show(console: Console, manifest: ModelDocument, located: Places, status: Opt
         say(f"original  {baseline.target}: {baseline.worth}")
     if status.candidates:
         say("")
-        console.print(candidates_table(status, console.width))
+        show_result(console, candidates_table(status, console.width))
         say("")
     several = len({row.target for row in status.candidates}) > 1
     for row in status.candidates:
@@ -232,6 +236,13 @@ def show(console: Console, manifest: ModelDocument, located: Places, status: Opt
         say(f"report    {located.local(status.report.uri)}")
     if not is_ready(status):
         say(f"logs      {logs_of(located, manifest)}")
+
+
+def tell_options(status: OptimizedModelStatus) -> None:
+    """For who wrote no manifest: which options stand for the fields that the run's error names."""
+    hint = "" if is_ready(status) else option_hint(stage_line(status))
+    if hint:
+        click.echo(f"hint      {hint}", err=True)
 
 
 def _page(located: Places, uri: str) -> str:

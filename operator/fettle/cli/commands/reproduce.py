@@ -57,9 +57,8 @@ def manifest_in(folder: Path) -> Manifest:
     """The manifest of the artifact in `folder`, its digest checked where the folder's name is one. Raises UsageError, StoreError."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise UsageError(
-            f"{folder} has no {MANIFEST}: name a folder that `fettle pull` made, or STORE/artifacts/SHA256"
-        )
+        found = f"{folder} has no {MANIFEST}" if folder.exists() else f"{folder} does not exist"
+        raise UsageError(f"{found}: name a folder that `fettle pull` made, or STORE/artifacts/SHA256")
     return read_fetched(folder, folder.name if re.fullmatch("[0-9a-f]{64}", folder.name) else file_digest(path)[0])
 
 

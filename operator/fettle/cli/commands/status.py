@@ -20,7 +20,7 @@ from fettle.cli.access.options import with_cluster
 from fettle.cli.access.subject import Subject, SubjectType
 from fettle.cli.access.watching import Watched
 from fettle.cli.views.model import model
-from fettle.cli.views.progress import result_console
+from fettle.cli.views.progress import result_console, show_result
 from fettle.cli.views.rollout import rollout
 from fettle.errors import ClusterError, MissingError
 
@@ -57,7 +57,7 @@ def status(cluster: Cluster, subject: Subject, watch: bool, output: str | None) 
     elif output is not None:
         echo(documents(cluster, subject), output)
     else:
-        console.print(picture(look(cluster, subject), console.width), soft_wrap=not console.is_terminal)
+        show_result(console, picture(look(cluster, subject), console.width))
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def absent(cluster: Cluster, subject: Subject) -> MissingError:
     there = {plural: cluster.names(plural) for plural in subject.kinds}
     known = "; ".join(f"{plural}: {', '.join(found[:20]) or 'none'}" for plural, found in there.items())
     kinds = " or ".join(plural.removesuffix("s") for plural in subject.kinds)
-    return MissingError(f"no {kinds} {subject.name!r} in namespace {cluster.namespace!r} ({known})")
+    advice = cluster.elsewhere(subject.kinds, subject.name)
+    return MissingError(f"no {kinds} {subject.name!r} in namespace {cluster.namespace!r} ({known}); {advice}")
 
 
 def documents(cluster: Cluster, subject: Subject) -> Object:

@@ -27,7 +27,7 @@ from fettle.cli.access.subject import Subject, SubjectType
 from fettle.cli.commands.history import RevisionLine, lines_of, read_ledger
 from fettle.cli.commands.status import absent
 from fettle.cli.views.model import retry_hint
-from fettle.cli.views.progress import result_console
+from fettle.cli.views.progress import result_console, show_result
 from fettle.cli.views.reasons import JudgedCandidate, choices, judgements
 from fettle.cluster import ledger
 from fettle.errors import ClusterError, MissingError
@@ -73,7 +73,8 @@ def why(cluster: Cluster, subject: Subject, everything: bool, output: str | None
     if (deployment := _found(deployment_of, cluster, subject, DEPLOYMENTS)) is not None:
         decisions = decisions_of(cluster, deployment, everything=everything)
         told["modeldeployment"] = {"summary": summary(deployment), "decisions": [asdict(row) for row in decisions]}
-        parts.append(Group(Text(f"modeldeployment/{name}: {summary(deployment)}", style="bold"), chain(decisions)))
+        parts += [Text(f"modeldeployment/{name}: {summary(deployment)}", style="bold"), chain(decisions)]
+        parts += _other_model(name, deployment)
     if (model := _found(model_of, cluster, subject, MODELS)) is not None:
         judged = judgements(model)
         told["optimizedmodel"] = {"summary": outcome(model), "candidates": [asdict(row) for row in judged]}
@@ -83,8 +84,7 @@ def why(cluster: Cluster, subject: Subject, everything: bool, output: str | None
     if output is not None:
         echo(told, output)
         return
-    console = result_console()
-    console.print(Group(*parts), soft_wrap=not console.is_terminal)
+    show_result(result_console(), Group(*parts))
 
 
 def _found(read: Callable[[Cluster, str], Found], cluster: Cluster, subject: Subject, kind: str) -> Found | None:
@@ -93,6 +93,15 @@ def _found(read: Callable[[Cluster, str], Found], cluster: Cluster, subject: Sub
         with suppress(MissingError):
             return read(cluster, subject.name)
     return None
+
+
+def _other_model(name: str, deployment: ModelDeployment) -> list[RenderableType]:
+    """A remark if it follows an OptimizedModel of another name than its own, which a bare name does not show."""
+    ref = deployment.spec.model.ref
+    if ref is None or ref.name == name:
+        return []
+    text = f"modeldeployment/{name} follows optimizedmodel/{ref.name}: kubectl fettle why om/{ref.name} explains that model"
+    return ["", Text(text)]
 
 
 def _choices(name: str, model: OptimizedModel, judged: Sequence[JudgedCandidate]) -> list[RenderableType]:

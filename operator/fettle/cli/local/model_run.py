@@ -27,7 +27,7 @@ def model_run(
     environment = {**os.environ, **located.mounts.to_environment(), **given_by_spec}
     given = RunInput(manifest.namespace, manifest.name, generation, located.spec, located.store, measure_seconds)
     processes = Processes(environment, logs_of(located, manifest))
-    return LocalRun(given, through(processes), on_change, progress=processes.progress)
+    return LocalRun(given, through(processes), on_change, progress=processes.progress, said=processes.said)
 
 
 def logs_of(located: Places, manifest: ModelDocument) -> Path:

@@ -16,14 +16,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fettle.api.progress import TrainingStatus, progress_in
+from fettle.api.progress import PROGRESS, TrainingStatus, progress_in
 from fettle.api.reasons import Reason
 from fettle.api.report import Termination, unframe
 from fettle.api.task import encode_task
+from fettle.api.text import clip
 from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 
 GRACE_SECONDS = 5.0  # between the polite and the other signal
 TAIL = 32 << 10  # bytes of a log, among which its last figures are
+OWN_LINE = re.compile(r"\S+ \S+ fettle[\w.]*: (.+)")  # of a log: date, time, name of a module of ours
+SAID = 160  # bytes of it that are shown
 COMMAND = (sys.executable, "-m", "fettle.optimizer")
 
 
@@ -42,13 +45,22 @@ class Processes:
 
     def progress(self, request: TaskRequest) -> TrainingStatus | None:
         """What a training said last in its log; None where it has said nothing yet."""
+        lines = reversed(self._end_of_log(request))
+        return next((told for line in lines if (told := progress_in(line)) is not None), None)
+
+    def said(self, request: TaskRequest) -> str:
+        """What a task said last in its log, in its own words; empty where it has said nothing yet."""
+        lines = (line for line in reversed(self._end_of_log(request)) if PROGRESS not in line)
+        found = map(OWN_LINE.match, lines)
+        return next((clip(match[1], SAID) for match in found if match is not None), "")
+
+    def _end_of_log(self, request: TaskRequest) -> list[str]:
         try:
             with self.log_of(request).open("rb") as log:
                 log.seek(max(log.seek(0, os.SEEK_END) - TAIL, 0))
-                lines = log.read().decode(errors="replace").splitlines()
+                return log.read().decode(errors="replace").splitlines()
         except FileNotFoundError:  # it has only just begun
-            return None
-        return next((told for line in reversed(lines) if (told := progress_in(line)) is not None), None)
+            return []
 
     async def run(self, request: TaskRequest) -> TaskState:
         """Run the task to its end or its deadline. If it is cancelled, the process and its children are ended too."""

@@ -62,6 +62,7 @@ def _no_artifact(path: Path, source: str) -> str:
         return f"{source} is a file, not an artifact: run `fettle optimize {source}` first"
     if (path / "artifacts").is_dir():
         return f"{source} is a store of several artifacts: serve one by the model's name, `fettle serve NAME --store {source}`"
-    return f"{source} has no {MANIFEST}: expected the folder of an artifact, as `fettle pull` writes it" + (
-        "" if path.is_dir() else ", or the name of a model that was optimized here"
-    )
+    expected = "expected the folder of an artifact, as `fettle pull` writes it"
+    if path.is_dir():
+        return f"{source} has no {MANIFEST}: {expected}"
+    return f"{source} does not exist: {expected}, or the name of a model that was optimized here"

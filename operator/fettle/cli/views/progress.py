@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -32,6 +32,7 @@ PRUNED = (
 )
 INTERVALS_WIDTH = 132  # columns from which a table has room for intervals
 PIPE_WIDTH = 240  # a pipe has no width: nothing that grep will read is folded
+SILENT_SECONDS = 25.0  # without a line, after which what runs is told again
 PICTURES_PER_SECOND = 2.0  # drawn beside a measurement too: no more than it needs
 
 
@@ -93,13 +94,14 @@ class LiveDisplay:
 
 
 class PlainDisplay:
-    """One line for each change, for logs, pipes and dumb terminals."""
+    """One line for each change, for logs, pipes and dumb terminals. While nothing changes, one for each task from time to time."""
 
-    def __init__(self, console: Console, name: str) -> None:
+    def __init__(self, console: Console, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         """`name` is the OptimizedModel's."""
         self._console = console
         self._name = name
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = self._last = clock()
         self._stage = ""
         self._running: set[str] = set()
         self._rows: dict[tuple[str, str], CandidateState] = {}
@@ -111,14 +113,16 @@ class PlainDisplay:
         return None
 
     def update(self, decision: RunDecision, running: tuple[TaskRequest, ...]) -> None:
-        """Print what is new."""
+        """Print what is new. How the run ended is left to whoever shows its result."""
         stage = stage_line(decision.status)
-        if stage != self._stage:
+        if stage != self._stage and not decision.finished:
             self._say(stage)
             self._stage = stage
         for task in running:
             if task.task_hash not in self._running:
                 self._say(f"start {task.label}" + (f" (attempt {task.attempt + 1})" if task.attempt else ""))
+            elif self._clock() - self._last >= SILENT_SECONDS:
+                self._say(task.label)
         self._running = {task.task_hash for task in running}
         for row in decision.status.candidates:
             if self._rows.get((row.target, row.name)) != row.state:
@@ -127,7 +131,8 @@ class PlainDisplay:
                     self._say(f"{row.target}/{row.name}: {row.state} {reason_of(row)}".rstrip())
 
     def _say(self, text: str) -> None:
-        line = f"[{_clock(time.monotonic() - self._started)}] {self._name}: {text}"
+        self._last = self._clock()
+        line = f"[{_clock(self._last - self._started)}] {self._name}: {text}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -135,6 +140,17 @@ def result_console() -> Console:
     """A console on stdout; if that is not a terminal, lines are not cut."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
+def show_result(console: Console, result: RenderableType) -> None:
+    """Print `result`; into a pipe without the blanks that pad a column."""
+    if console.is_terminal:
+        console.print(result)
+        return
+    with console.capture() as captured:
+        console.print(result, soft_wrap=True)
+    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

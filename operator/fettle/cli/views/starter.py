@@ -75,7 +75,7 @@ class Starter:
         yield "  targets:"
         yield "    - name: cpu"
         yield f"      runtimes: [{', '.join(target['runtimes'])}]  # runtimes that you are willing to serve with"
-        yield f"      threads: {target['threads']}  # CPU cores of one serving pod; defaults to those of this machine"
+        yield f"      threads: {target['threads']}  # CPU cores that each serving pod and measuring Job requests; defaults to those of this machine"
         yield from _indented(_plain({"batchSizes": target["batchSizes"]}) if target.get("batchSizes") else (), 6)
         yield from _indented(_plain({"objective": spec["objective"]}) if "objective" in spec else (), 2)
         yield from self._constraints(spec)
@@ -131,7 +131,7 @@ class Starter:
         yield f"metadata: {{name: {self.name}}}"
         yield "spec:"
         yield f"  model: {{ref: {{name: {self.name}, target: cpu}}}}  # follows the latest published artifact"
-        yield "  replicas: 3"
+        yield from self._pods()
         yield "  rollout:"
         yield "    steps: [{weight: 34}, {pause: {seconds: 60}}, {weight: 67}, {pause: {seconds: 60}}, {weight: 100}]"
         yield "    analysis:"
@@ -139,6 +139,14 @@ class Starter:
         yield "      latency: {percentile: 50, maxRatioToStable: 2}"
         if self._metric is None or metrics.entry(self._metric).canaries is not None:
             yield "      agreement: {min: 0.95}  # share of live requests with the same answer as the stable revision's"
+
+    def _pods(self) -> Iterable[str]:
+        """How many there are, and what each requests unless the operator has a default of its own."""
+        (target,) = self.document["spec"]["targets"]
+        cores = target["threads"]
+        yield f"  replicas: 3  # each pod requests and may use {cores} CPU and 1Gi, which keeps its latency stable"
+        yield "  # On a small cluster, request less. The latency then depends on what else runs on the node:"
+        yield f'  # server: {{resources: {{requests: {{cpu: 200m, memory: 512Mi}}, limits: {{cpu: "{cores}", memory: 512Mi}}}}}}'
 
 
 def addresses(name: str, claim: str, paths: Iterable[str | None]) -> dict[str, str]:

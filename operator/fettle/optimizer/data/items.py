@@ -19,6 +19,7 @@ from fettle.errors import DataError
 from fettle.optimizer.data.columns import LABELS, Array, Columns, Encoder, ReadRequest, Room, listed
 from fettle.optimizer.data.files import column_names, read_columns
 from fettle.store.arrays import item_digest
+from fettle.store.beside import not_there
 from fettle.store.comparison import is_float
 from fettle.store.store import explained
 from fettle.store.uris import Location, Mounts, locate
@@ -95,7 +96,7 @@ def read(request: ItemsRequest, mounts: Mounts, signature: Signature, axes: Mapp
         uri, encoded or inputs, request.label_key, request.max_samples, room, request.by_name, request.judged
     )
     with explained(f"reading {uri}"):
-        columns = _columns(location, wanted, signature, request.preprocess)
+        columns = _columns(location, mounts, wanted, signature, request.preprocess)
     texts = {name: columns.arrays[name] for name in encoded}
     if texts and request.encoder is not None:
         made = request.encoder.encode(texts)
@@ -141,7 +142,7 @@ def column_names_of(uri: str, mounts: Mounts) -> set[str]:
 
 
 def _columns(
-    location: Location, wanted: ReadRequest, signature: Signature, preprocess: PreprocessSpec | None
+    location: Location, mounts: Mounts, wanted: ReadRequest, signature: Signature, preprocess: PreprocessSpec | None
 ) -> Columns:
     filesystem, path = location.filesystem, location.path
     if filesystem.isdir(path):
@@ -149,7 +150,7 @@ def _columns(
 
         return read_images(filesystem, path, wanted, signature, preprocess or PreprocessSpec())
     if not filesystem.isfile(path):
-        raise DataError(f"{location.uri} does not exist", reason=Reason.DATA_NOT_FOUND)
+        raise DataError(not_there(location, mounts), reason=Reason.DATA_NOT_FOUND)
     if preprocess is not None:
         raise DataError(
             f"{location.uri} is a file, but preprocess requires a folder of images; a file must contain the model's inputs as they are"

@@ -16,6 +16,7 @@ from fettle.optimizer.prepare.files import below, copy
 from fettle.optimizer.sources import huggingface, mlflow
 from fettle.optimizer.sources.base import CODE, SourceFormat
 from fettle.optimizer.sources.recognition import recognize
+from fettle.store.beside import not_there
 from fettle.store.files import file_digest
 from fettle.store.store import explained
 from fettle.store.uris import Location, Mounts, locate
@@ -50,7 +51,7 @@ def fetch(spec: SourceSpec, mounts: Mounts, folder: Path) -> Source:
     """
     given = locate(spec.uri, mounts, missing=SourceError)
     if not given.filesystem.exists(given.path):
-        raise SourceError(f"{spec.uri} does not exist")
+        raise SourceError(not_there(given, mounts))
     if given.filesystem.isdir(given.path):
         home, entry = given, _entry_of(given)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 from fettle.api import formats
@@ -62,8 +63,20 @@ def _format_of(path: Path, wanted: FormatName) -> SourceFormat:
     if asked is not None:
         message = f"{path.name} is damaged or not {asked.title}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
+    if (line := _first_line(head)) is not None:
+        what = f"it is a text file, which starts with {line!r}"
+        message = f"the format of {path.name} was not recognized: {what}; {sources.readable()}"
+        raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     onnx = sources.of(FormatName.ONNX)  # the last, for it has no first bytes of its own
     if wanted == FormatName.AUTO and not onnx.recognizes(path, head):
         message = f"the format of {path.name} was not recognized; {sources.readable()}"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     return onnx
+
+
+def _first_line(head: bytes) -> str | None:
+    """The first line of a file that is text as far as its first bytes tell; None for a binary file, as every model of ONNX is."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)  # the last letter may be cut
+    if any(not letter.isprintable() and not letter.isspace() for letter in text) or "\ufffd" in text:
+        return None
+    return next(iter(text.split("\n")), "").strip() if text.strip() else None

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from fettle.api.bounds import UNMEASURED, Miss, Rules, is_exact, misses, percentile
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
-from fettle.api.text import clip, percent, rounded
+from fettle.api.text import clip, joined, percent, rounded
 from fettle.api.vocabulary import CandidateState, Objective
 from fettle.plan.run.planned import Finding
+
+FAR = 1.0  # a distance up to which it is told in percent: beyond twice the bound, the two figures say more
 
 
 @dataclass(frozen=True)
@@ -179,9 +181,11 @@ def _nearest(rows: Sequence[CandidateStatus], failed: dict[str, tuple[Miss, ...]
     if failed:
         name, missed = min(failed.items(), key=lambda item: max(miss.distance for miss in item[1]))
         worst = max(missed, key=lambda miss: miss.distance)
-        by = f" (missed by {percent(worst.distance, 0)})" if worst.distance != UNMEASURED else ""
+        by = f" (missed by {percent(worst.distance, 0)})" if worst.distance <= FAR else ""
         texts = "; ".join(miss.message for miss in missed)
-        message = f"none of {len(rows)} candidates satisfies every constraint; nearest: {name}: {texts}{by}"
+        advice = [miss.advice for miss in missed if miss.advice]
+        accept = f"; to accept it, {joined(advice)}" if len(advice) == len(missed) else ""
+        message = f"none of {len(rows)} candidates satisfies every constraint; nearest: {name}: {texts}{by}{accept}"
     else:
         first = next((row for row in rows if row.message), None)
         example = f"; {first.name}: {first.message}" if first is not None else ""

@@ -15,6 +15,8 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.reasons import Reason
 from fettle.api.source import InputSpec, SourceSpec
+from fettle.store.beside import not_there
+from fettle.store.uris import Mounts, locate
 
 
 def test_a_file_is_known_by_its_own_digest(bench: Workbench) -> None:
@@ -56,6 +58,24 @@ def test_a_source_that_is_not_there_is_not_found(bench: Workbench, uri: str, wor
     assert (error.reason, words in error.message) == (Reason.SOURCE_NOT_FOUND, True), error.message
 
 
+def test_of_an_address_where_nothing_is_the_names_beside_it_are_told_the_most_alike_first(bench: Workbench) -> None:
+    (bench.folder / "mine").mkdir()
+    for name in ("a.txt", "b.txt", "c.txt", "d.txt", "items.npz", "model.onnx", ".hidden"):
+        (bench.folder / "mine" / name).write_bytes(b"1")
+    told = bench.refused(uri="pvc://claim/mine/modle.onnx").message
+    expected = "pvc://claim/mine/modle.onnx does not exist; beside it: model.onnx, a.txt, b.txt, c.txt, d.txt; "
+    assert told.startswith(expected), told
+    assert "`fettle push` the file there and run `kubectl fettle retry om/NAME`" in told
+    assert "beside it" not in bench.refused(uri="pvc://claim/nowhere/modle.onnx").message
+
+
+def test_without_a_cluster_no_command_for_one_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"1")
+    mounts = Mounts({"claim": tmp_path}, allow_files=True)
+    told = not_there(locate("pvc://claim/modle.onnx", mounts), mounts)
+    assert told == "pvc://claim/modle.onnx does not exist; beside it: model.onnx"
+
+
 def test_what_was_prepared_before_is_told_again(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     assert bench.prepare() == bench.prepare()
@@ -78,6 +98,12 @@ def test_a_configuration_beside_the_only_model_is_no_second_model(bench: Workben
         ("model.onnx", b"<!DOCTYPE html>", Reason.UNSUPPORTED_FORMAT, "an HTML page"),
         ("model.bin", b"whatever this is", Reason.UNSUPPORTED_FORMAT, "was not recognized"),
         ("model.pb", b"\nA text of two lines\nand one word\n", Reason.UNSUPPORTED_FORMAT, "was not recognized"),
+        (
+            "model.onnx",
+            b"id,label\n1,cat\n",
+            Reason.UNSUPPORTED_FORMAT,
+            "it is a text file, which starts with 'id,label'",
+        ),
         ("model.onnx", b"", Reason.SOURCE_CORRUPTED, "it is empty"),
         ("model.onnx", b"\x08\x08\x12\xff\xff", Reason.SOURCE_CORRUPTED, "is damaged"),
     ],

@@ -173,7 +173,15 @@ def test_the_nearest_miss_is_named_with_its_distance() -> None:
     assert choice.miss is not None
     assert choice.miss.reason == Reason.CONSTRAINTS_NOT_MET
     assert "nearest: int8-near" in choice.miss.message
-    assert "missed by 20 %" in choice.miss.message
+    assert "(missed by 20 %); to accept it, raise constraints.accuracy.maxDrop" in choice.miss.message
+
+
+def test_of_a_bound_that_is_out_of_reach_no_percentage_is_told_but_how_to_lower_it() -> None:
+    choice = judge([row("int8", (3.9, 3.8, 4.0), 0.001)], constraints=within(speedup=SpeedupConstraint(min=300)))
+    assert choice.miss is not None
+    told = "nearest: int8: speed-up 3.9 [3.8, 4] must be at least 300 at its lower end; to accept it, lower constraints.speedup.min"
+    assert told in choice.miss.message
+    assert "missed by" not in choice.miss.message
 
 
 def test_a_missing_figure_is_farther_than_any_miss() -> None:
