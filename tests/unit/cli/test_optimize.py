@@ -205,6 +205,26 @@ def test_a_narrow_terminal_gets_the_points_without_their_intervals() -> None:
     assert line.split() == ["int8-openvino", "2.000", "3.00", "0.0010", "300", "B", "Selected"]
 
 
+def test_an_original_that_is_only_timed_is_the_first_row_of_its_target() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    others = tuple(row for row in world.status.candidates if row.name != "original")
+    out = io.StringIO()
+    status = world.status.model_copy(update={"candidates": others})
+    Console(file=out, width=200).print(candidates_table(status, 200))
+    first = out.getvalue().splitlines()[1]
+    assert first.split()[:5] == ["original", "6.000", "none", "1.00", "kB"]
+    assert "only timed: onnxruntime is not among the runtimes" in first
+
+
+def test_an_original_that_is_a_candidate_has_one_row() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    out = io.StringIO()
+    Console(file=out, width=200).print(candidates_table(world.status, 200))
+    assert sum(line.startswith("original ") for line in out.getvalue().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("number", "expected"), [(None, ""), (999, "999 B"), (1930000, "1.93 MB"), (5 * 10**12, "5000.00 GB")]
 )
