@@ -82,6 +82,7 @@ class TargetSection:
     measured: MeasureReport
     lines: tuple[CandidateLine, ...]
     winner: CandidateStatus | None
+    size_before: int  # of the source; of what was timed in its place, nobody asked for a size
     unsteady: str | None  # what the clock says against the winner's figures
     manifest: Manifest | None
     artifact: str | None
@@ -146,6 +147,7 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
         measured=reports[0],
         lines=tuple(sorted(lines, key=_order)),
         winner=winner,
+        size_before=material.prepare.source.bytes if winner and text.is_converted(winner) else baseline.bytes,
         unsteady=next((line.message for line in lines if line.kind == "selected" and line.reason in UNSTEADY), None),
         manifest=material.manifests.get(digest) if digest is not None else None,
         artifact=material.artifacts.get(digest) if digest is not None else None,

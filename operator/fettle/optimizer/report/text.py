@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fettle.api import metrics
+from fettle.api.bounds import BASELINES
 from fettle.api.executed import Executed
 from fettle.api.optimizedmodel_status import (
     AgreementStatus,
@@ -13,7 +14,7 @@ from fettle.api.optimizedmodel_status import (
 )
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.text import percent
-from fettle.api.vocabulary import Evidence, Metric, Precision
+from fettle.api.vocabulary import Basis, Evidence, Metric, Precision
 
 MISSING = "–"
 EVIDENCE = {
@@ -144,7 +145,7 @@ def gain(row: CandidateStatus, before: Measurement | None) -> str:
     """One sentence on the gain."""
     if row.speedup is None:
         return "Its time was not measured."
-    value = row.speedup.value
+    value, beside = row.speedup.value, BASELINES[row.speedup.basis]
     after = first(row)
     change = ""
     if before is not None and after is not None:
@@ -152,10 +153,9 @@ def gain(row: CandidateStatus, before: Measurement | None) -> str:
             f": {milliseconds(before.latency_milliseconds.p50)} became {milliseconds(after.latency_milliseconds.p50)}"
         )
     if row.speedup.low <= 1 <= row.speedup.high:
-        return f"It is as fast as the original{change} (factor {span(row.speedup)})."
-    word = "faster" if value >= 1 else "slower"
-    factor = value if value >= 1 else 1 / value
-    return f"It is {number(factor)} times {'as fast as' if word == 'faster' else 'slower than'} the original{change} (factor {span(row.speedup)})."
+        return f"It is as fast as {beside}{change} (factor {span(row.speedup)})."
+    how = f"{number(value)} times as fast as" if value >= 1 else f"{number(1 / value)} times slower than"
+    return f"It is {how} {beside}{change} (factor {span(row.speedup)})."
 
 
 def cost(row: CandidateStatus) -> str:
@@ -221,6 +221,11 @@ def original(baseline: BaselineStatus) -> str | None:
     return f"{sentence}. Labels were read as {baseline.labels}.{taken}"
 
 
+def is_converted(row: CandidateStatus) -> bool:
+    """Whether `row` was timed beside the converted model, because the source itself could not be timed."""
+    return row.speedup is not None and row.speedup.basis == Basis.PORTABLE_FORM
+
+
 def headline(name: str, row: CandidateStatus, before: Measurement | None, size_before: int) -> str:
     """The gain, for people who decide: 'digits answers 4 times as fast: in 2.6 ms instead of 10.4 ms, from a file 73 % smaller.'"""
     after = first(row)
@@ -228,12 +233,13 @@ def headline(name: str, row: CandidateStatus, before: Measurement | None, size_b
         return f"{name} is published; its time was not measured."
     factor = row.speedup.value
     now, then = after.latency_milliseconds.p50, before.latency_milliseconds.p50 if before is not None else None
+    beside = BASELINES[row.speedup.basis] if is_converted(row) else ""
     if row.speedup.low <= 1 <= row.speedup.high:
-        gained = f"{name} answers as fast as before"
+        gained = f"{name} answers as fast as {beside or 'before'}"
     elif factor > 1:
-        gained = f"{name} answers {number(factor, 2)} times as fast"
+        gained = f"{name} answers {number(factor, 2)} times as fast{f' as {beside}' if beside else ''}"
     else:
-        gained = f"{name} answers {number(1 / factor, 2)} times more slowly"
+        gained = f"{name} answers {number(1 / factor, 2)} times more slowly{f' than {beside}' if beside else ''}"
     times_text = f": in {milliseconds(now)} instead of {milliseconds(then)}" if then is not None else ""
     return f"{gained}{times_text}{_smaller(row.bytes, size_before)}."
 

@@ -23,8 +23,8 @@ from tests.unit.optimizer.report.run_of_digits import (
 from fettle.api.constraints import AccuracyConstraint, Constraints, LatencyConstraint, SizeConstraint, SpeedupConstraint
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement, MetricValue
 from fettle.api.reasons import Reason
-from fettle.api.report import MeasureReport
-from fettle.api.vocabulary import CandidateState, Evidence, Metric
+from fettle.api.report import MeasureReport, PrepareReport
+from fettle.api.vocabulary import Basis, CandidateState, Evidence, Metric
 from fettle.errors import StoreError
 from fettle.optimizer import publish
 from fettle.optimizer.report import plot, plot_rows, text
@@ -271,6 +271,31 @@ def test_an_unsteady_clock_is_said_where_the_figures_stand(finished: tuple[Store
     publish.run(publish_task(store, verdicts=doubted), store, Mounts())
     page = parsed(store.read_bytes("reports/vision/digits/3.html").decode()).text
     assert "The clock was unsteady: known to 40% only." in page
+
+
+def test_the_report_of_a_converted_source_compares_times_with_the_converted_model_and_sizes_with_the_source(
+    finished: tuple[Store, str],
+) -> None:
+    store, _ = finished
+    prepared, measured = store.result(PREPARE), store.result(MEASURE)
+    assert isinstance(prepared, PrepareReport)
+    assert isinstance(measured, MeasureReport)
+    source = prepared.source.model_copy(update={"bytes": 12_900_000})
+    store.put_result(PREPARE, prepared.model_copy(update={"source": source, "basis": Basis.PORTABLE_FORM}))
+    converted = tuple(
+        row.model_copy(update={"speedup": row.speedup.model_copy(update={"basis": Basis.PORTABLE_FORM})})
+        if row.speedup is not None
+        else row
+        for row in measured.candidates
+    )
+    store.put_result(MEASURE, measured.model_copy(update={"candidates": converted}))
+    page = parsed(published(store)).text
+    headline = "digits answers 4 times as fast as the converted model (ONNX): in 2.6 ms instead of 10.4 ms, from a file 90 % smaller."
+    assert headline in page
+    assert "times as fast as the converted model 4 ×" in page
+    assert "was 12.9 MB" in page
+    assert "It is 4 times as fast as the converted model (ONNX): 10.4 ms became 2.6 ms" in page
+    assert "as fast as the original" not in page.partition("in pictures")[0]
 
 
 # ------------------------------------------------------------------------------------------------------- numbers and sentences
