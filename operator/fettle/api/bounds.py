@@ -14,7 +14,7 @@ from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.interval import items_needed
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement
 from fettle.api.reasons import Reason
-from fettle.api.text import beyond
+from fettle.api.text import beyond, rounded
 from fettle.api.vocabulary import Basis, Evidence, Objective
 
 ORIGINAL = "original"  # name and recipe of the untouched source; every other candidate's name ends with its runtime
@@ -95,14 +95,25 @@ def percentile(row: CandidateStatus, batch_size: int, number: int) -> float | No
 
 def span(interval: Interval, bound: float = math.nan) -> str:
     """'0.004 [-0.001, 0.009]', with enough digits to distinguish each end from `bound`."""
-    return f"{interval.value:.3g} [{beyond(interval.low, bound)}, {beyond(interval.high, bound)}]"
+    return f"{rounded(interval.value)} [{beyond(interval.low, bound)}, {beyond(interval.high, bound)}]"
 
 
 def gain(row: CandidateStatus) -> str:
-    """'3.1 [2.9, 3.3] times as fast as the original', or as what was timed in its place. Empty if the row has no speed-up."""
+    """'3.1 [2.9, 3.3] times as fast as the original', or as what was timed in its place. Empty if the row has no speed-up.
+
+    If the clock was unsteady, only the lower end of the interval is claimed.
+    """
     if row.speedup is None:
         return ""
-    return f"{span(row.speedup)} times as fast as {BASELINES[row.speedup.basis]}"
+    beside = f"times as fast as {BASELINES[row.speedup.basis]}"
+    if is_unsteady(row):
+        return f"at least {rounded(row.speedup.low)} {beside} (the clock was unsteady: {span(row.speedup)})"
+    return f"{span(row.speedup)} {beside}"
+
+
+def is_unsteady(row: CandidateStatus) -> bool:
+    """Whether the clock was too unsteady for a claim beyond the lower end of the speed-up."""
+    return row.reason == Reason.MEASUREMENT_UNSTABLE
 
 
 def _measurement(row: CandidateStatus, batch_size: int) -> Measurement | None:

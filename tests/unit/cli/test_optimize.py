@@ -15,6 +15,7 @@ from tests.unit.plan.optimize.world import World, fails, failure, make_spec
 
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import CandidateState
 from fettle.cli.commands.optimize import _json, show
 from fettle.cli.local.manifests import read
 from fettle.cli.local.model_options import name_of
@@ -143,6 +144,17 @@ def test_the_result_names_figures_reasons_artifact_and_report(tmp_path: Path) ->
     assert "int8-onnxruntime: accuracy drop 0.2 [0.198, 0.202] must not exceed 0.02" in told
     assert f"artifact  cpu: int8-openvino in openvino, 300 B  {tmp_path}/store/artifacts/" in told
     assert f"report    {tmp_path}/store/reports/team/digits/1.html" in told
+
+
+def test_the_headline_warns_of_an_unsteady_clock_and_claims_the_lower_end(tmp_path: Path) -> None:
+    world = World(speeds={"int8-openvino": (1714.6, 0.001)})
+    world.settle()
+    (measured,) = [row for row in world.status.candidates if row.name == "int8-openvino"]
+    unsteady = measured.model_copy(update={"state": CandidateState.REJECTED, "reason": Reason.MEASUREMENT_UNSTABLE})
+    world = World(rows_instead={"int8-openvino": unsteady})
+    world.settle()
+    headline = "cpu: int8-openvino, at least 1,660 times as fast as the original (the clock was unsteady: 1,710 [1,660, 1,770])"
+    assert headline in shown(world, tmp_path).splitlines()[0]
 
 
 def test_a_run_that_published_nothing_says_why(tmp_path: Path) -> None:

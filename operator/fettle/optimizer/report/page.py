@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fettle import __version__
 from fettle.api import metrics
+from fettle.api.bounds import is_unsteady
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, Interval
 from fettle.api.reasons import Reason
@@ -21,7 +22,6 @@ from fettle.optimizer.report.promise import Promise, promises
 from fettle.store.manifest import Manifest
 
 ORIGINAL = "original"  # recipe of the untouched source, as the plan names it
-UNSTEADY = (Reason.MEASUREMENT_UNSTABLE,)
 PARETO_CAPTION = (
     "Each mark is a candidate, numbered as in the table; lines are 95 % intervals. Towards the lower left is better. "
     "Candidates that were rejected by the timing pre-test are on the axis: their accuracy drop was not measured."
@@ -134,7 +134,7 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
     verdicts = [verdict for verdict in material.task.verdicts if verdict.target == name]
     lines = tuple(_line(number, verdict, rows.get(verdict.candidate)) for number, verdict in enumerate(verdicts, 1))
     baseline = reports[0].baseline
-    winner = next((line.row for line in lines if line.kind == "selected" and line.row is not None), None)
+    winner = next((_judged(line) for line in lines if line.kind == "selected" and line.row is not None), None)
     digest = winner.artifact if winner is not None else None
     points = [_point(line, baseline) for line in lines if line.row is not None]
     metric = _metric(lines)
@@ -148,13 +148,19 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
         lines=tuple(sorted(lines, key=_order)),
         winner=winner,
         size_before=material.prepare.source.bytes if winner and text.is_converted(winner) else baseline.bytes,
-        unsteady=next((line.message for line in lines if line.kind == "selected" and line.reason in UNSTEADY), None),
+        unsteady=winner.message if winner and is_unsteady(winner) else None,
         manifest=material.manifests.get(digest) if digest is not None else None,
         artifact=material.artifacts.get(digest) if digest is not None else None,
         registry_uri=material.registry.get(name),
         promises=promises(bounds, winner) if winner is not None else (),
         plots=_plots(points, f"{label}, percentage points" if entry.percent else label, bounds, entry.percent, reports),
     )
+
+
+def _judged(line: CandidateLine) -> CandidateStatus:
+    """The row of a line, with the verdict on it."""
+    assert line.row is not None
+    return line.row.model_copy(update={"reason": line.reason or None, "message": line.message or None})
 
 
 def _plots(

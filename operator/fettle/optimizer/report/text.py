@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fettle.api import metrics
-from fettle.api.bounds import BASELINES
+from fettle.api.bounds import BASELINES, is_unsteady
 from fettle.api.executed import Executed
 from fettle.api.optimizedmodel_status import (
     AgreementStatus,
@@ -13,7 +13,7 @@ from fettle.api.optimizedmodel_status import (
     Measurement,
 )
 from fettle.api.recipe import RecipeStep, RuntimeSettings
-from fettle.api.text import percent
+from fettle.api.text import percent, rounded
 from fettle.api.vocabulary import Basis, Evidence, Metric, Precision
 
 MISSING = "–"
@@ -64,6 +64,13 @@ def size(count: int | None) -> str:
 def times(interval: Interval | None) -> str:
     """'3.2 ×'."""
     return MISSING if interval is None else f"{number(interval.value)} ×"
+
+
+def claimed(row: CandidateStatus) -> str:
+    """The speed-up that can be claimed: '3.2 ×', or '≥ 2.9 ×' if the clock was unsteady."""
+    if row.speedup is None or not is_unsteady(row):
+        return times(row.speedup)
+    return f"≥ {rounded(row.speedup.low)} ×"
 
 
 def span(interval: Interval | None, metric: Metric | None = None) -> str:
@@ -152,6 +159,8 @@ def gain(row: CandidateStatus, before: Measurement | None) -> str:
         change = (
             f": {milliseconds(before.latency_milliseconds.p50)} became {milliseconds(after.latency_milliseconds.p50)}"
         )
+    if is_unsteady(row):
+        return f"It is at least {rounded(row.speedup.low)} times as fast as {beside}{change} (factor {times(row.speedup)} {span(row.speedup)})."
     if row.speedup.low <= 1 <= row.speedup.high:
         return f"It is as fast as {beside}{change} (factor {span(row.speedup)})."
     how = f"{number(value)} times as fast as" if value >= 1 else f"{number(1 / value)} times slower than"
@@ -234,13 +243,17 @@ def headline(name: str, row: CandidateStatus, before: Measurement | None, size_b
     factor = row.speedup.value
     now, then = after.latency_milliseconds.p50, before.latency_milliseconds.p50 if before is not None else None
     beside = BASELINES[row.speedup.basis] if is_converted(row) else ""
-    if row.speedup.low <= 1 <= row.speedup.high:
+    if is_unsteady(row):
+        gained = f"The clock was unsteady; {name} answers at least {rounded(row.speedup.low)} times as fast{f' as {beside}' if beside else ''}"
+    elif row.speedup.low <= 1 <= row.speedup.high:
         gained = f"{name} answers as fast as {beside or 'before'}"
     elif factor > 1:
         gained = f"{name} answers {number(factor, 2)} times as fast{f' as {beside}' if beside else ''}"
     else:
         gained = f"{name} answers {number(1 / factor, 2)} times more slowly{f' than {beside}' if beside else ''}"
-    times_text = f": in {milliseconds(now)} instead of {milliseconds(then)}" if then is not None else ""
+    times_text = (
+        f": in {milliseconds(now)} instead of {milliseconds(then)}" if then is not None and not is_unsteady(row) else ""
+    )
     return f"{gained}{times_text}{_smaller(row.bytes, size_before)}."
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fettle.api.bounds import UNMEASURED, Miss, Rules, is_exact, misses, percentile
+from fettle.api.bounds import UNMEASURED, Miss, Rules, is_exact, is_unsteady, misses, percentile
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.text import clip, percent, rounded
@@ -55,7 +55,7 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
     losers = {
         score.row.name: _why_not(score, winner, tied, rules)
         for score in passing
-        if score is not winner and not _is_unstable(score.row)
+        if score is not winner and not is_unsteady(score.row)
     }
     selected = winner.row.model_copy(
         update={"state": CandidateState.SELECTED, "message": winner.row.message or _why_kept(winner, tied, incumbent)}
@@ -68,12 +68,8 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
 def _has_figures(row: CandidateStatus) -> bool:
     """Whether there is something to judge. If only the timing is unstable, the candidate is judged by the lower end of its speed-up."""
     return row.state == CandidateState.MEASURED or (
-        row.state == CandidateState.REJECTED and _is_unstable(row) and row.speedup is not None
+        row.state == CandidateState.REJECTED and is_unsteady(row) and row.speedup is not None
     )
-
-
-def _is_unstable(row: CandidateStatus) -> bool:
-    return row.reason == Reason.MEASUREMENT_UNSTABLE
 
 
 def _misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
@@ -90,7 +86,7 @@ def _score(row: CandidateStatus) -> _Score:
     return _Score(
         row=row,
         # The point estimate of a wide interval is luck: use its lower end.
-        speed=speedup.value if speedup is not None and not _is_unstable(row) else slowest,
+        speed=speedup.value if speedup is not None and not is_unsteady(row) else slowest,
         slowest=slowest,
         bytes=row.bytes if row.bytes is not None else float("inf"),
         # A gain in accuracy is not a reason to prefer a candidate: it is mostly noise.
