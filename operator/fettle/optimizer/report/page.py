@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -206,9 +207,12 @@ def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -
 
 
 def _order(line: CandidateLine) -> tuple[Any, ...]:
-    """Sort key: the winner, then by speed, then candidates that were not timed."""
-    speedup = line.row.speedup.value if line.row is not None and line.row.speedup is not None else 0.0
-    return line.kind != "selected", -speedup, int(line.label)
+    """Sort key: the winner, then by speed-up; then those that only the timing pre-test timed, by their time; then the others."""
+    row = line.row
+    speedup = row.speedup.value if row is not None and row.speedup is not None else 0.0
+    measured = text.first(row) if row is not None else None
+    p50 = measured.latency_milliseconds.p50 if measured is not None else None
+    return line.kind != "selected", -speedup, p50 if p50 is not None else math.inf, int(line.label)
 
 
 def _point(line: CandidateLine, baseline: BaselineStatus) -> plot.Point:

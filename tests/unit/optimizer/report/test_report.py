@@ -179,6 +179,19 @@ def test_every_candidate_stands_in_the_table_with_its_reason(report: str) -> Non
     assert "accuracy drop 0.052 [0.036, 0.071] must not exceed 0.02 at its upper end" in page
 
 
+def test_the_table_is_in_the_order_that_its_caption_says(finished: tuple[Store, str]) -> None:
+    store, _ = finished
+    report = store.result(MEASURE)
+    assert isinstance(report, MeasureReport)
+    early = {"fp32-openvino": 6.1, "fp32-static-shape-openvino": 5.8}
+    rows = tuple(row.model_copy(update={"speedup": None}) if row.name in early else row for row in report.candidates)
+    store.put_result(MEASURE, report.model_copy(update={"candidates": rows}))
+    names = re.findall(r'<th role="rowheader" scope="row">([^<]+)<', published(store))
+    assert names[:3] == ["int8-nncf-openvino", "int8-qdq-openvino", "int8-transformer-openvino"]
+    timed = names.index("int8-dynamic-onnxruntime")
+    assert names[timed + 1 : timed + 3] == ["fp32-static-shape-openvino", "fp32-openvino"]
+
+
 def test_lineage_names_source_data_libraries_and_cpu(finished: tuple[Store, str]) -> None:
     store, digest = finished
     page = parsed(published(store)).text
