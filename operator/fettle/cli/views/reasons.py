@@ -38,16 +38,8 @@ def judgements(optimized: OptimizedModel) -> list[JudgedCandidate]:
         key=lambda row: (row.target, rank.get(row.state, len(rank)), -(row.speedup.value if row.speedup else 0)),
     )
     return [
-        JudgedCandidate(row.target, row.name, row.state.value, row.reason, _message(row, optimized), _figures(row))
-        for row in rows
+        JudgedCandidate(row.target, row.name, row.state.value, row.reason, row.message, _figures(row)) for row in rows
     ]
-
-
-def _message(row: CandidateStatus, optimized: OptimizedModel) -> str | None:
-    if row.state is not CandidateState.SELECTED:
-        return row.message
-    objective = optimized.spec.objective.value.lower()
-    return row.message or f"best {objective} of all candidates that satisfy every constraint"
 
 
 def _figures(row: CandidateStatus) -> str:

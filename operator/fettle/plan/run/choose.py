@@ -58,7 +58,7 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
         if score is not winner and not is_unsteady(score.row)
     }
     selected = winner.row.model_copy(
-        update={"state": CandidateState.SELECTED, "message": winner.row.message or _why_kept(winner, tied, incumbent)}
+        update={"state": CandidateState.SELECTED, "message": winner.row.message or _why(winner, tied, rules, incumbent)}
     )
     judged = [_rejected(row, failed) for row in rows]
     judged = [selected if row.name == selected.name else _found(row, losers.get(row.name)) for row in judged]
@@ -123,11 +123,12 @@ def _prefer(tied: Sequence[_Score], incumbent: str | None) -> _Score:
     return min(_front(tied), key=lambda score: (not score.exact, score.drop, score.bytes, -score.speed))
 
 
-def _why_kept(winner: _Score, tied: Sequence[_Score], incumbent: str | None) -> str | None:
-    """The message of a published artifact that stays although other candidates are equally good; None in other cases."""
+def _why(winner: _Score, tied: Sequence[_Score], rules: Rules, incumbent: str | None) -> str:
+    """The message of the winner: why it was selected, or why a published artifact stays although other candidates are equally good."""
     others = [score.row.name for score in tied if score is not winner]
     if winner.row.artifact != incumbent or not others:
-        return None
+        within = " within the interval" if others and rules.objective != Objective.SIZE else ""
+        return f"selected: the best {rules.objective.lower()}{within} of all candidates that satisfy every constraint"
     are = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'}"
     return clip(f"it was already published and is kept, because {are} not faster by more than the interval")
 

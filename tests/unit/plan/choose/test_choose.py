@@ -229,6 +229,24 @@ def unstable(name: str, speed: tuple[float, float, float] | None, drop: float = 
     return found.model_copy(update={"state": CandidateState.REJECTED})
 
 
+@pytest.mark.parametrize(
+    ("rows", "objective", "message"),
+    [
+        ([original(), INT8], Objective.LATENCY, "the best latency of all candidates"),
+        ([original(), INT8], Objective.SIZE, "the best size of all candidates"),
+        (
+            [EXACT, row("int8", 1.52, 0.001)],
+            Objective.LATENCY,
+            "the best latency within the interval of all candidates",
+        ),
+    ],
+)
+def test_the_winner_says_why_it_was_selected(rows: list[CandidateStatus], objective: Objective, message: str) -> None:
+    winner = judge(rows, objective=objective).winner
+    assert winner is not None
+    assert winner.message == f"selected: {message} that satisfy every constraint"
+
+
 def test_a_gain_that_is_sure_is_taken_though_its_size_is_not() -> None:
     choice = judge([original(), unstable("int8", (7.0, 4.0, 15.0))])
     assert choice.winner is not None
