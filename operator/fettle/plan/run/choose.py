@@ -140,7 +140,8 @@ def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules
     if loser_p50 is not None and winner_p50 is not None:
         times = f" (p50 {rounded(winner_p50)} ms against {rounded(loser_p50)} ms)"
         if winner_p50 > loser_p50:  # medians over all rounds; speed-ups are paired by round
-            times = f" (in the same rounds: {winner.speed:.3g} x the original against {loser.speed:.3g} x)"
+            speeds = f"{rounded(winner.speed)} times as fast as the original, against {rounded(loser.speed)} times"
+            times = f" (compared round by round it is {speeds})"
     if rules.objective == Objective.SIZE and loser.bytes > winner.bytes:
         text = f"{name} is smaller: {winner.bytes:.0f} bytes against {loser.bytes:.0f}"
     elif loser not in tied:
