@@ -51,6 +51,11 @@ class ApiModel(BaseModel):
         return canonical_digest(self.to_json())
 
 
+def nothing(value: object) -> bool:
+    """Whether a field of a status says nothing: 0, empty, or an object without content. As `exclude_if`, it keeps the field out of JSON."""
+    return not (value.to_json() if isinstance(value, ApiModel) else value)
+
+
 @dataclass(frozen=True)
 class Rule:
     """A CEL rule of the CRD: `expression` holds for the object it stands on, or the API server answers `message`."""

@@ -14,12 +14,13 @@ from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.interval import items_needed
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement
 from fettle.api.reasons import Reason
-from fettle.api.text import beyond
-from fettle.api.vocabulary import Evidence, Objective
+from fettle.api.text import beyond, rounded
+from fettle.api.vocabulary import Basis, Evidence, Objective
 
 ORIGINAL = "original"  # name and recipe of the untouched source; every other candidate's name ends with its runtime
 DROP_SCALE = 0.01  # a distance to a bound on the drop is told in units of the bound, or of this where the bound is less
 UNMEASURED = float("inf")
+BASELINES = {Basis.SOURCE_RUNTIME: "the original", Basis.PORTABLE_FORM: "the converted model (ONNX)"}
 # Fewest runs, or requests, from which a percentile has a two-sided 95 % interval inside the sample (for p50: from which it is stable).
 RUNS_NEEDED = {50: 30, 90: 36, 95: 72, 99: 367}
 
@@ -95,7 +96,25 @@ def percentile(row: CandidateStatus, batch_size: int, number: int) -> float | No
 
 def span(interval: Interval, bound: float = math.nan) -> str:
     """'0.004 [-0.001, 0.009]', with enough digits to distinguish each end from `bound`."""
-    return f"{interval.value:.3g} [{beyond(interval.low, bound)}, {beyond(interval.high, bound)}]"
+    return f"{rounded(interval.value)} [{beyond(interval.low, bound)}, {beyond(interval.high, bound)}]"
+
+
+def gain(row: CandidateStatus) -> str:
+    """'3.1 [2.9, 3.3] times as fast as the original', or as what was timed in its place. Empty if the row has no speed-up.
+
+    If the clock was unsteady, only the lower end of the interval is claimed.
+    """
+    if row.speedup is None:
+        return ""
+    beside = f"times as fast as {BASELINES[row.speedup.basis]}"
+    if is_unsteady(row):
+        return f"at least {rounded(row.speedup.low)} {beside} (the clock was unsteady: {span(row.speedup)})"
+    return f"{span(row.speedup)} {beside}"
+
+
+def is_unsteady(row: CandidateStatus) -> bool:
+    """Whether the clock was too unsteady for a claim beyond the lower end of the speed-up."""
+    return row.reason == Reason.MEASUREMENT_UNSTABLE
 
 
 def _measurement(row: CandidateStatus, batch_size: int) -> Measurement | None:

@@ -6,19 +6,21 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fettle.api.base import ApiModel
+from fettle.api.base import ApiModel, nothing
 
 
 class Executed(ApiModel):
-    """Compute nodes by the precision in which they really ran."""
+    """Compute nodes by the precision in which they really ran. A count of 0 is left out."""
 
-    int8: Annotated[int, Field(description="Nodes with integer arithmetic.")] = 0
-    weight_only: Annotated[int, Field(description="Nodes with int8 weights and floating-point arithmetic.")] = 0
-    f8: Annotated[int, Field(description="Nodes in 8-bit floating point.")] = 0
-    bf16: Annotated[int, Field(description="Nodes in bfloat16.")] = 0
-    f16: Annotated[int, Field(description="Nodes in float16.")] = 0
-    f32: Annotated[int, Field(description="Nodes in float32.")] = 0
-    total: Annotated[int, Field(description="Number of compute nodes.")] = 0
+    int8: Annotated[int, Field(description="Nodes with integer arithmetic.", exclude_if=nothing)] = 0
+    weight_only: Annotated[
+        int, Field(description="Nodes with int8 weights and floating-point arithmetic.", exclude_if=nothing)
+    ] = 0
+    f8: Annotated[int, Field(description="Nodes in 8-bit floating point.", exclude_if=nothing)] = 0
+    bf16: Annotated[int, Field(description="Nodes in bfloat16.", exclude_if=nothing)] = 0
+    f16: Annotated[int, Field(description="Nodes in float16.", exclude_if=nothing)] = 0
+    f32: Annotated[int, Field(description="Nodes in float32.", exclude_if=nothing)] = 0
+    total: Annotated[int, Field(description="Number of compute nodes.", exclude_if=nothing)] = 0
 
     @property
     def rounds(self) -> bool:

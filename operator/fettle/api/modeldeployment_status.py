@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fettle.api.base import ApiModel
+from fettle.api.base import ApiModel, nothing
 from fettle.api.conditions import Condition, ObservedGeneration
 
 
@@ -169,6 +169,7 @@ class ModelDeploymentStatus(ApiModel):
         Field(
             max_length=8,
             description="Last handled value of each command. Older tokens never act again.",
+            exclude_if=nothing,
             json_schema_extra={"x-map-keys": ["name"]},
         ),
     ] = ()

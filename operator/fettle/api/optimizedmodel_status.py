@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, computed_field
 
-from fettle.api.base import ApiModel
+from fettle.api.base import ApiModel, nothing
 from fettle.api.conditions import Condition, ObservedGeneration
 from fettle.api.constraints import Constraints
 from fettle.api.executed import Executed
@@ -117,7 +117,13 @@ class Measurement(ApiModel):
     items_per_second: Annotated[float, Field(description="Items per second in the median block.")]
     peak_memory_bytes: Annotated[int, Field(description="Peak resident memory of the process, in bytes.")]
     runs: Annotated[int, Field(description="Number of timed runs.")]
-    restarts: Annotated[int, Field(description="Number of process starts.")]
+    restarts: Annotated[
+        int,
+        Field(
+            description="Number of processes in which the measurement started the model, one after the other, because a start alone can change "
+            "its time. It does not refer to restarts of pods."
+        ),
+    ]
 
 
 class CandidateStatus(ApiModel):
@@ -168,7 +174,8 @@ class CandidateStatus(ApiModel):
         Executed | None, Field(description="Number of nodes by the precision in which they really ran.")
     ] = None
     measurements: Annotated[
-        tuple[Measurement, ...], Field(max_length=8, description="Measured times, one row per batch size.")
+        tuple[Measurement, ...],
+        Field(max_length=8, description="Measured times, one row per batch size.", exclude_if=nothing),
     ] = ()
 
 
@@ -192,7 +199,8 @@ class BaselineStatus(ApiModel):
         ),
     ] = None
     measurements: Annotated[
-        tuple[Measurement, ...], Field(max_length=8, description="Measured times, one row per batch size.")
+        tuple[Measurement, ...],
+        Field(max_length=8, description="Measured times, one row per batch size.", exclude_if=nothing),
     ] = ()
 
     def p50(self, batch_size: int) -> float | None:
@@ -231,8 +239,10 @@ def worth(
 class Placement(ApiModel):
     """Where the artifact was measured, hence where it should serve."""
 
-    node_selector: Annotated[dict[str, str], Field(max_length=32, description="Node labels.")] = {}
-    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32, description="Tolerations.")] = ()
+    node_selector: Annotated[dict[str, str], Field(max_length=32, description="Node labels.", exclude_if=nothing)] = {}
+    tolerations: Annotated[
+        tuple[Toleration, ...], Field(max_length=32, description="Tolerations.", exclude_if=nothing)
+    ] = ()
     runtime_class_name: Annotated[str | None, Field(max_length=253, description="RuntimeClass.")] = None
     architecture: Annotated[
         Architecture | None,
@@ -266,7 +276,9 @@ class ArtifactStatus(ApiModel):
     threads: Annotated[int, Field(description="Total number of compute threads, as measured.")] = 1
     speedup: Annotated[float | None, Field(description="Speed-up over the baseline.")] = None
     accuracy_drop: Annotated[float | None, Field(description="Accuracy drop compared with the original.")] = None
-    placement: Annotated[Placement, Field(description="Nodes on which the artifact was measured.")] = Placement()
+    placement: Annotated[
+        Placement, Field(description="Nodes on which the artifact was measured.", exclude_if=nothing)
+    ] = Placement()
     generation: Annotated[
         int | None, Field(description="Generation of the spec whose run first published the artifact.")
     ] = None

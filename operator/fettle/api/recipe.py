@@ -191,9 +191,13 @@ class RuntimeSettings(ApiModel):
 
     threads: Annotated[int, Field(description="Number of threads for one inference.")] = 1
     streams: Annotated[int, Field(description="Number of concurrent inferences.")] = 1
-    precision: Annotated[Precision, Field(description="Precision of everything that is not quantized.")] = (
-        Precision.FLOAT32
-    )
+    precision: Annotated[
+        Precision,
+        Field(
+            description="Precision of everything that is not quantized: Float32 in an int8 candidate is the type of the layers that remain in "
+            "floating point. `executed` counts what really ran in which type."
+        ),
+    ] = Precision.FLOAT32
     graph_optimization: Annotated[
         bool,
         Field(

@@ -274,6 +274,24 @@ def test_a_pause_says_how_long_it_still_lasts() -> None:
     assert steps(wanted, canary, NOW).plain == "✓ 10 %  ▶ 60 s (30 s left)  · 100 %  "
 
 
+def test_the_stable_revision_is_shown_however_many_canaries_failed_after_it() -> None:
+    from fettle.cli.access.objects import read_deployment
+    from fettle.cli.views.rollout import rollout
+
+    deployment = on_trial()
+    stable = deployment["status"]["revisions"][-1]
+    failed = [{**deployment["status"]["revisions"][0], "revision": f"f{number}"} for number in range(4)]
+    canary = {"revision": "bbbb", "artifact": "x", "entered": "2026-01-02T00:00:00Z"}
+    deployment["status"]["revisions"] = [stable, *failed, canary]
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(rollout(read_deployment(deployment), None, NOW))
+    lines = console.export_text().splitlines()
+    ledger = [line.split() for line in lines if " entered " in line]
+    assert ledger[0] == ["ledger", "bbbb", "entered", "2026-01-02T00:00:00Z", "canary"]
+    assert ledger[-1] == ["aaaa", "entered", "2026-01-01T00:10:00Z", "serves"]
+    assert len(ledger) == 5
+
+
 def test_a_narrow_terminal_folds_instead_of_cutting(server: ApiServer, tmp_path: Path) -> None:
     from fettle.cli.access.objects import read_deployment
     from fettle.cli.views.rollout import rollout

@@ -16,6 +16,7 @@ from tests.unit.plan.optimize.world import World, fails, failure, make_spec
 
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import CandidateState
 from fettle.cli.commands.optimize import _json, show
 from fettle.cli.local.manifests import read
 from fettle.cli.local.model_options import name_of
@@ -146,6 +147,17 @@ def test_the_result_names_figures_reasons_artifact_and_report(tmp_path: Path) ->
     assert f"report    {tmp_path}/store/reports/team/digits/1.html" in told
 
 
+def test_the_headline_warns_of_an_unsteady_clock_and_claims_the_lower_end(tmp_path: Path) -> None:
+    world = World(speeds={"int8-openvino": (1714.6, 0.001)})
+    world.settle()
+    (measured,) = [row for row in world.status.candidates if row.name == "int8-openvino"]
+    unsteady = measured.model_copy(update={"state": CandidateState.REJECTED, "reason": Reason.MEASUREMENT_UNSTABLE})
+    world = World(rows_instead={"int8-openvino": unsteady})
+    world.settle()
+    headline = "cpu: int8-openvino, at least 1,660 times as fast as the original (the clock was unsteady: 1,710 [1,660, 1,770])"
+    assert headline in shown(world, tmp_path).splitlines()[0]
+
+
 def test_a_run_that_published_nothing_says_why(tmp_path: Path) -> None:
     world = World(answer=fails("prepare", failure(Reason.SOURCE_NOT_FOUND, "no such file")))
     world.settle()
@@ -229,6 +241,26 @@ def test_a_narrow_terminal_gets_the_points_without_their_intervals() -> None:
     console.print(candidates_table(world.status, console.width))
     (line,) = [line for line in out.getvalue().splitlines() if line.startswith("int8-openvino ")]
     assert line.split() == ["int8-openvino", "2.000", "3.00", "0.0010", "300", "B", "Selected"]
+
+
+def test_an_original_that_is_only_timed_is_the_first_row_of_its_target() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    others = tuple(row for row in world.status.candidates if row.name != "original")
+    out = io.StringIO()
+    status = world.status.model_copy(update={"candidates": others})
+    Console(file=out, width=200).print(candidates_table(status, 200))
+    first = out.getvalue().splitlines()[1]
+    assert first.split()[:5] == ["original", "6.000", "none", "1.00", "kB"]
+    assert "only timed: onnxruntime is not among the runtimes" in first
+
+
+def test_an_original_that_is_a_candidate_has_one_row() -> None:
+    world = World(speeds={"int8-openvino": (3.0, 0.001)})
+    world.settle()
+    out = io.StringIO()
+    Console(file=out, width=200).print(candidates_table(world.status, 200))
+    assert sum(line.startswith("original ") for line in out.getvalue().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

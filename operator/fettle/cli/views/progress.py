@@ -13,8 +13,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from fettle.api.bounds import ORIGINAL
 from fettle.api.conditions import READY, find
-from fettle.api.optimizedmodel_status import CandidateStatus, Interval, OptimizedModelStatus
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, Interval, OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.state import RunDecision, TaskRequest
@@ -185,12 +186,34 @@ def candidates_table(status: OptimizedModelStatus, width: int) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("STATE", "REASON"):
         table.add_column(name, no_wrap=True)
-    for row in status.candidates:
+    for row in _rows(status):
         figures = _figures(row, intervals=width >= INTERVALS_WIDTH)
         told = row.reason or (row.training.words if row.training is not None else "")
         cells = [*([row.target] if several else []), row.name, *figures, row.state.value, told]
         table.add_row(*(escape(cell) for cell in cells), style=STYLES[row.state])
     return table
+
+
+def _rows(status: OptimizedModelStatus) -> list[CandidateStatus]:
+    """The candidates. Where a target's original is not one of them, because the target does not list its runtime, it comes first."""
+    candidates = {row.target for row in status.candidates if row.recipe == ORIGINAL}
+    originals = {one.target: [_timed(one)] for one in status.baselines if one.target not in candidates}
+    return [one for row in status.candidates for one in (*originals.pop(row.target, ()), row)]
+
+
+def _timed(baseline: BaselineStatus) -> CandidateStatus:
+    """The row of an original that is only timed."""
+    return CandidateStatus(
+        name=ORIGINAL,
+        target=baseline.target,
+        runtime=baseline.runtime,
+        recipe=ORIGINAL,
+        state=CandidateState.MEASURED,
+        reason=f"only timed: {baseline.runtime} is not among the runtimes",
+        bytes=baseline.bytes,
+        exact=True,
+        measurements=baseline.measurements,
+    )
 
 
 def _figures(row: CandidateStatus, *, intervals: bool) -> Sequence[str]:

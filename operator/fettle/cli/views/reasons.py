@@ -9,8 +9,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fettle.api.bounds import gain, span
 from fettle.api.optimizedmodel import OptimizedModel
-from fettle.api.optimizedmodel_status import CandidateStatus, Interval
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.vocabulary import CandidateState
 from fettle.cli.views.progress import STYLES
 
@@ -37,33 +38,21 @@ def judgements(optimized: OptimizedModel) -> list[JudgedCandidate]:
         key=lambda row: (row.target, rank.get(row.state, len(rank)), -(row.speedup.value if row.speedup else 0)),
     )
     return [
-        JudgedCandidate(row.target, row.name, row.state.value, row.reason, _message(row, optimized), _figures(row))
-        for row in rows
+        JudgedCandidate(row.target, row.name, row.state.value, row.reason, row.message, _figures(row)) for row in rows
     ]
 
 
-def _message(row: CandidateStatus, optimized: OptimizedModel) -> str | None:
-    if row.state is not CandidateState.SELECTED:
-        return row.message
-    objective = optimized.spec.objective.value.lower()
-    return row.message or f"best {objective} of all candidates that satisfy every constraint"
-
-
 def _figures(row: CandidateStatus) -> str:
-    """'3.98 times as fast [3.9, 4.1]; drop 0.0011 [-0.0042, 0.0073] of Accuracy on 897 items (Labels)'."""
+    """'3.98 [3.9, 4.1] times as fast as the original; drop 0.0011 [-0.0042, 0.0073] of Accuracy on 897 items (Labels)'."""
     parts = []
     if row.speedup is not None:
-        parts.append(f"{row.speedup.value:.3g} times as fast {_span(row.speedup)}")
+        parts.append(gain(row))
     if row.exact:
         parts.append(f"exact: the same answers on all {row.samples} items")
     elif row.accuracy_drop is not None and row.accuracy is not None:
-        lost = f"drop {row.accuracy_drop.value:.3g} {_span(row.accuracy_drop)} of {row.accuracy.metric}"
+        lost = f"drop {span(row.accuracy_drop)} of {row.accuracy.metric}"
         parts.append(f"{lost} on {row.samples} items ({row.evidence})")
     return "; ".join(parts)
-
-
-def _span(interval: Interval) -> str:
-    return f"[{interval.low:.3g}, {interval.high:.3g}]"
 
 
 def choices(judged: Sequence[JudgedCandidate]) -> RenderableType:

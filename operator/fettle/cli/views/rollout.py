@@ -16,6 +16,7 @@ from fettle.api.modeldeployment_status import (
     AnalysisStatus,
     CanaryStatus,
     ModelDeploymentStatus,
+    RevisionRecord,
     RevisionStatus,
     Verdict,
 )
@@ -27,7 +28,7 @@ from fettle.plan import timestamps
 VERDICTS = {Verdict.GOOD: "green", Verdict.BAD: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.PENDING: "dim"}
 WANTED = {READY: True, DEGRADED: False}  # conditions that are good or bad news; others are merely said
 SERVES, STARTING, LEAVING = "●", "○", "◌"
-HISTORY = 4  # lines of the ledger that a screen shows
+HISTORY = 4  # last lines of the ledger that a screen shows; the stable revision's is always shown
 
 
 def rollout(deployment: ModelDeployment, pods: Sequence[Object] | None, now: datetime) -> RenderableType:
@@ -48,11 +49,23 @@ def rollout(deployment: ModelDeployment, pods: Sequence[Object] | None, now: dat
     if status.canary is not None:
         _trial(table, deployment, status.canary, now)
     _orders(table, deployment.metadata["name"], status)
-    for number, record in enumerate(reversed(status.revisions[-HISTORY:])):
-        left = f"left {record.left}, {record.reason}" if record.left else "serves"
-        table.add_row("ledger" if not number else "", f"{record.revision}  entered {record.entered or 'never'}  {left}")
+    for number, record in enumerate(_history(status)):
+        entered = f"{record.revision}  entered {record.entered or 'never'}  {_left_or_role(record, status)}"
+        table.add_row("ledger" if not number else "", entered)
     name = deployment.metadata["name"]
     return Group(Text.assemble(("modeldeployment/", "dim"), (name, "bold")), table)
+
+
+def _history(status: ModelDeploymentStatus) -> list[RevisionRecord]:
+    """The last lines of the ledger, newest first, with that of the stable revision."""
+    older, last = status.revisions[:-HISTORY], status.revisions[-HISTORY:]
+    return [*reversed(last), *(record for record in reversed(older) if not record.left)]
+
+
+def _left_or_role(record: RevisionRecord, status: ModelDeploymentStatus) -> str:
+    if record.left:
+        return f"left {record.left}, {record.reason}"
+    return "canary" if status.canary is not None and status.canary.revision == record.revision else "serves"
 
 
 def condition(observed: Condition) -> Text:

@@ -10,7 +10,7 @@ from fettle.api.bounds import span
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SpeedupStatus
 from fettle.api.reasons import Reason
 from fettle.api.task import MeasureTask
-from fettle.api.text import MESSAGE_LIMIT, beyond, percent, quoted
+from fettle.api.text import MESSAGE_LIMIT, beyond, percent, quoted, rounded
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError
 from fettle.optimizer.measure.accuracy import Reference
@@ -119,7 +119,7 @@ def unproved(quick: TimedCandidate) -> Rejection:
     """The rejection of a lossy candidate when only exact ones can pass."""
     text = (
         f"answers may differ, and generated items prove nothing about real ones: set data.evaluation; in the 1 s timing pre-test it was "
-        f"{np.median(quick.ratios[0]):.3g} times as fast as the original"
+        f"{rounded(float(np.median(quick.ratios[0])))} times as fast as the original"
     )
     return Reason.EVALUATION_DATA_MISSING, text
 
@@ -133,7 +133,7 @@ def _unstable(task: MeasureTask, timed: TimedCandidate) -> Rejection | None:
         )
     elif rounds < LEAST_ROUNDS:
         text = (
-            f"the speed-up {speedup.value:.3g} is based on {rounds} {'round' if rounds == 1 else 'rounds'} per process start, but "
+            f"the speed-up {rounded(speedup.value)} is based on {rounds} {'round' if rounds == 1 else 'rounds'} per process start, but "
             f"{LEAST_ROUNDS} are required: a round takes too long for {task.seconds_per_candidate:g} s, allow more time (jobs.measureSeconds)"
         )
     elif spread(speedup) > UNSTABLE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fettle import __version__
 from fettle.api import metrics
+from fettle.api.bounds import is_unsteady
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, Interval
 from fettle.api.reasons import Reason
@@ -21,7 +23,6 @@ from fettle.optimizer.report.promise import Promise, promises
 from fettle.store.manifest import Manifest
 
 ORIGINAL = "original"  # recipe of the untouched source, as the plan names it
-UNSTEADY = (Reason.MEASUREMENT_UNSTABLE,)
 PARETO_CAPTION = (
     "Each mark is a candidate, numbered as in the table; lines are 95 % intervals. Towards the lower left is better. "
     "Candidates that were rejected by the timing pre-test are on the axis: their accuracy drop was not measured."
@@ -82,6 +83,7 @@ class TargetSection:
     measured: MeasureReport
     lines: tuple[CandidateLine, ...]
     winner: CandidateStatus | None
+    size_before: int  # of the source; of what was timed in its place, nobody asked for a size
     unsteady: str | None  # what the clock says against the winner's figures
     manifest: Manifest | None
     artifact: str | None
@@ -133,7 +135,7 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
     verdicts = [verdict for verdict in material.task.verdicts if verdict.target == name]
     lines = tuple(_line(number, verdict, rows.get(verdict.candidate)) for number, verdict in enumerate(verdicts, 1))
     baseline = reports[0].baseline
-    winner = next((line.row for line in lines if line.kind == "selected" and line.row is not None), None)
+    winner = next((_judged(line) for line in lines if line.kind == "selected" and line.row is not None), None)
     digest = winner.artifact if winner is not None else None
     points = [_point(line, baseline) for line in lines if line.row is not None]
     metric = _metric(lines)
@@ -146,13 +148,20 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
         measured=reports[0],
         lines=tuple(sorted(lines, key=_order)),
         winner=winner,
-        unsteady=next((line.message for line in lines if line.kind == "selected" and line.reason in UNSTEADY), None),
+        size_before=material.prepare.source.bytes if winner and text.is_converted(winner) else baseline.bytes,
+        unsteady=winner.message if winner and is_unsteady(winner) else None,
         manifest=material.manifests.get(digest) if digest is not None else None,
         artifact=material.artifacts.get(digest) if digest is not None else None,
         registry_uri=material.registry.get(name),
         promises=promises(bounds, winner) if winner is not None else (),
         plots=_plots(points, f"{label}, percentage points" if entry.percent else label, bounds, entry.percent, reports),
     )
+
+
+def _judged(line: CandidateLine) -> CandidateStatus:
+    """The row of a line, with the verdict on it."""
+    assert line.row is not None
+    return line.row.model_copy(update={"reason": line.reason or None, "message": line.message or None})
 
 
 def _plots(
@@ -198,9 +207,12 @@ def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -
 
 
 def _order(line: CandidateLine) -> tuple[Any, ...]:
-    """Sort key: the winner, then by speed, then candidates that were not timed."""
-    speedup = line.row.speedup.value if line.row is not None and line.row.speedup is not None else 0.0
-    return line.kind != "selected", -speedup, int(line.label)
+    """Sort key: the winner, then by speed-up; then those that only the timing pre-test timed, by their time; then the others."""
+    row = line.row
+    speedup = row.speedup.value if row is not None and row.speedup is not None else 0.0
+    measured = text.first(row) if row is not None else None
+    p50 = measured.latency_milliseconds.p50 if measured is not None else None
+    return line.kind != "selected", -speedup, p50 if p50 is not None else math.inf, int(line.label)
 
 
 def _point(line: CandidateLine, baseline: BaselineStatus) -> plot.Point:

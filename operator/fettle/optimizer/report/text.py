@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fettle.api import metrics
+from fettle.api.bounds import BASELINES, is_unsteady
 from fettle.api.executed import Executed
 from fettle.api.optimizedmodel_status import (
     AgreementStatus,
@@ -12,8 +13,8 @@ from fettle.api.optimizedmodel_status import (
     Measurement,
 )
 from fettle.api.recipe import RecipeStep, RuntimeSettings
-from fettle.api.text import percent
-from fettle.api.vocabulary import Evidence, Metric, Precision
+from fettle.api.text import percent, rounded
+from fettle.api.vocabulary import Basis, Evidence, Metric, Precision
 
 MISSING = "–"
 EVIDENCE = {
@@ -63,6 +64,13 @@ def size(count: int | None) -> str:
 def times(interval: Interval | None) -> str:
     """'3.2 ×'."""
     return MISSING if interval is None else f"{number(interval.value)} ×"
+
+
+def claimed(row: CandidateStatus) -> str:
+    """The speed-up that can be claimed: '3.2 ×', or '≥ 2.9 ×' if the clock was unsteady."""
+    if row.speedup is None or not is_unsteady(row):
+        return times(row.speedup)
+    return f"≥ {rounded(row.speedup.low)} ×"
 
 
 def span(interval: Interval | None, metric: Metric | None = None) -> str:
@@ -144,18 +152,19 @@ def gain(row: CandidateStatus, before: Measurement | None) -> str:
     """One sentence on the gain."""
     if row.speedup is None:
         return "Its time was not measured."
-    value = row.speedup.value
+    value, beside = row.speedup.value, BASELINES[row.speedup.basis]
     after = first(row)
     change = ""
     if before is not None and after is not None:
         change = (
             f": {milliseconds(before.latency_milliseconds.p50)} became {milliseconds(after.latency_milliseconds.p50)}"
         )
+    if is_unsteady(row):
+        return f"It is at least {rounded(row.speedup.low)} times as fast as {beside}{change} (factor {times(row.speedup)} {span(row.speedup)})."
     if row.speedup.low <= 1 <= row.speedup.high:
-        return f"It is as fast as the original{change} (factor {span(row.speedup)})."
-    word = "faster" if value >= 1 else "slower"
-    factor = value if value >= 1 else 1 / value
-    return f"It is {number(factor)} times {'as fast as' if word == 'faster' else 'slower than'} the original{change} (factor {span(row.speedup)})."
+        return f"It is as fast as {beside}{change} (factor {span(row.speedup)})."
+    how = f"{number(value)} times as fast as" if value >= 1 else f"{number(1 / value)} times slower than"
+    return f"It is {how} {beside}{change} (factor {span(row.speedup)})."
 
 
 def cost(row: CandidateStatus) -> str:
@@ -221,6 +230,11 @@ def original(baseline: BaselineStatus) -> str | None:
     return f"{sentence}. Labels were read as {baseline.labels}.{taken}"
 
 
+def is_converted(row: CandidateStatus) -> bool:
+    """Whether `row` was timed beside the converted model, because the source itself could not be timed."""
+    return row.speedup is not None and row.speedup.basis == Basis.PORTABLE_FORM
+
+
 def headline(name: str, row: CandidateStatus, before: Measurement | None, size_before: int) -> str:
     """The gain, for people who decide: 'digits answers 4 times as fast: in 2.6 ms instead of 10.4 ms, from a file 73 % smaller.'"""
     after = first(row)
@@ -228,13 +242,18 @@ def headline(name: str, row: CandidateStatus, before: Measurement | None, size_b
         return f"{name} is published; its time was not measured."
     factor = row.speedup.value
     now, then = after.latency_milliseconds.p50, before.latency_milliseconds.p50 if before is not None else None
-    if row.speedup.low <= 1 <= row.speedup.high:
-        gained = f"{name} answers as fast as before"
+    beside = BASELINES[row.speedup.basis] if is_converted(row) else ""
+    if is_unsteady(row):
+        gained = f"The clock was unsteady; {name} answers at least {rounded(row.speedup.low)} times as fast{f' as {beside}' if beside else ''}"
+    elif row.speedup.low <= 1 <= row.speedup.high:
+        gained = f"{name} answers as fast as {beside or 'before'}"
     elif factor > 1:
-        gained = f"{name} answers {number(factor, 2)} times as fast"
+        gained = f"{name} answers {number(factor, 2)} times as fast{f' as {beside}' if beside else ''}"
     else:
-        gained = f"{name} answers {number(1 / factor, 2)} times more slowly"
-    times_text = f": in {milliseconds(now)} instead of {milliseconds(then)}" if then is not None else ""
+        gained = f"{name} answers {number(1 / factor, 2)} times more slowly{f' than {beside}' if beside else ''}"
+    times_text = (
+        f": in {milliseconds(now)} instead of {milliseconds(then)}" if then is not None and not is_unsteady(row) else ""
+    )
     return f"{gained}{times_text}{_smaller(row.bytes, size_before)}."
 
 

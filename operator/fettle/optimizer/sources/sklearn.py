@@ -19,6 +19,7 @@ _SCHEMA = "schema.json"  # what skops writes beside the arrays
 _SUFFIXES = (".pkl", ".pickle", ".joblib")
 _COMPRESSED = (b"\x78", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22\x4d\x18")  # as joblib compresses
 _NO_PARTS = ("sklearn.datasets", "sklearn.utils._testing", "sklearn.externals")  # they read addresses and run programs
+_USUAL = ("numpy.", "scipy.", "joblib.", "collections.", "copyreg.")  # in almost every estimator's file: told last
 _MOST_NAMED = 3
 
 
@@ -94,13 +95,22 @@ def _is_sklearns(name: str) -> bool:
 
 
 def _untrusted_pickle(path: Path) -> SourceError:
-    named = sorted(set(pickles.imported(path)))[:_MOST_NAMED]
-    what = f" that needs {', '.join(named)}" if named else ""
+    named = _most_telling(set(pickles.imported(path)))
+    what = f" that needs {named}" if named else ""
     message = (
         f"{path.name} is a pickle{what}: unpickling runs whatever code the file names, so it was not loaded; save the estimator with "
         "skops.io.dump(estimator, 'model.skops'), or set source.trusted: true if you made this file yourself"
     )
     return SourceError(message, reason=Reason.UNSAFE_PICKLE)
+
+
+def _most_telling(named: set[str]) -> str:
+    """Names for a person who has to decide whether to trust them: scikit-learn's, then others, which no number of those may hide."""
+    own = sorted(name for name in named if name.startswith("sklearn."))
+    others = sorted(named.difference(own), key=lambda name: (name.startswith(_USUAL), name))
+    shown = [*own[:_MOST_NAMED], *others[:_MOST_NAMED]]
+    more = f" and {len(named) - len(shown)} more" if len(named) > len(shown) else ""
+    return ", ".join(shown) + more
 
 
 def _refuse_unknown_types(path: Path) -> None:

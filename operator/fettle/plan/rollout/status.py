@@ -358,7 +358,7 @@ def transitions(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> 
         if old is None and new.reason == Reason.DEPLOYING:  # the ledger's line said so already
             continue
         calm = new.reason in (Reason.SERVING, Reason.DEPLOYING, Reason.WAITING_FOR_PROMOTE, Reason.PAUSED_BY_USER)
-        said = f"{new.message} (since {new.last_transition_time})"
+        said = f"{new.message} ({kind} is {status} since {new.last_transition_time})"
         events.append(EventDraft("Normal" if calm else "Warning", Reason(new.reason), said))
     return tuple(events)
 

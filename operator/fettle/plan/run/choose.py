@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fettle.api.bounds import UNMEASURED, Miss, Rules, is_exact, misses, percentile
+from fettle.api.bounds import UNMEASURED, Miss, Rules, is_exact, is_unsteady, misses, percentile
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.text import clip, joined, percent, rounded
@@ -57,10 +57,10 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
     losers = {
         score.row.name: _why_not(score, winner, tied, rules)
         for score in passing
-        if score is not winner and not _is_unstable(score.row)
+        if score is not winner and not is_unsteady(score.row)
     }
     selected = winner.row.model_copy(
-        update={"state": CandidateState.SELECTED, "message": winner.row.message or _why_kept(winner, tied, incumbent)}
+        update={"state": CandidateState.SELECTED, "message": winner.row.message or _why(winner, tied, rules, incumbent)}
     )
     judged = [_rejected(row, failed) for row in rows]
     judged = [selected if row.name == selected.name else _found(row, losers.get(row.name)) for row in judged]
@@ -70,12 +70,8 @@ def choose(rows: Sequence[CandidateStatus], rules: Rules, incumbent: str | None 
 def _has_figures(row: CandidateStatus) -> bool:
     """Whether there is something to judge. If only the timing is unstable, the candidate is judged by the lower end of its speed-up."""
     return row.state == CandidateState.MEASURED or (
-        row.state == CandidateState.REJECTED and _is_unstable(row) and row.speedup is not None
+        row.state == CandidateState.REJECTED and is_unsteady(row) and row.speedup is not None
     )
-
-
-def _is_unstable(row: CandidateStatus) -> bool:
-    return row.reason == Reason.MEASUREMENT_UNSTABLE
 
 
 def _misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
@@ -92,7 +88,7 @@ def _score(row: CandidateStatus) -> _Score:
     return _Score(
         row=row,
         # The point estimate of a wide interval is luck: use its lower end.
-        speed=speedup.value if speedup is not None and not _is_unstable(row) else slowest,
+        speed=speedup.value if speedup is not None and not is_unsteady(row) else slowest,
         slowest=slowest,
         bytes=row.bytes if row.bytes is not None else float("inf"),
         # A gain in accuracy is not a reason to prefer a candidate: it is mostly noise.
@@ -129,11 +125,12 @@ def _prefer(tied: Sequence[_Score], incumbent: str | None) -> _Score:
     return min(_front(tied), key=lambda score: (not score.exact, score.drop, score.bytes, -score.speed))
 
 
-def _why_kept(winner: _Score, tied: Sequence[_Score], incumbent: str | None) -> str | None:
-    """The message of a published artifact that stays although other candidates are equally good; None in other cases."""
+def _why(winner: _Score, tied: Sequence[_Score], rules: Rules, incumbent: str | None) -> str:
+    """The message of the winner: why it was selected, or why a published artifact stays although other candidates are equally good."""
     others = [score.row.name for score in tied if score is not winner]
     if winner.row.artifact != incumbent or not others:
-        return None
+        within = " within the interval" if others and rules.objective != Objective.SIZE else ""
+        return f"selected: the best {rules.objective.lower()}{within} of all candidates that satisfy every constraint"
     are = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'}"
     return clip(f"it was already published and is kept, because {are} not faster by more than the interval")
 
@@ -145,7 +142,8 @@ def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules
     if loser_p50 is not None and winner_p50 is not None:
         times = f" (p50 {rounded(winner_p50)} ms against {rounded(loser_p50)} ms)"
         if winner_p50 > loser_p50:  # medians over all rounds; speed-ups are paired by round
-            times = f" (in the same rounds: {winner.speed:.3g} x the original against {loser.speed:.3g} x)"
+            speeds = f"{rounded(winner.speed)} times as fast as the original, against {rounded(loser.speed)} times"
+            times = f" (compared round by round it is {speeds})"
     if rules.objective == Objective.SIZE and loser.bytes > winner.bytes:
         text = f"{name} is smaller: {winner.bytes:.0f} bytes against {loser.bytes:.0f}"
     elif loser not in tied:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from fettle.api.bounds import ORIGINAL, is_exact, span
+from fettle.api.bounds import ORIGINAL, gain, is_exact, span
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, ReportStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, PublishReport
@@ -241,7 +241,7 @@ def _summary(rows: Sequence[CandidateStatus]) -> str:
         if row.name == ORIGINAL:
             parts.append(f"{row.target}: {row.name}, unchanged: no candidate is better")
             continue
-        speed = f", {span(row.speedup)} times as fast as the original" if row.speedup is not None else ""
+        speed = f", {gain(row)}" if row.speedup is not None else ""
         drop = "same answers as the original" if row.exact else ""
         if not row.exact and row.accuracy_drop is not None:
             drop = f"accuracy drop {span(row.accuracy_drop)}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fettle.api.bounds import Rules, misses_accuracy, percentile
+from fettle.api.bounds import BASELINES, Rules, misses_accuracy, percentile
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
-from fettle.api.vocabulary import AgreementMode, CandidateState, Metric, Objective
+from fettle.api.text import rounded
+from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Metric, Objective
 
 WORTH_SAYING = 1.25  # times as fast as the winner; the timing pre-test is not more precise
 
@@ -32,7 +33,8 @@ def held_back(rows: Sequence[CandidateStatus], rules: Rules, baseline: BaselineS
         return None
     factor = max(faster)
     row = faster[factor]
-    return f"{row.name} is about {factor:.2g} times as fast as the original, but {row.message}{_advice(row)}"
+    beside = BASELINES[winner.speedup.basis if winner.speedup is not None else Basis.SOURCE_RUNTIME]
+    return f"{row.name} is about {rounded(factor, 2)} times as fast as {beside}, but {row.message}{_advice(row)}"
 
 
 def _advice(row: CandidateStatus) -> str:

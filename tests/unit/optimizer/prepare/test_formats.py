@@ -102,6 +102,25 @@ def test_a_pickle_is_never_run_unless_it_is_trusted(bench: Workbench, name: str)
     assert "source.trusted: true" in error.message
 
 
+def test_the_frameworks_classes_and_strange_names_come_first_of_what_a_pickle_needs(bench: Workbench) -> None:
+    names = [
+        "sklearn.tree Tree",
+        "numpy dtype",
+        "numpy ndarray",
+        "scipy.sparse csr",
+        "joblib x",
+        "posix system",
+        "sklearn.a B",
+    ]
+    imports = b"".join(b"c%b\n0" % name.replace(" ", "\n").encode() for name in names)
+    (bench.folder / "model.pkl").write_bytes(b"\x80\x02" + imports + b"N.")
+    error = bench.refused(source=SourceSpec(uri="pvc://claim/model.pkl"))
+    assert (
+        "needs sklearn.a.B, sklearn.tree.Tree, posix.system, joblib.x, numpy.dtype and 2 more: unpickling"
+        in error.message
+    )
+
+
 ARCHIVES = [
     ("a path that leaves", zipped(**{"../evil": b"x"}), "'../evil'"),
     ("an absolute path", zipped(**{"/etc/x": b"x"}), "'/etc/x'"),

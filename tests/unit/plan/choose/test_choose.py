@@ -212,7 +212,7 @@ def test_when_nothing_was_measured_the_first_reason_is_told() -> None:
 PREFERENCES: list[tuple[str, CandidateStatus, CandidateStatus, Objective, str]] = [
     ("slower", EXACT, INT8, Objective.LATENCY, "int8-openvino is faster (p50 2 ms against 4 ms)"),
     ("slower in the same rounds, whatever the medians say", row("a", (0.99, 0.92, 1.04), exact=True, percentiles={"p50": 1.0}), original(),
-     Objective.LATENCY, "original is faster (in the same rounds: 1 x the original against 0.99 x)"),
+     Objective.LATENCY, "original is faster (compared round by round it is 1 times as fast as the original, against 0.99 times)"),
     ("lossy among equals", row("int8", (3.0, 2.8, 3.2), 0.001), row("float32-openvino", 2.9, exact=True),
      Objective.LATENCY, "gives the same answers as the original"),
     ("loses more among equals", row("int8-a", (3.0, 2.8, 3.2), 0.006), row("int8-b", 2.9, 0.001), Objective.LATENCY, "loses less"),
@@ -235,6 +235,24 @@ def unstable(name: str, speed: tuple[float, float, float] | None, drop: float = 
     """A row whose clock is known badly only, as the measurement says it."""
     found = row(name, speed, drop, reason=Reason.MEASUREMENT_UNSTABLE, message="known to 60% only")
     return found.model_copy(update={"state": CandidateState.REJECTED})
+
+
+@pytest.mark.parametrize(
+    ("rows", "objective", "message"),
+    [
+        ([original(), INT8], Objective.LATENCY, "the best latency of all candidates"),
+        ([original(), INT8], Objective.SIZE, "the best size of all candidates"),
+        (
+            [EXACT, row("int8", 1.52, 0.001)],
+            Objective.LATENCY,
+            "the best latency within the interval of all candidates",
+        ),
+    ],
+)
+def test_the_winner_says_why_it_was_selected(rows: list[CandidateStatus], objective: Objective, message: str) -> None:
+    winner = judge(rows, objective=objective).winner
+    assert winner is not None
+    assert winner.message == f"selected: {message} that satisfy every constraint"
 
 
 def test_a_gain_that_is_sure_is_taken_though_its_size_is_not() -> None:
