@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tools.cluster import components, config, containers
+from tools.cluster import components, config, containers, status
 from tools.cluster.paths import CLUSTERS, FETTLE, INTEGRATIONS, PREFIX, TEST, Cluster, Paths
 
 ROOT = Path(__file__).parents[2]
@@ -136,3 +136,12 @@ def test_ci_runs_targets_that_there_are_on_every_python_that_the_package_claims(
 def test_the_package_and_the_chart_name_one_address() -> None:
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
     assert yaml.safe_load((ROOT / "charts" / "fettle" / "Chart.yaml").read_text()).get("home") == urls.get("Repository")
+
+
+def test_a_cluster_that_is_stopped_is_no_fault_and_its_status_says_what_starts_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status.show_all([Paths(tmp_path, Cluster("fettle-nobody", 99))])
+    told = capsys.readouterr().out
+    assert "not running; make cluster starts it" in told
+    assert "FAIL" not in told

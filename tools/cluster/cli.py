@@ -99,7 +99,7 @@ def down(cluster: Cluster | None, purge: bool) -> None:
 def _tell_kept(folder: Path) -> None:
     """What stays on the disk, and what removes it."""
     used = attempt("du", "-sxm", folder).stdout.split()
-    if used and used[0] != "0":
+    if used and int(used[0]):
         text = f"{int(used[0]) / 1024:.1f} GB stay in {folder} for the next start: binaries, images, state"
         click.echo(f"{text}; `make clean` removes them, and .venv")
 

@@ -9,10 +9,13 @@ from typing import Any
 
 from kubernetes import client
 
+from fettle.api.text import clip
+from fettle.cli.local.process import OWN_LINE, SAID
 from tools.demo.kube import DemoError, Kube, condition, is_current
 from tools.demo.room import Room
 
 Found = dict[str, Any]
+SILENT_SECONDS = 30.0  # without a new message
 GOING = {"Preparing", "Optimizing", "Measuring", "Publishing"}  # reasons of a run that has not ended
 
 
@@ -54,15 +57,21 @@ def has_failed(found: Found | None) -> bool:
 
 
 def optimized(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]) -> Found:
-    """Wait until an OptimizedModel is Ready; tells each new message of its Ready condition. Raises DemoError on a fault."""
-    told = ""
+    """Wait until an OptimizedModel is Ready; tells each new message of its Ready condition, and what its Job does while there is none.
+
+    Raises DemoError on a fault.
+    """
+    told, told_at = "", 0.0
     for elapsed in polls(seconds, kube=kube):
         found = kube.get("om", name)
         ready = condition(found, "Ready")
         line = f"{ready['reason']}: {ready['message']}" if ready else "waiting for the operator"
         if line != told:
-            told = line
+            told, told_at = line, elapsed
             tell(f"{elapsed:5.0f} s  {name}: {line}")
+        elif elapsed - told_at >= SILENT_SECONDS:
+            told_at = elapsed
+            tell(f"{elapsed:5.0f} s  {name}: {_last_words(kube, name) or line}")
         if found is None or not is_current(found):
             continue
         if ready.get("status") == "True":
@@ -70,6 +79,14 @@ def optimized(kube: Kube, name: str, seconds: float, tell: Callable[[str], None]
         if has_failed(found):
             raise DemoError(f"OptimizedModel {name} ended as {line}")
     raise DemoError(f"OptimizedModel {name} was not Ready within {seconds:.0f} s: {told}")
+
+
+def _last_words(kube: Kube, name: str) -> str:
+    """What the running Job of that OptimizedModel said last in its log; empty while none runs."""
+    selector = ("--selector", f"fettle.dev/optimizedmodel={name}", "--field-selector", "status.phase=Running")
+    pods = kube.kubectl("get", "pods", *selector, "-o", "name", check=False).split()
+    said = (OWN_LINE.match(kube.pod_log(pod).strip()) for pod in pods)
+    return next((clip(found[1], SAID) for found in said if found is not None), "")
 
 
 @dataclass(frozen=True)

@@ -117,12 +117,13 @@ class Starter:
             return
         bound = DEFAULT_DROP if given is None else given
         needed = items_needed(bound)
-        enough = needed is None or self.report.items.items >= needed
-        says = (
-            "may be lost at most, with 95 % confidence"
-            if enough
-            else f"too few items to prove this: at least {needed} are needed, there are {self.report.items.items}"
-        )
+        items = self.report.items.items
+        if needed is None:
+            says = "may be lost at most; only a clear gain proves a drop of 0"
+        elif items >= needed:
+            says = f"may be lost at most, with 95 % confidence; {items} items can prove this, {needed} are the fewest"
+        else:
+            says = f"too few items to prove this: at least {needed} are needed, there are {items}"
         yield "  constraints:"
         yield f"    accuracy: {{maxDrop: {bound:g}}}  # {says}"
 
