@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fettle.cli.views.progress import size
+
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 180)
 START = time.monotonic()
 
@@ -39,19 +41,17 @@ def candidates(found: dict[str, Any]) -> None:
     """The table of candidates of an OptimizedModel."""
     status = found["status"]
     table = Table(title=f"OptimizedModel {found['metadata']['name']}: candidates", title_justify="left")
-    for column in ("candidate", "runtime", "p50 ms", "speed-up [95 %]", "accuracy drop [interval]", "KiB", "state"):
+    for column in ("candidate", "runtime", "p50 ms", "speed-up [95 %]", "accuracy drop [interval]", "size", "state"):
         table.add_column(column, overflow="fold")
     for baseline in status.get("baselines", []):
-        table.add_row(
-            "baseline", baseline["runtime"], _p50(baseline), "1", "0", f"{baseline['bytes'] / 1024:.0f}", "original"
-        )
+        table.add_row("baseline", baseline["runtime"], _p50(baseline), "1", "0", size(baseline["bytes"]), "original")
     for row in status.get("candidates", []):
         state = row["state"] + (f": {row['reason']}" if row.get("reason") else "")
-        size = f"{row['bytes'] / 1024:.0f}" if row.get("bytes") else "-"
+        total = size(row["bytes"]) if row.get("bytes") else "-"
         drop = "exact" if row.get("exact") else _interval(row.get("accuracyDrop"), 4)
         style = "bold green" if row["state"] == "Selected" else None
         table.add_row(
-            row["name"], row["runtime"], _p50(row), _interval(row.get("speedup"), 2), drop, size, state, style=style
+            row["name"], row["runtime"], _p50(row), _interval(row.get("speedup"), 2), drop, total, state, style=style
         )
     console.print(table)
     for row in status.get("candidates", []):

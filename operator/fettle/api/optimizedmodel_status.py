@@ -14,6 +14,7 @@ from fettle.api.pods import Toleration
 from fettle.api.progress import TrainingStatus
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Tensor
+from fettle.api.text import rounded
 from fettle.api.vocabulary import (
     AgreementMode,
     Architecture,
@@ -306,6 +307,12 @@ def _word(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
+def _size(count: int) -> str:
+    """'1.23MB', '83.3kB'."""
+    value, unit = (count / 1e6, "MB") if count >= 1e6 else (count / 1e3, "kB")
+    return f"{rounded(value)}{unit}"
+
+
 class DeviceStatus(ApiModel):
     """The GPUs that were found for a target when its run began. The run keeps to them."""
 
@@ -388,5 +395,5 @@ class OptimizedModelStatus(ApiModel):
             targets=",".join(artifact.target for artifact in self.artifacts),
             speedup=",".join(_word(artifact.speedup, "{:.2f}x") for artifact in self.artifacts),
             drop=",".join(_word(artifact.accuracy_drop, "{:.4g}") for artifact in self.artifacts),
-            size=",".join(_word(artifact.bytes / 1e6, "{:.2f}MB") for artifact in self.artifacts),
+            size=",".join(_size(artifact.bytes) for artifact in self.artifacts),
         )

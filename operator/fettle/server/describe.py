@@ -18,6 +18,11 @@ def server() -> dict[str, Any]:
     return {"name": "fettle", "version": __version__, "extensions": list(EXTENSIONS)}
 
 
+def platform(form: str, runtime: str) -> str:
+    """'onnx_onnxruntime': format and runtime; one name where they have the same."""
+    return "_".join(dict.fromkeys((form.lower(), runtime)))
+
+
 def model(settings: ServerSettings, served: ServedModel) -> dict[str, Any]:
     """Inputs and outputs, -1 where a size varies, and under `parameters` which artifact this is, how it was made, how pictures or
     texts become its inputs and what was measured of it."""
@@ -25,7 +30,7 @@ def model(settings: ServerSettings, served: ServedModel) -> dict[str, Any]:
     return {
         "name": settings.model,
         "versions": [settings.revision],
-        "platform": f"{manifest.model.format.lower()}_{manifest.runtime}",
+        "platform": platform(manifest.model.format, manifest.runtime),
         "inputs": _tensors(manifest.signature.inputs),
         "outputs": _tensors(manifest.signature.outputs),
         "parameters": {

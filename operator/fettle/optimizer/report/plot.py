@@ -48,6 +48,8 @@ class Point:
 
 
 LINE = 10  # points from one line of numbers to the next
+PER_LINE = 4  # numbers in a line of a label
+RIGHT = 0.75  # share of the plot's width from which a label stands to the left of its mark
 PLACES = ((7, 5), (-7, 5), (-7, -14), (7, -14))
 MARKERS: dict[str, tuple[str, str, int]] = {
     "selected": ("*", GOOD, 190),
@@ -147,18 +149,28 @@ def _on_the_axis(axes: Axes, points: Sequence[Point]) -> None:
             axes.scatter(
                 [_middle(point)], [0.035], transform=where, marker=marker, s=area * 0.7, color=colour, zorder=3
             )
+        x = _middle(near[-1])
+        beyond = axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0] > RIGHT
         label = axes.annotate(
-            ", ".join(point.label for point in near),
-            (_middle(near[-1]), 0.035),
+            _numbers(near),
+            (x, 0.035),
             xycoords=("data", "axes fraction"),
-            xytext=PLACES[0],
+            xytext=PLACES[1] if beyond else PLACES[0],
             textcoords="offset points",
+            ha="right" if beyond else "left",
             fontsize=9,
             color=INK,
         )
         while any(label.get_window_extent().overlaps(other) for other in written):
             label.set_position((label.get_position()[0], label.get_position()[1] + LINE))
         written.append(label.get_window_extent())
+
+
+def _numbers(points: Sequence[Point]) -> str:
+    """The numbers of marks that share a label, in lines that are not wider than the plot has room for."""
+    numbers = [point.label for point in points]
+    lines = [", ".join(numbers[start : start + PER_LINE]) for start in range(0, len(numbers), PER_LINE)]
+    return ",\n".join(lines)
 
 
 def _side_by_side(points: Sequence[Point]) -> list[list[Point]]:

@@ -16,7 +16,7 @@ import onnx
 
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
-from fettle.api.text import installing, quoted
+from fettle.api.text import installing, joined, quoted
 from fettle.api.vocabulary import FormatName, ModelFormat
 from fettle.errors import ConversionError, FettleError, RuntimeFailure, SourceError
 from fettle.optimizer.data.columns import Encoder
@@ -142,8 +142,9 @@ def require_modules(path: Path, format: FrameworkFormat) -> None:
 
 def not_installed(what: str, missing: Sequence[str], extra: str, formats: str) -> SourceError:
     """A source, `what` it is, whose toolchain is not there: `extra` of pyproject.toml brings it, and so does the image of `formats`."""
+    verb = "is" if len(missing) == 1 else "are"
     message = (
-        f"{what}, and {', '.join(missing)} is not installed: {installing(extra)} for fettle optimize; in a cluster source.format: {formats} "
+        f"{what}, and {joined(missing)} {verb} not installed: {installing(extra)} for fettle optimize; in a cluster source.format: {formats} "
         "selects the image that has it"
     )
     return SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)

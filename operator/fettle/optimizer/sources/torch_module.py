@@ -76,7 +76,7 @@ def _require_weights(path: Path) -> None:
     named = torch_pickle.needed(path)
     if named:
         message = (
-            f"{path.name} is a pickle that needs {joined(sorted(named)[:_MOST_NAMED])}: unpickling that runs whatever code the file names, "
+            f"{path.name} is a pickle that needs {joined(sorted(named)[:_MOST_NAMED])}: unpickling it runs whatever code the file names, "
             "so it was not loaded, trusted or not; save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
         )
         raise SourceError(message, reason=Reason.UNSAFE_PICKLE)

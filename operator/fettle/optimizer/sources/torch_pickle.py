@@ -42,7 +42,7 @@ def refusal(path: Path) -> SourceError:
         return error
     if named:
         message = (
-            f"{path.name} is a pickle that needs {', '.join(sorted(named)[:3])}: unpickling that runs whatever code the file "
+            f"{path.name} is a pickle that needs {', '.join(sorted(named)[:3])}: unpickling it runs whatever code the file "
             f"names, so it was not loaded; {EXPORT_IT}"
         )
         return SourceError(message, reason=Reason.UNSAFE_PICKLE)

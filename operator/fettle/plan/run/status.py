@@ -303,7 +303,9 @@ def artifact_of(
         sha256=winner.artifact,
         bytes=winner.bytes,
         threads=winner.settings.threads * winner.settings.streams,
-        speedup=winner.speedup.value if winner.speedup is not None else None,
+        speedup=float(f"{winner.speedup.value:.4g}")
+        if winner.speedup is not None
+        else None,  # the candidate has all digits
         accuracy_drop=0.0 if winner.exact else drop,
         placement=Placement(
             node_selector=target.node_selector,

@@ -24,7 +24,7 @@ from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import FormatName
 from fettle.errors import FettleError, SourceError
 from fettle.optimizer.sources import archive, mlflow
-from fettle.optimizer.sources.framework import fitted
+from fettle.optimizer.sources.framework import fitted, not_installed
 from fettle.optimizer.sources.lightgbm import below
 
 
@@ -64,7 +64,7 @@ def test_without_the_toolchain_one_line_says_what_to_install_and_what_to_set(
     (bench.folder / name).write_bytes(content)
     error = bench.refused(source=SourceSpec(uri=f"pvc://claim/{name}"))
     assert error.reason == Reason.UNSUPPORTED_FORMAT
-    assert "is not installed: pip install '.[" in error.message
+    assert " not installed: pip install '.[" in error.message
     assert f"source.format: {format} selects the image" in error.message
 
 
@@ -78,6 +78,18 @@ def test_a_file_that_is_cut_or_is_something_else_is_damaged_by_its_name(
             continue  # known by its name alone, or a name that other files have too
         error = bench.refused(source=SourceSpec(uri=f"pvc://claim/{name}"))
         assert (error.reason, "is damaged" in error.message) == (Reason.SOURCE_CORRUPTED, True), error.message
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        (["skops"], "skops is not installed"),
+        (["sklearn", "skl2onnx", "skops"], "sklearn, skl2onnx and skops are not installed"),
+    ],
+)
+def test_what_is_missing_is_told_in_a_sentence(missing: list[str], told: str) -> None:
+    error = not_installed("a.skops is scikit-learn", missing, "sklearn", "ScikitLearn")
+    assert f"a.skops is scikit-learn, and {told}: pip install" in error.message
 
 
 class Touch:

@@ -192,6 +192,11 @@ def test_the_table_is_in_the_order_that_its_caption_says(finished: tuple[Store, 
     assert names[timed + 1 : timed + 3] == ["fp32-static-shape-openvino", "fp32-openvino"]
 
 
+def test_numbers_that_share_a_label_stand_in_short_lines() -> None:
+    points = [plot.Point(str(number), "pruned", "x", None, None, None) for number in range(1, 7)]
+    assert plot._numbers(points) == "1, 2, 3, 4,\n5, 6"
+
+
 def test_lineage_names_source_data_libraries_and_cpu(finished: tuple[Store, str]) -> None:
     store, digest = finished
     page = parsed(published(store)).text
