@@ -115,6 +115,9 @@ def _trainable(planned: PlannedCandidate, facts: Facts) -> Finding | None:
 
 def _not_quantized_twice(planned: PlannedCandidate, facts: Facts) -> Finding | None:
     quantized = facts.prepare.traits.quantized
+    if sum(step.quantizes for step in planned.steps) > 1:
+        text = f"recipe {planned.plan.recipe} quantizes what it has quantized already: leave all but one of these steps out"
+        return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
     if planned.dequantizes and not quantized:
         return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is not quantized, so there is nothing to dequantize")
     if planned.quantizes_source and quantized:

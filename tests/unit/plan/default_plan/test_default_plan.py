@@ -221,6 +221,15 @@ def test_explicit_recipes_are_tried_in_every_runtime_of_the_target() -> None:
     assert named(found, "small-openvino").family == RuntimeName.OPENVINO
 
 
+@pytest.mark.parametrize("second", ["Static", "WeightOnlyInt4"])
+def test_a_recipe_quantizes_once(second: str) -> None:
+    steps = [{"quantize": {"mode": mode}} for mode in ("WeightOnly", second)]
+    found = plan(make_spec(recipes=[{"name": "twice", "steps": steps}]))
+    assert set(refused(found).values()) == {Reason.RECIPE_NOT_APPLICABLE}
+    refusal = named(found, "twice-openvino").refusal
+    assert refusal is not None and "recipe twice quantizes what it has quantized already" in refusal.message
+
+
 CALIBRATION = {"calibration": {"uri": "pvc://m/c.npz"}}
 EVALUATION = {"evaluation": {"uri": "pvc://m/e.npz"}}
 REFUSALS: list[tuple[str, dict[str, Any], dict[str, Any], Reason, list[str]]] = [
