@@ -8,15 +8,15 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from rich.progress import Progress
-from tests.unit.cli.api_server import api_server
+from tests.unit.cli.api_server import ApiServer, api_server
 from tests.unit.cli.pipe import Silent, running
 
 from fettle.cli.access.claim_pod import ClaimPath, find_image, parse_target, pod, why_not_running
 from fettle.cli.access.cluster import connect
 from fettle.cli.access.push_files import Entry, entries, transfer
-from fettle.cli.commands.push import NewClaim, ensure_claim, transferred
+from fettle.cli.commands.push import transferred
 from fettle.cli.main import main
 from fettle.cli.pods import receive, send
 from fettle.errors import ClusterError, UsageError
@@ -161,23 +161,37 @@ def test_the_pod_meets_the_restricted_level_and_holds_no_token(read_only: bool) 
 CLAIM = "/api/v1/namespaces/default/persistentvolumeclaims"
 
 
+def pushed(server: ApiServer, folder: Path, *options: str) -> Result:
+    """A push into a pod that never starts."""
+    (source := folder / "m.onnx").touch()
+    given = ["push", str(source), "pvc://models/m", *options, "--timeout", "0"]
+    return CliRunner().invoke(main, [*given, "--kubeconfig", str(server.kubeconfig(folder))])
+
+
 def test_a_missing_claim_is_created_only_when_asked(tmp_path: Path) -> None:
-    target = ClaimPath("models", "")
     with api_server() as server:
-        cluster = connect(str(server.kubeconfig(tmp_path)), None, None)
-        with pytest.raises(UsageError, match="--create"):
-            ensure_claim(cluster, target, None)
-        ensure_claim(cluster, target, NewClaim("5Gi", "fast", "ReadWriteMany"))
-        ((method, path, body),) = server.written
+        refused = pushed(server, tmp_path, "--image", "mine:2")
+        assert (refused.exit_code, server.written) == (2, []) and "pass --create" in refused.output
+        wanted = ["--create", "--size", "5Gi", "--storage-class", "fast", "--access-mode", "ReadWriteMany"]
+        pushed(server, tmp_path, "--image", "mine:2", *wanted)
+        method, path, body = server.written[0]
         assert (method, path) == ("POST", CLAIM)
         assert body["spec"] == {
             "accessModes": ["ReadWriteMany"],
             "resources": {"requests": {"storage": "5Gi"}},
             "storageClassName": "fast",
         }
+        server.written.clear()
         server.objects[f"{CLAIM}/models"] = {"metadata": {"name": "models"}}
-        ensure_claim(cluster, target, NewClaim("5Gi", None, "ReadWriteOnce"))
-        assert len(server.written) == 1, "a claim that is there is left as it is"
+        pushed(server, tmp_path, "--image", "mine:2", "--create")
+        assert CLAIM not in [path for _, path, _ in server.written], "a claim that is there is left as it is"
+
+
+def test_no_claim_is_created_when_there_is_no_image_for_the_pod(tmp_path: Path) -> None:
+    with api_server() as server:
+        result = pushed(server, tmp_path, "--create")
+        assert (result.exit_code, server.written) == (2, [])
+    assert "no running operator was found to take an image from: pass --image" in result.output
 
 
 def deployments(env: list[dict[str, Any]]) -> dict[str, Any]:

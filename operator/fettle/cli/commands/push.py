@@ -111,8 +111,10 @@ def push(
     target = parse_target(uri)
     files = entries(source, target)
     cluster = connect(**connection)
-    ensure_claim(cluster, target, new_claim)
+    missing = missing_claim(cluster, target, new_claim)
     image, pull_secrets = find_image(cluster, image)
+    if missing is not None:
+        create_claim(cluster, target, missing)
     total = sum(entry.bytes for entry in files)
     manifest = pod(target.claim, image, pull_secrets, purpose="push")
     with progress_bar(total) as progress, running_pod(cluster, manifest, timeout) as name:
@@ -146,18 +148,23 @@ def transferred(files: tuple[Entry, ...], connected: Callable[[], Wire], progres
     raise AssertionError("unreachable")
 
 
-def ensure_claim(cluster: Cluster, target: ClaimPath, new_claim: NewClaim | None) -> None:
-    """See that the claim is there, or create it as `new_claim` says. Raises UsageError when it is missing and may not be made."""
+def missing_claim(cluster: Cluster, target: ClaimPath, new_claim: NewClaim | None) -> NewClaim | None:
+    """The claim to create: None if it is there. Raises UsageError when it is missing and may not be made."""
     try:
         with api_errors(f"claim {target.claim}"):
             cluster.core.read_namespaced_persistent_volume_claim(target.claim, cluster.namespace)
-        return
+        return None
     except MissingError as error:
         if new_claim is None:
             message = (
                 f"claim {target.claim!r} not found in namespace {cluster.namespace!r}: create it, or pass --create"
             )
             raise UsageError(message) from error
+        return new_claim
+
+
+def create_claim(cluster: Cluster, target: ClaimPath, new_claim: NewClaim) -> None:
+    """Create the claim. Raises ClusterError."""
     with api_errors(f"claim {target.claim}"):
         cluster.core.create_namespaced_persistent_volume_claim(cluster.namespace, new_claim.manifest(target))
     click.echo(f"claim {target.claim} created in namespace {cluster.namespace}", err=True)
