@@ -193,6 +193,21 @@ def test_rollback_to_names_what_it_flees_from_and_where_to(
     assert re.fullmatch(rf"bbbb/{target}/[0-9a-f]{{8}}", notes["fettle.dev/rollback-to"])
 
 
+NEVER_SERVED = {"revision": "dddd", "artifact": "x", "left": "2026-01-03T00:00:00Z", "reason": "AnalysisFailed"}
+DESIRED = {"revision": "bbbb", "artifact": "x", "entered": "2026-01-04T00:00:00Z"}
+
+
+def test_rollback_to_without_a_revision_goes_to_the_one_that_served_before(server: ApiServer, tmp_path: Path) -> None:
+    status = {**STATUS, "revisions": [*STATUS["revisions"], NEVER_SERVED, DESIRED]}
+    server.objects[PATH.format("default", "modeldeployments")] = deployment(status)
+    result = run(server, tmp_path, "rollback-to", "digits", "--now")
+    assert result.exit_code == 0, result.output
+    assert "rollback from revision bbbb to aaaa, the previous revision, requested" in result.output
+    notes = server.written[0][2]["metadata"]["annotations"]
+    assert notes["fettle.dev/rollback-to"].startswith("bbbb/aaaa/")
+    assert notes["fettle.dev/promote-full"].startswith("aaaa/")
+
+
 def test_rollback_to_now_skips_the_steps_with_the_same_token(server: ApiServer, tmp_path: Path) -> None:
     server.objects[PATH.format("default", "modeldeployments")] = deployment(STATUS)
     assert run(server, tmp_path, "rollback-to", "digits", "0000", "--now").exit_code == 0
@@ -247,6 +262,7 @@ REFUSALS = [
     ("a request that makes no sense", STATUS, (422, "no"), ["promote"], 1, "no (InvalidSpec)"),
     ("no such revision", STATUS, None, ["rollback-to", "dead"], 2, "no revision 'dead' in the ledger"),
     ("what is asked for", STATUS, None, ["rollback-to", "bbbb"], 2, "is already the one that modeldeployment digits asks for"),
+    ("no revision before it", {**STATUS, "revisions": [NEVER_SERVED, DESIRED]}, None, ["rollback-to"], 2, "no other revision of"),
     ("a revision of two", TWINS, None, ["rollback-to", "0"], 2, "2 revisions start with '0'"),
     ("a model not ready", {**STATUS, "desiredRevision": None}, None, ["rollback-to", "0000"], 2, "is not ready"),
     ("no such context", STATUS, None, ["promote", "--context", "nowhere"], 2, "context 'nowhere' not found"),

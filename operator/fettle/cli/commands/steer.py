@@ -172,32 +172,38 @@ def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
 
 @click.command("rollback-to")
 @click.argument("deployment", metavar="NAME", type=NameType(DEPLOYMENTS), shell_complete=deployment_names)
-@click.argument("revision", metavar="REVISION", shell_complete=revisions)
+@click.argument("revision", metavar="[REVISION]", required=False, shell_complete=revisions)
 @click.option("--now", is_flag=True, help="Skip the steps and move all traffic as soon as the pods are ready.")
 @order_option
 @with_cluster
-def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool, output: str | None) -> None:
+def rollback_to(cluster: Cluster, deployment: str, revision: str | None, now: bool, output: str | None) -> None:
     """Roll back to an earlier revision until the spec asks for another revision.
 
-    The revision takes the same steps with the same analysis as any other. With --now, it only waits for its pods. You can
-    abbreviate REVISION to its first characters. `kubectl fettle history` lists the revisions. The rollback ends when the spec
-    changes the revision, or when you roll back to the revision that the spec asks for.
+    Without REVISION, it is the one that served last before the revision that the spec asks for. The revision takes the same steps
+    with the same analysis as any other. With --now, it only waits for its pods. You can abbreviate REVISION to its first characters.
+    `kubectl fettle history` lists the revisions. The rollback ends when the spec changes the revision, or when you roll back to the
+    revision that the spec asks for.
 
     \b
+    kubectl fettle rollback-to digits --now
     kubectl fettle rollback-to digits 3fa9c1d2e4
     kubectl fettle rollback-to digits 3fa --now
     kubectl fettle rollback-to digits 3fa -o json
     """
     resource = deployment_of(cluster, deployment)
     desired = _desired(resource, deployment)
-    target = _target(revision, [*known(resource.status), desired], deployment)
+    if revision is None:
+        target = _previous(resource.status, desired, deployment)
+    else:
+        target = _target(revision, [*known(resource.status), desired], deployment)
     if target == desired and resource.status.rollback is None:
         raise UsageError(f"revision {target} is already the one that modeldeployment {deployment} asks for")
     token = _token()
     notes = {Command.ROLLBACK_TO.annotation: f"{desired}/{target}/{token}"}
     if now:
         notes[Command.PROMOTE_FULL.annotation] = f"{target}/{token}"
-    message = f"modeldeployment {deployment}: rollback from revision {desired} to {target} requested"
+    chosen = "" if revision else ", the previous revision,"
+    message = f"modeldeployment {deployment}: rollback from revision {desired} to {target}{chosen} requested"
     about = About(DEPLOYMENTS, cluster.namespace, deployment)
     give(cluster, Order(Command.ROLLBACK_TO.value, about, target, notes, message), output)
 
@@ -205,6 +211,18 @@ def rollback_to(cluster: Cluster, deployment: str, revision: str, now: bool, out
 def known(status: ModelDeploymentStatus) -> list[str]:
     """The revisions in the status's view of the ledger, newest first."""
     return list(dict.fromkeys(record.revision for record in reversed(status.revisions)))
+
+
+def _previous(status: ModelDeploymentStatus, desired: str, name: str) -> str:
+    """The revision that served last before `desired`, as Argo CD's action has it. Raises UsageError if there is none."""
+    served = [record.revision for record in status.revisions if record.entered and record.revision != desired]
+    if not served:
+        every = ", ".join(known(status)) or "none"
+        text = (
+            f"no other revision of modeldeployment {name} has served before revision {desired}, which the spec asks for"
+        )
+        raise UsageError(f"{text} (revisions in its ledger: {every})")
+    return served[-1]
 
 
 def _desired(deployment: ModelDeployment, name: str) -> str:
