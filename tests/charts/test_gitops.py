@@ -163,6 +163,12 @@ def test_an_object_that_the_operator_has_not_seen_is_on_its_way(kind: str) -> No
     assert (health(found)[0], kstatus(found)) == ("Progressing", "InProgress")
 
 
+def test_a_rollback_in_force_is_told_by_argo_cd(world: Any) -> None:  # noqa: F811
+    w = situations.rolled_back(world)
+    state, message = health(obj("ModelDeployment", w.status.to_json(), generation=w.generation))
+    assert (state, message.startswith("RolledBack: rolled back from b to a;")) == ("Healthy", True), message
+
+
 def test_a_spec_that_the_operator_has_not_seen_is_on_its_way(world: Any) -> None:  # noqa: F811
     w = situations.serving(world)
     found = obj("ModelDeployment", w.status.to_json(), generation=w.generation + 1)

@@ -5,7 +5,8 @@ if status == nil or status.conditions == nil then
   return health
 end
 if status.observedGeneration ~= nil and status.observedGeneration ~= obj.metadata.generation then
-  health.message = "waiting for the operator to process the latest spec"
+  -- Argo CD does not look again when only the status changes, so this may stay for long after the operator has gone on.
+  health.message = "the latest spec was not processed yet when Argo CD last looked: refresh the application"
   return health
 end
 
@@ -38,6 +39,11 @@ if holds("Reconciling") then
   return is("Progressing", "Reconciling")
 end
 if holds("Ready") then
-  return is("Healthy", "Ready")
+  local found = is("Healthy", "Ready")
+  -- As asked for, but not what the spec says.
+  if conditions["Progressing"] ~= nil and conditions["Progressing"].reason == "RolledBack" then
+    found.message = is("Healthy", "Progressing").message .. "; " .. found.message
+  end
+  return found
 end
 return health

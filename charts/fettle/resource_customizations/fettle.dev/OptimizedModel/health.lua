@@ -5,7 +5,8 @@ if status == nil or status.conditions == nil then
   return health
 end
 if status.observedGeneration ~= nil and status.observedGeneration ~= obj.metadata.generation then
-  health.message = "waiting for the operator to process the latest spec"
+  -- Argo CD does not look again when only the status changes, so this may stay for long after the operator has gone on.
+  health.message = "the latest spec was not processed yet when Argo CD last looked: refresh the application"
   return health
 end
 
