@@ -42,6 +42,7 @@ from fettle.plan.rollout.state import (
     LedgerWrite,
     MarkEntered,
     MarkLeft,
+    PodFault,
     RolloutSnapshot,
     Workload,
     out_of_traffic,
@@ -331,11 +332,19 @@ def _reconciling(snapshot: RolloutSnapshot, transition: Transition, said: Mappin
     ready, progressing, held = said[READY], said[PROGRESSING], transition.held
     if said[STALLED].holds:
         return _Said(False, said[STALLED].reason)
+    if progressing.reason is Reason.DEPLOYING and (fault := _kept_out(snapshot, transition)) is not None:
+        return _Said(True, fault.reason, f"{progressing.message}: {fault.message}")
     if progressing.holds or not ready.holds:
         return replace(progressing if progressing.holds else ready, holds=True)
     if held is not None and transition.stable != _target(snapshot, transition):
         return _Said(True, held.reason, held.message)
     return _Said(False, ready.reason)
+
+
+def _kept_out(snapshot: RolloutSnapshot, transition: Transition) -> PodFault | None:
+    """Why pods of the stable revision are missing, such as a quota; None if they are only starting, or none is missing."""
+    workload = snapshot.workload(transition.stable or "")
+    return workload.fault if workload.ready < snapshot.spec.replicas else None
 
 
 def _target(snapshot: RolloutSnapshot, transition: Transition) -> str | None:

@@ -38,6 +38,12 @@ def scaled_up(make: Make) -> World:
     return w.run(1)
 
 
+def kept_out_by_a_quota(make: Make) -> World:
+    w = make(served=False)
+    w.behaves("a", start_seconds=None, fault=PodFault(Reason.QUOTA_EXCEEDED, "exceeded quota: team, limited: pods=0"))
+    return w.run(1)
+
+
 def scaled_to_zero(make: Make) -> World:
     w = make()
     w.edit(replicas=0)
@@ -183,6 +189,7 @@ def rolled_back(make: Make) -> World:
         (first, ("Reconciling", Reason.DEPLOYING)),
         (serving, ("settled", Reason.SERVING)),
         (scaled_up, ("Reconciling", Reason.DEPLOYING)),
+        (kept_out_by_a_quota, ("Reconciling", Reason.QUOTA_EXCEEDED)),
         (scaled_to_zero, ("settled", Reason.SERVING)),
         (stuck_at_first, ("Stalled", Reason.MODEL_LOAD_FAILED)),
         (mended_by_another, ("Reconciling", Reason.DEPLOYING)),
@@ -210,3 +217,11 @@ def rolled_back(make: Make) -> World:
 )
 def test_a_modeldeployment_says_how_it_stands(world: Any, situation: Callable[[Make], World], expected: Any) -> None:
     assert stands(situation(world)) == expected
+
+
+def test_what_keeps_pods_out_is_told_by_reconciling_too(world: Any) -> None:
+    w = kept_out_by_a_quota(world)
+    expected = "0 of 3 pods of revision a are ready: exceeded quota: team, limited: pods=0"
+    assert w.message("Reconciling") == expected
+    w.behaves("a", fault=None)
+    assert stands(w.run(1)) == ("Reconciling", Reason.DEPLOYING)
