@@ -13,8 +13,9 @@ import math
 import re
 import socket
 import ssl
+import time
 from collections import deque
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -100,6 +101,7 @@ class TlsPort:
         with socket.create_server((host, port), family=family, backlog=BACKLOG) as listening:
             self.certificate.mounted.changed()
             server = await self._listen(listening, self.certificate.context())
+            self._log_certificate(renewed=False)
             while not self._stopping.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), RENEW_SECONDS)
@@ -108,12 +110,20 @@ class TlsPort:
                     # Both listen for a moment: whoever connects meanwhile is let in by one of them.
                     server, before = await self._listen(listening, context), server
                     before.close()
-                    log.info("the certificate of port %d was renewed", port)
+                    self._log_certificate(renewed=True)
             server.close()
 
     def stop(self) -> None:
         """Let nobody in any more. Connections end with those to `inner`."""
         self._stopping.set()
+
+    def _log_certificate(self, renewed: bool) -> None:
+        port, expires = self.address[1], self.certificate.expires
+        if expires <= time.time():
+            since = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            log.warning("the certificate of port %d expired at %s: put a valid one into the TLS Secret", port, since)
+        elif renewed:
+            log.info("the certificate of port %d was renewed", port)
 
     async def _listen(self, listening: socket.socket, context: ssl.SSLContext) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import re
 import socket
 import ssl
@@ -25,6 +27,7 @@ from tests.unit.server.serving import Server
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import UsageError
 from fettle.server import inference_pb2 as pb
+from fettle.server import tls
 from fettle.server.replay import Exchange, Trouble
 from fettle.server.settings import ServerSettings
 from fettle.server.tls import Certificate
@@ -170,6 +173,40 @@ def test_the_end_of_a_certificates_validity_is_that_of_the_one_that_is_served(
     assert certificate.context() and certificate.expires == leaf.not_valid_after_utc.timestamp()
     (secret / "..data" / "tls.crt").write_text("no certificate")
     assert certificate.renewed() is None and certificate.expires == leaf.not_valid_after_utc.timestamp()
+
+
+class Told(logging.Handler):
+    """What is logged, line by line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = asyncio.Queue[tuple[str, str]]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.put_nowait((record.levelname, record.getMessage()))
+
+
+async def test_an_expired_certificate_is_a_warning_at_the_start_and_when_it_is_renewed(
+    tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, told = authority.issue(tmp_path / "tls", days=-1), Told()
+    leaf = x509.load_pem_x509_certificate((secret / "tls.crt").read_bytes())
+    monkeypatch.setattr(tls, "RENEW_SECONDS", 0.01)
+    caplog.set_level("INFO", logger=tls.__name__)
+    monkeypatch.setattr(logging.getLogger(tls.__name__), "handlers", [told])
+    port = tls.TlsPort("127.0.0.1", 0, Certificate(secret), inner=0)
+    serving = asyncio.create_task(port.serve())
+    async with asyncio.timeout(60):
+        since = leaf.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
+        expected = f"the certificate of port 0 expired at {since}: put a valid one into the TLS Secret"
+        assert await told.lines.get() == ("WARNING", expected)
+        authority.issue(secret, days=-2)
+        level, message = await told.lines.get()
+        assert level == "WARNING" and message != expected
+        authority.issue(secret)
+        assert await told.lines.get() == ("INFO", "the certificate of port 0 was renewed")
+        port.stop()
+        await serving
 
 
 def test_a_server_without_the_certificate_that_it_is_told_of_does_not_start(tmp_path: Path) -> None:
