@@ -132,7 +132,7 @@ class Stage:
         holder = self.system.kubectl("get", "lease", "fettle", "-o", "jsonpath={.spec.holderIdentity}")
         pods = self.system.core.list_namespaced_pod(self.system.namespace).items
         for pod in pods:
-            if pod.metadata.uid == holder and pod.metadata.deletion_timestamp is None:
+            if holder == f"{pod.metadata.name}_{pod.metadata.uid}" and pod.metadata.deletion_timestamp is None:
                 self.system.kubectl("delete", "pod", pod.metadata.name, "--wait=false")
 
 

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
         str,
         Field(
             validate_default=True,
-            description="Holder identity in the Lease. Defaults to the host name and a random suffix; the chart sets the pod's UID.",
+            description="Holder identity in the Lease. Defaults to the host name and a random suffix; the chart sets NAME_UID of the pod.",
         ),
     ] = ""
     watch_namespaces: Annotated[Words, Field(description="Namespaces to watch. Empty means all.")] = ()
@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     @field_validator("identity", mode="after")
     @classmethod
     def _identity(cls, value: str) -> str:
-        """A name of our own where the pod's UID is not given."""
+        """A name of our own where the pod's is not given."""
         return value or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
     def serves(self, namespace: str) -> bool:

@@ -35,8 +35,9 @@ def leaves(node: Any, where: str = "") -> dict[str, Any]:
 
 
 def environment(objects: list[dict[str, Any]]) -> dict[str, str]:
+    """The values that are the same for every pod."""
     container = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+    return {entry["name"]: entry["value"] for entry in container["env"] if "$(" not in entry.get("value", "$(")}
 
 
 def test_lint_finds_nothing() -> None:
@@ -63,6 +64,18 @@ def test_every_setting_has_a_value() -> None:
     assert set(environment(render())) == wanted
     values = (CHART / "values.yaml").read_text()
     assert [name for name in wanted if name not in values] == []
+
+
+def test_the_leader_is_named_after_its_pod_and_stays_the_same_when_the_container_restarts() -> None:
+    listed = only(render(), "Deployment")["spec"]["template"]["spec"]["containers"][0]["env"]
+    names = [entry["name"] for entry in listed]
+    assert names.index("FETTLE_IDENTITY") > max(names.index("POD_NAME"), names.index("POD_UID")), (
+        "only earlier ones count"
+    )
+    by_name = {entry["name"]: entry for entry in listed}
+    assert by_name["FETTLE_IDENTITY"]["value"] == "$(POD_NAME)_$(POD_UID)"
+    fields = [by_name[name]["valueFrom"]["fieldRef"]["fieldPath"] for name in ("POD_NAME", "POD_UID")]
+    assert fields == ["metadata.name", "metadata.uid"]
 
 
 def test_the_default_values_are_the_settings_own(monkeypatch: pytest.MonkeyPatch) -> None:
