@@ -45,6 +45,18 @@ CONDITION_OBJECTS = Gauge(
 )
 
 
+ROLLBACKS = Gauge(
+    "fettle_rollbacks_in_force",
+    "Number of ModelDeployments that a rollback-to keeps from the revision that their spec asks for.",
+    registry=REGISTRY,
+)
+
+
+def rolled_back(objects: Iterable[Object]) -> int:
+    """How many of the ModelDeployments have a rollback in force."""
+    return sum(bool((obj.get("status") or {}).get("rollback")) for obj in objects)
+
+
 def with_condition(objects: Iterable[Object], condition: str) -> int:
     """How many of the objects have that condition with the status True. Whatever else their status holds is not looked at."""
     return sum(holds(obj, condition) for obj in objects)

@@ -175,6 +175,7 @@ class Process:
             metrics.API_REQUESTS.labels(verb, resource).set(count)
         for kind in WATCHED:
             metrics.OBJECTS.labels(kind.kind).set(self.cache.count(kind))
+        metrics.ROLLBACKS.set(metrics.rolled_back(self.cache.all(MODEL_DEPLOYMENT)))
         for kind in (OPTIMIZED_MODEL, MODEL_DEPLOYMENT):
             for condition in metrics.CONDITIONS:
                 count = metrics.with_condition(self.cache.all(kind), condition)

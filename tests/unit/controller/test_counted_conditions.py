@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fettle.controller.metrics import with_condition
+from fettle.controller.metrics import rolled_back, with_condition
 
 
 def _object(**conditions: str) -> dict[str, Any]:
@@ -25,3 +25,8 @@ def test_objects_are_counted_by_the_conditions_that_are_true() -> None:
         "Reconciling": 0,
         "Stalled": 2,
     }
+
+
+def test_rollbacks_in_force_are_counted() -> None:
+    back = {"status": {"rollback": {"desired": "b", "target": "a"}}}
+    assert rolled_back([back, _object(Ready="True"), {}, {"status": None}, {"status": {"rollback": None}}]) == 1
