@@ -155,7 +155,7 @@ def test_the_root_brings_the_operator_then_the_model_then_what_serves_it(
 def merge_customizations(argo: ArgoCD) -> None:
     """As the guide says."""
     asked = ("--set", "argocd.customizations=true", "--show-only", "templates/argocd.yaml")
-    rendered = helm("template", "fettle", str(CHART), *asked)
+    rendered = helm("template", "fettle", str(CHART), "--namespace", "default", *asked)
     printed = ("create", "--dry-run=client", "--filename", "-", "--output", "jsonpath={.data}")
     data = Kube(argo.kube.target, "default").kubectl(*printed, stdin=rendered)
     argo.kube.kubectl("patch", "configmap", "argocd-cm", "--type", "merge", "--patch", f'{{"data": {data}}}')
