@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.charts.helm import CHART, helm
 from tests.charts.rules import CUSTOMIZATIONS
 from tests.integrations.repository import APPS, MODELS, Repository
 from tools.cluster.shell import Progress
@@ -52,6 +53,7 @@ def team(target: Target) -> Kube:
 def repository(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Repository:
     made = Repository(tmp_path_factory.mktemp("git") / "platform", install.images(target))
     made.edit(MODEL, quick)
+    made.edit(DEPLOYMENT, lambda each: each["spec"]["rollout"]["analysis"].update(intervalSeconds=5))
     for wave, path in enumerate((MODEL, DEPLOYMENT)):
         made.edit(path, lambda obj, wave=wave: obj["metadata"].update(annotations={WAVE: str(wave)}))
     made.commit("a quick plan, in waves")
@@ -136,9 +138,9 @@ def test_the_root_brings_the_operator_then_the_model_then_what_serves_it(
     argo: ArgoCD, team: Kube, repository: Repository
 ) -> None:
     argo.kube.kubectl("patch", "configmap", "argocd-cm", "--patch-file", str(ROOT / GITOPS / "argocd-cm.yaml"))
+    merge_customizations(argo)
     argo.kube.kubectl("apply", "-f", str(repository.folder / GITOPS / "root.yaml"))
     comes(argo, "fettle", healthy)
-    merge_customizations(argo)
     app = comes(argo, "models", healthy, 2 * WAIT)
     assert app["status"]["operationState"]["phase"] == "Succeeded"
     comes(argo, "fettle-root", healthy)
@@ -152,9 +154,10 @@ def test_the_root_brings_the_operator_then_the_model_then_what_serves_it(
 
 def merge_customizations(argo: ArgoCD) -> None:
     """As the guide says."""
-    data = Kube(argo.kube.target, "fettle-system").kubectl(
-        "get", "configmap", "fettle-argocd", "-o", "jsonpath={.data}"
-    )
+    asked = ("--set", "argocd.customizations=true", "--show-only", "templates/argocd.yaml")
+    rendered = helm("template", "fettle", str(CHART), "--namespace", "default", *asked)
+    printed = ("create", "--dry-run=client", "--filename", "-", "--output", "jsonpath={.data}")
+    data = Kube(argo.kube.target, "default").kubectl(*printed, stdin=rendered)
     argo.kube.kubectl("patch", "configmap", "argocd-cm", "--type", "merge", "--patch", f'{{"data": {data}}}')
 
 
