@@ -1,6 +1,6 @@
 """The checks of a measured candidate against the constraints in force. The plan uses them to choose, the measuring Job to decide when to stop.
 
-A bound on accuracy or speed-up is satisfied only if the unfavourable end of the interval satisfies it. A figure that was not measured never
+A bound on accuracy or speed-up is satisfied only if the unfavorable end of the interval satisfies it. A figure that was not measured never
 satisfies a bound.
 """
 
@@ -66,7 +66,7 @@ def is_exact(row: CandidateStatus) -> bool:
 def misses_accuracy(row: CandidateStatus, rules: Rules) -> bool:
     """Whether the candidate lost too much accuracy or gave invalid answers, so that another preset or fewer operators may help.
 
-    After the screening, this holds only if even the favourable end of its interval violates the bound.
+    After the screening, this holds only if even the favorable end of its interval violates the bound.
     """
     if row.reason == Reason.OUTPUTS_INVALID:
         return True
@@ -78,7 +78,7 @@ def misses_accuracy(row: CandidateStatus, rules: Rules) -> bool:
 
 
 def exceeds(drop: Interval | None, changed: Interval | None, bound: AccuracyConstraint | None) -> str | None:
-    """Text if even the favourable end of the drop or of the changed answers violates its bound; None if the bound may be satisfied."""
+    """Text if even the favorable end of the drop or of the changed answers violates its bound; None if the bound may be satisfied."""
     if bound is None:
         return None
     if drop is not None and drop.low > bound.max_drop:

@@ -49,7 +49,7 @@ class MetricValue(ApiModel):
 
 
 class Interval(ApiModel):
-    """A point and its interval, unfavourable and favourable end included."""
+    """A point and its interval, unfavorable and favorable end included."""
 
     value: Annotated[float, Field(description="Point estimate.")]
     low: Annotated[float, Field(description="Lower end of the interval.")]

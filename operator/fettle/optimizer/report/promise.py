@@ -1,4 +1,4 @@
-"""The constraints and the winner's results: one row per constraint, judged at the unfavourable end of the interval."""
+"""The constraints and the winner's results: one row per constraint, judged at the unfavorable end of the interval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Promise:
     name: str
     bound: str
     value: str
-    worst: str  # the unfavourable end of the interval; empty where there is none
+    worst: str  # the unfavorable end of the interval; empty where there is none
     kept: bool | None
 
 

@@ -29,7 +29,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Score:
-    """The figures by which candidates are compared; `speed` is the speed-up, `drop` the unfavourable end of the accuracy drop."""
+    """The figures by which candidates are compared; `speed` is the speed-up, `drop` the unfavorable end of the accuracy drop."""
 
     row: CandidateStatus
     speed: float
