@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import tarfile
+import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,14 @@ from tools.cluster import addons, components, config, network, pki, provisioner
 from tools.cluster.api import path_of
 from tools.cluster.archive import docker_archive
 from tools.cluster.paths import CLUSTERS, FETTLE, INTEGRATIONS, TEST, Cluster, Paths
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder whose path is short enough for a cluster's state to be in it: pytest's are not, and what is put elsewhere would stay there."""
+    with tempfile.TemporaryDirectory(prefix="fettle-") as folder:
+        assert Paths(Path(folder), INTEGRATIONS).state.is_relative_to(folder)
+        yield Path(folder)
 
 
 def test_containerds_configuration_is_toml_whatever_the_path(tmp_path: Path) -> None:
@@ -48,8 +58,8 @@ def test_a_change_of_command_or_file_changes_a_components_fingerprint(tmp_path: 
     )
 
 
-def test_certificates_are_made_once_and_name_their_bearers(tmp_path: Path) -> None:
-    paths = Paths(tmp_path)
+def test_certificates_are_made_once_and_name_their_bearers(home: Path) -> None:
+    paths = Paths(home)
     assert pki.ensure(paths)
     assert not pki.ensure(paths)
     node = x509.load_pem_x509_certificate((paths.pki / "kubelet.crt").read_bytes()).subject
@@ -58,8 +68,8 @@ def test_certificates_are_made_once_and_name_their_bearers(tmp_path: Path) -> No
     assert (paths.pki / "ca.key").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_lost_key_makes_all_certificates_anew(tmp_path: Path) -> None:
-    paths = Paths(tmp_path)
+def test_a_lost_key_makes_all_certificates_anew(home: Path) -> None:
+    paths = Paths(home)
     pki.ensure(paths)
     before = (paths.pki / "ca.crt").read_bytes()
     (paths.pki / "admin.key").unlink()
@@ -68,8 +78,8 @@ def test_a_lost_key_makes_all_certificates_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
-def test_a_kubeconfig_names_its_cluster_and_holds_its_certificates(tmp_path: Path, cluster: Cluster) -> None:
-    paths = Paths(tmp_path, cluster)
+def test_a_kubeconfig_names_its_cluster_and_holds_its_certificates(home: Path, cluster: Cluster) -> None:
+    paths = Paths(home, cluster)
     pki.ensure(paths)
     settings = yaml.safe_load(pki.kubeconfig(paths, "admin"))
     assert settings["current-context"] == cluster.name
