@@ -6,7 +6,6 @@ certificates of the exporter. Spans are exported by a thread of the SDK from a b
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -17,18 +16,15 @@ from fettle.server.settings import ServerSettings
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
-log = logging.getLogger(__name__)
-
 FLUSH_MILLISECONDS = 2000  # at the end of the process
 
 
 class RequestTrace:
     """The span of one sampled request. Its stages follow each other, and each begins where the one before it ended."""
 
-    def __init__(self, tracer: Tracer, span: Span, started: float) -> None:
-        """`started`: when the request began, on the clock of `time.perf_counter`."""
-        self._tracer, self._span = tracer, span
-        self._epoch = time.time() - time.perf_counter()
+    def __init__(self, tracer: Tracer, span: Span, started: float, epoch: float) -> None:
+        """`started`: when the request began, on the clock of `time.perf_counter`; `epoch`: that clock's zero in Unix time."""
+        self._tracer, self._span, self._epoch = tracer, span, epoch
         self._stages: list[tuple[str, float, float]] = []
         self._ended = started
         self._request: InferRequest | None = None
@@ -58,8 +54,8 @@ class RequestTrace:
             self._stage("encode", time.perf_counter())
         inside = set_span_in_context(self._span)
         for name, began, ended in self._stages:
-            stage = self._tracer.start_span(name, context=inside, start_time=self._nanoseconds(began))
-            stage.end(self._nanoseconds(ended))
+            stage = self._tracer.start_span(name, context=inside, start_time=_nanoseconds(self._epoch + began))
+            stage.end(_nanoseconds(self._epoch + ended))
         self._span.set_attribute("fettle.code", code.value)
         if self._request is not None:
             self._span.set_attribute("fettle.items", self._request.rows)
@@ -70,9 +66,6 @@ class RequestTrace:
     def _stage(self, name: str, ended: float) -> None:
         self._stages.append((name, self._ended, ended))
         self._ended = ended
-
-    def _nanoseconds(self, moment: float) -> int:
-        return int((self._epoch + moment) * 1e9)
 
 
 class Tracing:
@@ -85,9 +78,10 @@ class Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+        from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        self._name = f"infer {settings.model}"
+        self._name, self._kind = f"infer {settings.model}", SpanKind.SERVER
         self._provider = TracerProvider(
             resource=Resource.create({SERVICE_NAME: settings.model, SERVICE_VERSION: settings.revision}),
             sampler=ParentBasedTraceIdRatio(settings.tracing_sample_ratio),
@@ -98,17 +92,19 @@ class Tracing:
 
     def begin(self, header: Header | None, started: float) -> RequestTrace | None:
         """The trace of a request whose headers `header` returns; None if it is not sampled. A caller's trace decides for its own requests."""
-        from opentelemetry.trace import SpanKind
-
         told = {} if header is None else {name: header(name) or "" for name in (TRACE_CONTEXT, TRACE_STATE)}
         parent = self._propagator.extract(told)
-        ago = int((time.perf_counter() - started) * 1e9)
+        epoch = time.time() - time.perf_counter()
         span = self._tracer.start_span(
-            self._name, context=parent, kind=SpanKind.SERVER, start_time=time.time_ns() - ago
+            self._name, context=parent, kind=self._kind, start_time=_nanoseconds(epoch + started)
         )
-        return RequestTrace(self._tracer, span, started) if span.is_recording() else None
+        return RequestTrace(self._tracer, span, started, epoch) if span.is_recording() else None
 
     def close(self) -> None:
         """Export what is left, for at most two seconds."""
         self._provider.force_flush(FLUSH_MILLISECONDS)
         self._provider.shutdown()
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)

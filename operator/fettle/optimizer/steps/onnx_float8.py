@@ -46,7 +46,7 @@ def in_float8(pairs: Path, target: Path) -> Path:
             node.input[1] = keep(f"{scale}_float8", wider)
             node.input[2] = keep(f"{zero}_float8", np.zeros(stored[zero].shape, FLOAT8))
             if node.op_type == "QuantizeLinear" and value in stored:
-                keep(node.output[0], _rounded(stored[value], wider, _axis(node)))
+                keep(node.output[0], _rounded(stored[value], wider, onnx_model.attribute(node, "axis", 1)))
                 continue
         nodes.append(node)
     del graph.node[:]
@@ -60,10 +60,6 @@ def in_float8(pairs: Path, target: Path) -> Path:
     graph.value_info.extend(values)
     onnx_model.save(model, target)
     return target
-
-
-def _axis(node: onnx.NodeProto) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
 
 
 def _rounded(weight: Array, scale: Array, axis: int) -> Array:
