@@ -13,7 +13,7 @@ from fettle.server.connections import Connections
 from fettle.server.listener import Listener
 from fettle.server.logs import HEADERS, REQUEST_ID, TRACE_CONTEXT, told
 from fettle.server.predict import Predict
-from fettle.server.protocol import LINES, TEXT, HttpExchange, PictureExchange, TextExchange
+from fettle.server.protocol import LINES, TEXT, HttpExchange, PictureExchange, PreparedExchange, TextExchange
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
 from fettle.server.texts import Room
@@ -27,7 +27,6 @@ _OPEN = ("/v2/health/live", "/v2/health/ready")  # what load balancers ask, who 
 _JSON: tuple[Header, ...] = (("content-type", "application/json"),)
 _BYTES: Header = ("content-type", "application/octet-stream")
 _JSON_SIZE = "inference-header-content-length"  # bytes of JSON before those of tensors
-PREPARED_HERE = (PictureExchange, TextExchange)  # the server prepares their inputs, which takes its time
 
 
 class HttpFront:
@@ -81,7 +80,7 @@ class HttpFront:
             if codec is not None:
                 exchange = self._exchange(codec, given)
                 receive, gone = self._receive(scope, connection, exchange), connection.client_disconnect
-                made = isinstance(exchange, PREPARED_HERE)
+                made = isinstance(exchange, PreparedExchange)
                 code, body = Code.OK, await self.service.infer(receive, exchange, gone, in_thread=made)
                 if exchange.json_size is not None:
                     more = (_BYTES, (_JSON_SIZE, str(exchange.json_size)))
@@ -137,7 +136,7 @@ class HttpFront:
             raise RequestError(Code.NOT_ALLOWED, f"{scope.path} requires POST")
         headers = scope.headers
         exchange.json_size = _json_size(headers)
-        if isinstance(exchange, PictureExchange):
+        if isinstance(exchange, PreparedExchange):
             exchange.require()
         length = headers.get("content-length")
         size = int(length) if length is not None and length.isdecimal() else None
@@ -174,7 +173,7 @@ class HttpFront:
         if path in self._v1_bases:
             return describe.status(settings, ready)
         if path == openapi.PATH:
-            pictures, texts = model.pictures is not None, not isinstance(model.texts, str)
+            pictures, texts = not isinstance(model.pictures, str), not isinstance(model.texts, str)
             return openapi.document(settings, model.signature, pictures=pictures, texts=texts)
         return None
 
