@@ -5,13 +5,13 @@ Small bodies count in total only, since there is always room for them beside the
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any, Protocol
+from typing import Protocol
 
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
 from fettle.server.shares import TIMES, Shares, Who, fits, nobody, refusal
+from fettle.server.time_limits import TimeLimit, TimeLimits
 
 AT_ONCE = 1 << 16  # a declared body of so many bytes is taken in one go; more count against the share of their client
 
@@ -35,10 +35,8 @@ class Bodies:
         what = "requests of this client with {held} bytes in total are being read or waiting for the model"
         self._shares = Shares(what, Code.UNAVAILABLE, unread=True)
         self._plenty = settings.max_reading * TIMES // (TIMES + 1)  # of so many, all may be one client's
-        # By task, when it is late and whose it is. One timer for all, since asyncio.timeout would cost each small request a twentieth of its time.
-        self._reading: dict[asyncio.Task[Any], tuple[float, Who]] = {}
-        self._late: set[asyncio.Task[Any]] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._limits = TimeLimits()
+        self._reading: dict[TimeLimit, Who] = {}
 
     async def read(self, incoming: Incoming, size: int | None, who: Who = nobody) -> bytes | bytearray:
         """The body; `release` it when its request is answered. `size`: bytes that the client says it has.
@@ -50,23 +48,21 @@ class Bodies:
             raise self._too_large()
         if len(self._reading) >= self._plenty:
             self._require_place(who)
-        task = self._begin(who)
+        limit = self._limits.within(self._settings.body_seconds)
+        self._reading[limit] = who
         try:
-            body: bytes | bytearray
-            if size is not None and size <= AT_ONCE:
-                body = bytes(await incoming())
-                self._reserve(len(body), who() if len(body) > AT_ONCE else None)
-            else:
-                body = await self._parts(incoming, who())
-        except asyncio.CancelledError:
-            if task not in self._late:
-                raise
-            task.uncancel()
+            with limit:
+                body: bytes | bytearray
+                if size is not None and size <= AT_ONCE:
+                    body = bytes(await incoming())
+                    self._reserve(len(body), who() if len(body) > AT_ONCE else None)
+                else:
+                    body = await self._parts(incoming, who())
+        except TimeoutError:
             message = f"the body did not arrive within {self._settings.body_seconds:g} s"
             raise RequestError(Code.TIMEOUT, message, unread=True) from None
         finally:
-            del self._reading[task]
-            self._late.discard(task)
+            del self._reading[limit]
         if size is not None and len(body) != size:  # the parts of a client that hung up just end
             self.release(len(body), who)
             raise RequestError(Code.INVALID, f"the body ended after {len(body)} of {size} bytes", unread=True)
@@ -79,29 +75,10 @@ class Bodies:
         if free < 0:
             raise RequestError(Code.UNAVAILABLE, f"{reading} request bodies are already being read", unread=True)
         client = who()
-        own = sum(other() == client for _, other in self._reading.values())
+        own = sum(other() == client for other in self._reading.values())
         if not fits(own + 1, free):
             what = f"{own} request bodies of this client are already being read"
             raise refusal(Code.LIMITED, what, unread=True)
-
-    def _begin(self, who: Who) -> asyncio.Task[Any]:
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert task is not None
-        late = loop.time() + self._settings.body_seconds
-        self._reading[task] = late, who
-        if self._timer is None:
-            self._timer = loop.call_at(late, self._end_late_ones, loop)
-        return task
-
-    def _end_late_ones(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        for task, (late, _) in self._reading.items():  # the earliest first
-            if late > loop.time():
-                self._timer = loop.call_at(late, self._end_late_ones, loop)
-                return
-            if task not in self._late:
-                self._late.add(task)
-                task.cancel()
 
     async def _parts(self, incoming: Incoming, client: str) -> bytearray:
         body = bytearray()  # which grows in place: parts that are joined would be there twice

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from fettle.server.request import Code, RequestError
 from fettle.server.shares import Shares, Who, nobody
+from fettle.server.time_limits import TimeLimit, TimeLimits
 
 PATIENCE_SECONDS = 1.0  # for a message to arrive while others wait
 
@@ -95,39 +96,35 @@ class _FairTurns:
 
 
 class Reading:
-    """Reads so many messages at once.
+    """Reads so many messages at once, each within `seconds`.
 
     The others wait for their turn, and for whoever waits one of those that are read, the longest first, gets only `PATIENCE_SECONDS` in all:
     clients that send nothing do not keep others from sending, however many they are, nor does a client with any number of calls.
     """
 
-    def __init__(self, at_once: int) -> None:
-        self._turns = _FairTurns(at_once)
+    def __init__(self, at_once: int, seconds: float) -> None:
+        self._turns, self._seconds, self._limits = _FairTurns(at_once), seconds, TimeLimits()
         self._waiting = 0
-        self._since: dict[asyncio.Timeout, float] = {}  # those that have no limit yet, the longest first
+        self._since: dict[TimeLimit, float] = {}  # those whose limit is not shortened yet, the longest first
 
     async def read(self, sender: Sender, who: Who = nobody) -> Any:
-        """The next message. Raises TimeoutError for one that kept others waiting."""
+        """The next message. Raises TimeoutError for one that did not arrive in time, or kept others waiting."""
         if self._turns.taken and self._since:
             longest = next(iter(self._since))
-            longest.reschedule(self._since.pop(longest) + PATIENCE_SECONDS)
-        self._waiting += 1
-        try:
-            await self._turns.acquire(who)
-        finally:
-            self._waiting -= 1
-        try:
-            return await self._in_turn(sender)
-        finally:
-            self._turns.release()
-
-    async def _in_turn(self, sender: Sender) -> Any:
-        if self._waiting:  # who came before this one's turn found nobody left to hurry
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                return await sender.read()
-        async with asyncio.timeout(None) as limit:
-            self._since[limit] = asyncio.get_running_loop().time()
+            longest.shorten(self._since.pop(longest) + PATIENCE_SECONDS)
+        with self._limits.within(self._seconds) as limit:
+            self._waiting += 1
+            try:
+                await self._turns.acquire(who)
+            finally:
+                self._waiting -= 1
+            began = asyncio.get_running_loop().time()
+            if self._waiting:  # who came before this one's turn found nobody left to hurry
+                limit.shorten(began + PATIENCE_SECONDS)
+            else:
+                self._since[limit] = began
             try:
                 return await sender.read()
             finally:
                 self._since.pop(limit, None)
+                self._turns.release()

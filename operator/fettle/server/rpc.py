@@ -69,8 +69,9 @@ class RpcFront:
         self.service = service
         self._codec = Messages(settings.model, settings.revision)
         self._trailing = (("fettle-revision", settings.revision),)
-        self._reading = Reading(max(1, settings.max_bodies_bytes // settings.grpc_max_message_bytes))
-        self._open_reading = Reading(_OPEN_AT_ONCE)
+        at_once = max(1, settings.max_bodies_bytes // settings.grpc_max_message_bytes)
+        self._reading = Reading(at_once, settings.body_seconds)
+        self._open_reading = Reading(_OPEN_AT_ONCE, settings.body_seconds)
         count = service.metrics.count
         self._streams, self._watchers = Places(settings.grpc_max_streams, count), Places(_MOST_WATCHERS, count)
         self._idle: set[asyncio.Future[Any]] = set()
@@ -158,7 +159,7 @@ class RpcFront:
             answer = await self._answer(context, partial(self._receive, context))
         except RequestError as error:
             await self._refuse(context, error)
-        context.set_trailing_metadata(self._told(context))
+        context.set_trailing_metadata(self._told())
         return answer
 
     async def _answer(self, context: Context, receive: Callable[[Who], Awaitable[bytes]]) -> bytes:
@@ -194,8 +195,7 @@ class RpcFront:
     async def _message(self, context: Context, reading: Reading, who: Who) -> bytes:
         settings = self.service.settings
         try:
-            async with asyncio.timeout(settings.body_seconds):
-                message = await reading.read(context, who)
+            message = await reading.read(context, who)
         except TimeoutError:
             text = f"the message did not arrive within {settings.body_seconds:g} s, or {PATIENCE_SECONDS:g} s where others waited"
             raise RequestError(Code.TIMEOUT, text) from None
@@ -266,7 +266,7 @@ class RpcFront:
                 _, response = self.service.tell(tell, await self._small_message(context, reading, who))
             except RequestError as error:
                 await self._refuse(context, error)
-            context.set_trailing_metadata(self._told(context))
+            context.set_trailing_metadata(self._told())
             return response
 
         return grpc.stream_unary_rpc_method_handler(answer)
@@ -320,7 +320,7 @@ class RpcFront:
 
         async def handle(requests: Any, context: Context) -> None:
             HEADERS.set(_headers(context))
-            context.set_trailing_metadata(self._told(context))
+            context.set_trailing_metadata(self._told())
             try:
                 await self._placed(work, places, context)
             except DecodeError as error:
@@ -342,6 +342,7 @@ class RpcFront:
 
     def _unknown(self) -> Any:
         async def handle(requests: Any, context: Context) -> bytes:
+            HEADERS.set(_headers(context))
             error = RequestError(Code.NOT_ALLOWED, f"this server has {SERVICE}; see its reflection")
             self.service.metrics.count(error.code)
             await self._refuse(context, error)
@@ -351,17 +352,27 @@ class RpcFront:
     async def _refuse(self, context: Context, error: RequestError) -> NoReturn:
         wait = error.retry_after
         more = (("grpc-retry-pushback-ms", str(1000 * wait)),) if wait is not None else ()
-        await context.abort(STATUSES[error.code], clip(error.message, 2048), (*self._told(context), *more))
+        await context.abort(STATUSES[error.code], clip(error.message, 2048), (*self._told(), *more))
         raise AssertionError("abort returned")
 
-    def _told(self, context: Context) -> tuple[tuple[str, str], ...]:
+    def _told(self) -> tuple[tuple[str, str], ...]:
         """The trailing metadata of every response: the revision that answered, and the client's request id."""
-        return (*self._trailing, *told(_headers(context)).items())
+        return (*self._trailing, *told(HEADERS.get()).items())
 
 
 def _headers(context: Context) -> Header:
     """A function that reads a call's metadata by name, only when needed."""
-    return lambda name: next(iter(_values(context, name)), None)
+    given: dict[str, str] | None = None
+
+    def header(name: str) -> str | None:
+        nonlocal given
+        if given is None:  # the library makes them anew each time that it is asked
+            given = {}
+            for key, value in context.invocation_metadata() or ():
+                given.setdefault(key, str(value))
+        return given.get(name)
+
+    return header
 
 
 def _values(context: Context, name: str) -> list[str]:
