@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fettle.api.recipe import QuantizeStep, RuntimeSettings
-from fettle.api.text import percent
+from fettle.api.text import percent, rounded
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RecipeError, RuntimeFailure
 from fettle.optimizer.loss import Infer, Loss
@@ -74,7 +74,7 @@ class LayerChoice:
     @property
     def words(self) -> str:
         """'2 of 64 layers stay in floating point (Conv.6, Conv.2); 1.2 % of the answers to the calibration items differ'."""
-        differ = f"{100 * self.loss:.2g} % of the answers to the calibration items differ"
+        differ = f"{rounded(100 * self.loss, 2)} % of the answers to the calibration items differ"
         scheme = f"{self.scheme.words}: " if self.scheme.words else ""
         if not self.kept:
             return f"{scheme}all layers are quantized; {differ}"
