@@ -104,7 +104,8 @@ def share(settings: ServerSettings, count: int, number: int) -> ServerSettings:
     def part(total: int) -> int:
         return -(-total // count)
 
-    least = min(settings.max_body_bytes, settings.max_bodies_bytes)  # a body that is allowed has room in each
+    # The largest body has room in each process, and leaves a quarter of it to others.
+    least = min(settings.max_body_bytes * 4 // 3 + 1, settings.max_bodies_bytes)
     return settings.model_copy(
         update={
             "processes": count,

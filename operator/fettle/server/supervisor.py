@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ class Worker:
             *command,
             stdin=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
-            start_new_session=True,  # Ctrl-C is for the supervisor, which lets it drain
+            preexec_fn=os.setpgrp,  # Ctrl-C is for the supervisor, which lets it drain; in a session of its own, Linux schedules it as a stranger
         )
         theirs.close()
         with contextlib.suppress(OSError):  # it has ended already, which is seen

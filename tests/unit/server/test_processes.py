@@ -163,4 +163,5 @@ def test_processes_hold_together_what_one_may(fetched: tuple[Path, str]) -> None
 
 def test_each_process_has_room_for_the_largest_body() -> None:
     part = share(ServerSettings(max_body_bytes=64 * MIB, max_bodies_bytes=128 * MIB, samples=0), 8, 1)
-    assert (part.max_bodies_bytes, part.samples) == (64 * MIB, 0)
+    assert part.max_bodies_bytes * 3 // 4 >= 64 * MIB, "and for others beside it"
+    assert part.max_bodies_bytes < 128 * MIB and part.samples == 0
