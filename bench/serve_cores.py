@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import statistics
@@ -35,7 +36,7 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Arrangement:
-    """So many pods with so many processes each, on `cpus`."""
+    """So many pods with so many processes each, on `cpus`. None is pinned to one of them, as a CPU limit does not either."""
 
     pods: int
     processes: int
@@ -64,20 +65,23 @@ class Pods:
     ) -> None:
         self.arrangement, self.load = arrangement, load
         kind = ServerKind(FETTLE, protocols=PROTOCOLS, processes=arrangement.processes)
-        own = [arrangement.cpus] if arrangement.pods == 1 else [(cpu,) for cpu in arrangement.cpus]
         self.servers = [
-            RunningServer(kind, case, model, folder / arrangement.name.replace(" ", "-") / str(number), 1, cpus)
-            for number, cpus in enumerate(own)
+            RunningServer(
+                kind, case, model, folder / arrangement.name.replace(" ", "-") / str(number), 1, arrangement.cpus
+            )
+            for number in range(arrangement.pods)
         ]
 
     def asked(self, concurrency: int, seconds: float) -> Turn:
-        """Ask all of them at the same time, each over its share of the connections."""
-        share, before = concurrency // len(self.servers), self._cpu_seconds()
-        with ThreadPoolExecutor(len(self.servers)) as pool:
-            asking = [
-                pool.submit(closed, server.request(JSON), share, seconds, self.load, server.folder)
-                for server in self.servers
-            ]
+        """Ask all of them at the same time, with as many generators as there are cores, each over its share of the connections."""
+        generators, before = len(self.arrangement.cpus), self._cpu_seconds()
+        with ThreadPoolExecutor(generators) as pool:
+            asking = []
+            for number, server in zip(range(generators), itertools.cycle(self.servers), strict=False):
+                folder = server.folder / f"load-{number}"
+                folder.mkdir(exist_ok=True)
+                told = (server.request(JSON), concurrency // generators, seconds, self.load, folder)
+                asking.append(pool.submit(closed, *told))
             found = [each.result() for each in asking]
         rate = sum(each.requests_per_second for each in found)
         latencies = (max(each.p50_milliseconds for each in found), max(each.p99_milliseconds for each in found))
