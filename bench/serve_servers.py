@@ -43,13 +43,14 @@ class ServerFailure(Exception):
 @dataclass(frozen=True)
 class ServerKind:
     """`module`: of `bench/peers/serve`. `environment`: the name of its requirements; the locked environment where there is none.
-    `path`: where it takes requests in JSON. `protocols`: what else it speaks of what is compared."""
+    `path`: where it takes requests in JSON. `protocols`: what else it speaks of what is compared. `processes`: that share its ports, of Fettle."""
 
     name: str
     module: str = ""
     environment: str = ""
     path: str = "/v2/models/{name}/infer"
     protocols: tuple[str, ...] = (JSON,)
+    processes: int = 1
 
 
 KINDS = (
@@ -129,7 +130,7 @@ class RunningServer:
         reference = put_reference(store, items, session.infer(items))
         session.close()
         sha256 = publish(store, model, signature, settings=settings, reference=reference)
-        told: dict[str, object] = {"model": self.case.name, "revision": "bench"}
+        told: dict[str, object] = {"model": self.case.name, "revision": "bench", "processes": self.kind.processes}
         if "grpc_port" in ServerSettings.model_fields:
             told["grpc_port"] = self.grpc_port
         server = ServerProcess(self.folder / "store", sha256, self.folder / "artifact", log=log, **told)

@@ -5,7 +5,12 @@ The server writes it and the operator reads it. The reader treats it as untruste
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import heapq
+import operator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -69,6 +74,23 @@ class Window(ApiModel):
             raise ValueError("more errors, or more answers in buckets, than requests")
         return self
 
+    def __add__(self, other: Window) -> Window:
+        """The counts of two processes of a pod in the same second."""
+        if other.second != self.second:
+            raise ValueError(f"expected counts of the second {self.second}, found those of {other.second}")
+        mine, more = self.outcomes, other.outcomes
+        return Window(
+            second=self.second,
+            requests=self.requests + other.requests,
+            errors=self.errors + other.errors,
+            outcomes=Outcomes(
+                agreed=mine.agreed + more.agreed,
+                disagreed=mine.disagreed + more.disagreed,
+                unsure=mine.unsure + more.unsure,
+            ),
+            buckets=Counter(self.buckets) + Counter(other.buckets),
+        )
+
     def written(self) -> bytes:
         """As JSON."""
         return self.model_dump_json().encode()
@@ -101,6 +123,28 @@ class WindowsHead(ApiModel):
     def known_since(self) -> float:
         """The time from which the process has the counts of every second, on its own clock."""
         return self.kept if self.kept is not None else max(self.start, self.now - OLD_RING_SECONDS + 1)
+
+
+def summed(parts: Sequence[tuple[WindowsHead, Iterable[Window]]]) -> tuple[WindowsHead, Iterator[Window]]:
+    """The response of a pod whose processes count separately, from theirs. Their seconds are ascending, and so are those of the result.
+
+    A pod knows of a second what all its processes know of it: from the latest `start` and `kept` on, and until the earliest `now`.
+    """
+    heads = [head for head, _ in parts]
+    head = heads[0].model_copy(
+        update={
+            "start": max(head.start for head in heads),
+            "kept": max(head.known_since for head in heads),
+            "now": min(head.now for head in heads),
+            "agreement": next((head.agreement for head in heads if head.agreement is not None), None),
+            "drift": None,  # which is no sum
+        }
+    )
+    second = operator.attrgetter("second")
+    # One second of each process at a time: of hours, all of them would be a multiple of the response.
+    groups = groupby(heapq.merge(*(windows for _, windows in parts), key=second), key=second)
+    known = range(int(head.known_since), int(head.now))
+    return head, (functools.reduce(operator.add, windows) for at, windows in groups if at in known)
 
 
 def written(head: WindowsHead, seconds: Iterable[bytes]) -> bytes:

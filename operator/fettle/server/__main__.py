@@ -61,7 +61,7 @@ def fetch() -> None:
 @main.command(help="Serve the fetched artifact until SIGTERM.")
 def serve() -> None:
     """The server's work."""
-    from fettle.server.process import serve as run
+    from fettle.server.pod import serve as run
 
     try:
         _run(lambda settings: uvloop.run(run(settings)))
@@ -69,6 +69,15 @@ def serve() -> None:
         logging.getLogger(__name__).exception("the server failed")
         leave(1)
     leave(0)
+
+
+@main.command(hidden=True, help="One of several processes of `serve`, which starts it.")
+@click.argument("descriptor", type=int)
+def worker(descriptor: int) -> None:
+    """`descriptor`: the socket to the supervisor."""
+    from fettle.server.worker import work
+
+    leave(work(descriptor))
 
 
 if __name__ == "__main__":

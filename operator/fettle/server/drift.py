@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from prometheus_client.core import GaugeMetricFamily
@@ -38,6 +38,70 @@ class FeatureDrift:
     ks: float
 
 
+@dataclass(frozen=True)
+class SideCounts:
+    """The inputs or the outputs of the counted items: how many fell into which bin of each feature, and the evaluation data's profile of it."""
+
+    name: str
+    expected: tuple[FeatureProfile, ...]
+    counts: Array
+
+    def told(self) -> Iterator[FeatureDrift]:
+        """Each feature's."""
+        for each, row in zip(self.expected, self.counts, strict=True):
+            mine = [*row[: len(each.edges) + 1], row[-1]]
+            psi, ks = profiles.psi(each.counts, mine), profiles.ks(each.counts, mine)
+            yield FeatureDrift(self.name, each.tensor, each.feature, psi, ks)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The items of the last ten minutes, of one process or of all that share the data ports. `labels`: model and revision."""
+
+    labels: tuple[str, ...]
+    items: int
+    sides: tuple[SideCounts, ...]
+
+    def __add__(self, other: Counted) -> Counted:
+        sides = zip(self.sides, other.sides, strict=True)
+        summed = tuple(replace(mine, counts=mine.counts + more.counts) for mine, more in sides)
+        return replace(self, items=self.items + other.items, sides=summed)
+
+    def told(self) -> list[FeatureDrift]:
+        """The drift of each feature; none below `LEAST_ITEMS`."""
+        return [each for side in self.sides for each in side.told()] if self.items >= LEAST_ITEMS else []
+
+    def window(self) -> WindowDrift:
+        """The feature that has moved most, as the window tells it."""
+        worst = max(self.told(), key=lambda each: each.psi, default=None)
+        if worst is None:
+            return WindowDrift(items=self.items)
+        return WindowDrift(items=self.items, tensor=worst.tensor, feature=worst.feature, psi=worst.psi, ks=worst.ks)
+
+    def metrics(self) -> Iterator[GaugeMetricFamily]:
+        """The same as metrics."""
+        psi, ks, counted = _families()
+        counted.add_metric(self.labels, self.items)
+        for each in self.told():
+            labels = (*self.labels, each.side, each.tensor, each.feature)
+            psi.add_metric(labels, each.psi)
+            ks.add_metric(labels, each.ks)
+        yield from (psi, ks, counted)
+
+
+def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
+    names, against = ("model", "revision", "side", "tensor", "feature"), "of a feature against the evaluation data."
+    return (
+        GaugeMetricFamily("fettle_server_drift_psi", f"Population stability index {against}", labels=names),
+        GaugeMetricFamily("fettle_server_drift_ks", f"Kolmogorov-Smirnov statistic {against}", labels=names),
+        GaugeMetricFamily(
+            "fettle_server_drift_items",
+            "Number of items of the last ten minutes from which drift is computed.",
+            labels=names[:2],
+        ),
+    )
+
+
 class _Side:
     """The features of the inputs, or of the outputs."""
 
@@ -63,13 +127,6 @@ class _Side:
         """Add one item."""
         found = [value for tensor in self.tensors for value in profiles.values(tensor, arrays[tensor.name])]
         counts[self.rows, profiles.bins(self.edges, np.array(found, np.float64))] += 1
-
-    def told(self, counts: Array) -> Iterator[FeatureDrift]:
-        """Each feature's."""
-        for each, row in zip(self.expected, counts, strict=True):
-            mine = [*row[: len(each.edges) + 1], row[-1]]
-            psi, ks = profiles.psi(each.counts, mine), profiles.ks(each.counts, mine)
-            yield FeatureDrift(self.name, each.tensor, each.feature, psi, ks)
 
 
 class Drift(Collector):
@@ -104,51 +161,32 @@ class Drift(Collector):
 
     def told(self) -> tuple[int, list[FeatureDrift]]:
         """Items of the last ten minutes, and the drift of each feature; none below `LEAST_ITEMS`."""
+        counted = self.counted()
+        return counted.items, counted.told()
+
+    def counted(self) -> Counted:
+        """The items of the last ten minutes."""
         with self._lock:
             self._forget()
             items = sum(self._items)
-            if items < LEAST_ITEMS:
-                return items, []
             sums = [
-                np.sum([counts[number] for _, counts in self._blocks], axis=0) for number in range(len(self._sides))
+                np.sum([np.zeros(side.shape, np.int64), *(counts[number] for _, counts in self._blocks)], axis=0)
+                for number, side in enumerate(self._sides)
             ]
-        return items, [each for side, counts in zip(self._sides, sums, strict=True) for each in side.told(counts)]
+        sides = zip(self._sides, sums, strict=True)
+        return Counted(self._labels, items, tuple(SideCounts(side.name, side.expected, own) for side, own in sides))
 
     def window(self) -> WindowDrift:
         """The feature that has moved most, as the window tells it."""
-        items, features = self.told()
-        worst = max(features, key=lambda each: each.psi, default=None)
-        if worst is None:
-            return WindowDrift(items=items)
-        return WindowDrift(items=items, tensor=worst.tensor, feature=worst.feature, psi=worst.psi, ks=worst.ks)
+        return self.counted().window()
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Its names, to the registry."""
-        yield from self._families()
+        yield from _families()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """What is told, as metrics."""
-        psi, ks, counted = self._families()
-        items, features = self.told()
-        counted.add_metric(self._labels, items)
-        for each in features:
-            labels = (*self._labels, each.side, each.tensor, each.feature)
-            psi.add_metric(labels, each.psi)
-            ks.add_metric(labels, each.ks)
-        yield from (psi, ks, counted)
-
-    @staticmethod
-    def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
-        names, against = ("model", "revision", "side", "tensor", "feature"), "of a feature against the evaluation data."
-        return (
-            GaugeMetricFamily("fettle_server_drift_psi", f"Population stability index {against}", labels=names),
-            GaugeMetricFamily("fettle_server_drift_ks", f"Kolmogorov-Smirnov statistic {against}", labels=names),
-            GaugeMetricFamily(
-                "fettle_server_drift_items",
-                "Number of items of the last ten minutes from which drift is computed.",
-                labels=names[:2],
-            ),
-        )
+        return self.counted().metrics()
 
     def _current(self) -> list[Array]:
         number = int(self._clock() // BLOCK_SECONDS)

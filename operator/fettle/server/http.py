@@ -38,7 +38,8 @@ class HttpFront:
         settings = service.settings
         self.service = service
         self.connections = Connections(settings.connection_max_requests, settings.connection_max_seconds)
-        self._listener = Listener(self, settings.host, settings.port, settings.tls_folder, settings.tls_clients)
+        told = (settings.host, settings.port, settings.tls_folder, settings.tls_clients, settings.shares_ports)
+        self._listener = Listener(self, *told)
         if settings.tls_folder is not None:
             service.metrics.certificate(lambda: self._listener.expires)
         self._guarded = settings.tls_folder is not None or not service.access.open

@@ -13,14 +13,17 @@ from fettle.server.tls import LOOPBACK, Certificate, TlsPort
 
 
 class Listener:
-    """Answers with `target.__rsgi__`, in the event loop in which it is told to serve. `tls`: the folder of a certificate's Secret."""
+    """Answers with `target.__rsgi__`, in the event loop in which it is told to serve. `tls`: the folder of a certificate's Secret. `shared`: other
+    processes listen on the port as well, and the kernel spreads connections over them, as it always does with granian's own port."""
 
-    def __init__(self, target: Any, host: str, port: int, tls: Path | None, clients: bool = False) -> None:
+    def __init__(
+        self, target: Any, host: str, port: int, tls: Path | None, clients: bool = False, shared: bool = False
+    ) -> None:
         self._tls: TlsPort | None = None
         if tls is not None:
             self._held = _held_port()
             inner = self._held.getsockname()[1]
-            self._tls = TlsPort(host, port, Certificate(tls, clients), inner)
+            self._tls = TlsPort(host, port, Certificate(tls, clients), inner, shared)
             host, port = LOOPBACK, inner
         self._server = rsgi.server(target, host, port)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, chain
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -20,6 +20,12 @@ from fettle.store.comparison import Outcome
 LABELS = ("model", "revision")
 _LATENCY = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+# Metrics of a pod that are not the sum of those of its processes.
+_NO_SUMS: dict[str, Callable[[list[float]], float]] = {
+    "fettle_server_certificate_expiration_timestamp_seconds": min,
+    "fettle_server_gpu_memory_free_bytes": min,
+    "fettle_server_gpu_memory_bytes": max,
+}
 
 
 class Histogram(Collector):
@@ -187,3 +193,31 @@ class Metrics:
     def text(self) -> bytes:
         """The metrics in Prometheus' text form."""
         return generate_latest(self.registry)
+
+    def families(self) -> list[Metric]:
+        """The metrics as they are now."""
+        return list(self.registry.collect())
+
+
+class Sum(Collector):
+    """The metrics of a pod whose processes count separately: `parts` are those of each process."""
+
+    def __init__(self, parts: Iterable[Iterable[Metric]]) -> None:
+        self._families: dict[str, Metric] = {}
+        values: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[float]] = {}
+        for metric in chain.from_iterable(parts):
+            self._families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            for sample in metric.samples:
+                values.setdefault((metric.name, sample.name, tuple(sample.labels.items())), []).append(sample.value)
+        for (family, name, labels), found in values.items():
+            # A counter is complete from when on the last of its parts began.
+            how: Callable[[list[float]], float] = max if name.endswith("_created") else _NO_SUMS.get(family, sum)
+            self._families[family].add_sample(name, dict(labels), how(found))
+
+    def collect(self) -> Iterator[Metric]:
+        """The sums."""
+        yield from self._families.values()
+
+    def text(self) -> bytes:
+        """In Prometheus' text form."""
+        return generate_latest(self)

@@ -51,7 +51,8 @@ class Batching:
 class ServedModel:
     """A loaded, warmed-up model. `infer` is called from the event loop; longer runs are done in threads (`batcher`)."""
 
-    def __init__(self, manifest: Manifest, session: Session, max_queue: int) -> None:
+    def __init__(self, manifest: Manifest, session: Session, max_queue: int, cores: int | None = None) -> None:
+        """`cores`: that are there for it, where other processes use the rest of those that this one may use."""
         self.manifest, self.session, self.max_queue = manifest, session, max_queue
         self.signature = manifest.signature  # requests' own, its batch free even where the file's is static
         self.streams = max(1, manifest.settings.streams)
@@ -63,7 +64,7 @@ class ServedModel:
         self._in_threads = 0  # of them
         self.lost: ContextLost | None = None  # once the GPU's context is: then no later request can succeed
         self._parts = Parts.of(manifest)
-        self.pace = Pace(short_seconds(cpu.usable_cores()))
+        self.pace = Pace(short_seconds(cores or cpu.usable_cores()))
         self.batcher = Batcher(self._run_there, self._run_here, manifest.signature, self.streams)
         self._replaying: Interrupt | None = None
 
@@ -168,11 +169,16 @@ class ServedModel:
 
 
 def load(
-    folder: Path, sha256: str, threads: int | None, max_queue: int, batching: Batching | None = None
+    folder: Path,
+    sha256: str,
+    threads: int | None,
+    max_queue: int,
+    batching: Batching | None = None,
+    cores: int | None = None,
 ) -> ServedModel:
     """Load and warm up the artifact in `folder`. Raises StoreError (tampered), RuntimeFailure (cannot load or run here)."""
     manifest, session = artifact.load(folder, sha256, threads)
-    model = ServedModel(manifest, session, max_queue)
+    model = ServedModel(manifest, session, max_queue, cores)
     model.figures, model.profile = read_figures(folder), read_profile(folder)
     if manifest.preprocess is not None:
         make_pictures = partial(_pictures, manifest.signature, manifest.preprocess)

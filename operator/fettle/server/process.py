@@ -1,4 +1,4 @@
-"""The serving process: it starts the management port, then the model, then the fronts. On SIGTERM, it becomes not ready, drains and exits.
+"""A serving process: it starts the management port, then the model, then the fronts. On SIGTERM, it becomes not ready, drains and exits.
 
 The management port has its own thread and event loop, so that probes and windows are answered even if the loop of the data ports is busy.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+from fettle.runtimes import cpu
 from fettle.server.listener import Listener
 from fettle.server.management import Management
 from fettle.server.model import Batching, ServedModel, load
@@ -23,6 +24,7 @@ from fettle.server.replay import Replay
 from fettle.server.reviews import require_permission
 from fettle.server.service import InferenceService
 from fettle.server.settings import ServerSettings
+from fettle.server.state import ProcessState
 from fettle.store.comparison import Outcome
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,18 @@ class Front(Protocol):
 # Modules, each with a `FRONT`. They are imported while the model is loaded: grpc alone takes as long as a small model.
 FRONTS = ("fettle.server.http", "fettle.server.rpc")
 MakeFront = Callable[[InferenceService], Front]
+
+
+class StatePort(Protocol):
+    """Where the state of this process is told. `done` completes when that ends: by `stop`, or because nobody asks any more."""
+
+    done: asyncio.Future[None]
+
+    def stop(self) -> None:
+        """Complete `done`, once what is being told has been."""
+
+
+Manage = Callable[[ProcessState, ServerSettings], StatePort]
 
 
 class ManagementPort:
@@ -85,16 +99,26 @@ class ManagementPort:
             self._loop.call_soon_threadsafe(self._listener.stop)
 
 
-async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None] = lambda model: None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `on_ready` is called once requests are answered. Raises FettleError when the model cannot be
-    loaded, or was lost while it served."""
+def _management_port(state: ProcessState, settings: ServerSettings) -> ManagementPort:
+    return ManagementPort(Management(settings, state), settings)
+
+
+async def serve(
+    settings: ServerSettings,
+    on_ready: Callable[[ServedModel], None] = lambda model: None,
+    manage: Manage = _management_port,
+) -> None:
+    """Serve until SIGTERM or SIGINT, or until the port of `manage` ends, then drain. `on_ready` is called once requests are answered.
+
+    Raises FettleError when the model cannot be loaded, or was lost while it served.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    management = Management()
-    port = ManagementPort(management, settings)
-    beating = asyncio.create_task(_beat(management))
+    state = ProcessState()
+    port = manage(state, settings)
+    beating = asyncio.create_task(_beat(state))
     permission = asyncio.create_task(require_permission(settings))
     try:
         importing = loop.run_in_executor(None, _imported_fronts)
@@ -108,8 +132,8 @@ async def serve(settings: ServerSettings, on_ready: Callable[[ServedModel], None
         fronts = [front(service) for front in made]
         serving = [asyncio.create_task(front.serve()) for front in fronts]
         await asyncio.sleep(0)
-        management.service = service
-        management.replay = replay = _replay(service)
+        state.service = service
+        state.replay = replay = _replay(service)
         on_ready(model)
         await _until_stopped(stop, *serving, port.done)
         await _drain(service, fronts, settings.drain_seconds)
@@ -145,7 +169,8 @@ async def _loaded(
     # In a pool of its own, for whose thread nothing waits at the end of the process.
     pool, artifact = ThreadPoolExecutor(1), (settings.folder, settings.sha256)
     batching = Batching(settings.batch_max_size, settings.batch_max_delay_milliseconds / 1000)
-    told = (*artifact, settings.threads, settings.max_queue, batching)
+    cores = max(1, cpu.usable_cores() // (settings.processes or 1))
+    told = (*artifact, settings.threads, settings.max_queue, batching, cores)
     loading = asyncio.get_running_loop().run_in_executor(pool, load, *told)
     for needed in (permission, loading):
         await _until_stopped(stop, needed, management)
@@ -156,9 +181,9 @@ async def _loaded(
     return loading.result()
 
 
-async def _beat(management: Management) -> None:
+async def _beat(state: ProcessState) -> None:
     while True:
-        management.beat()
+        state.beat()
         await asyncio.sleep(1)
 
 

@@ -107,7 +107,7 @@ class RpcFront:
     def _options(self) -> list[tuple[str, Any]]:
         settings = self.service.settings
         return [
-            ("grpc.so_reuseport", 0),  # a port that is taken is an error
+            ("grpc.so_reuseport", int(settings.shares_ports)),  # otherwise, a port that is taken is an error
             ("grpc.max_receive_message_length", settings.grpc_max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", _MOST_METADATA),

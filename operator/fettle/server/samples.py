@@ -53,8 +53,10 @@ class Samples:
         most_bytes: int,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        per_second: float = PER_SECOND,
     ) -> None:
         self._signature, self._most, self._most_bytes = signature, most, most_bytes
+        self._pause = 1 / per_second
         self._clock, self._random = clock, rng or random.Random()
         self._lock = threading.Lock()
         self._ring: deque[Sample] = deque()
@@ -69,7 +71,7 @@ class Samples:
         now = self._clock()
         if now < self._next or not self._most:
             return None
-        self._next = now + 1 / PER_SECOND
+        self._next = now + self._pause
         limit = min(self._most_bytes, MOST_BYTES_SENT)
         items = rows if self._signature.batchable else 1
         if sum(array.nbytes for array in (*inputs.values(), *outputs.values())) > limit * items:

@@ -29,12 +29,12 @@ from fettle.server.logs import HEADERS
 from fettle.server.metrics import Metrics
 from fettle.server.model import ServedModel
 from fettle.server.request import Code, InferRequest, RequestError
-from fettle.server.samples import Samples
+from fettle.server.samples import PER_SECOND, Samples
 from fettle.server.settings import ServerSettings
 from fettle.server.shares import Shares, Who, nobody
 from fettle.server.threads import Turns
 from fettle.server.tracing import RequestTrace, Tracing
-from fettle.server.windows import Windows
+from fettle.server.windows import MOST_BYTES, Windows
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -64,8 +64,10 @@ class InferenceService:
     def __init__(self, settings: ServerSettings, model: ServedModel) -> None:
         """Raises UsageError if tokens are required, but the Secret has none."""
         self.settings, self.model = settings, model
-        self.windows = Windows()
-        self.samples = Samples(model.signature, settings.samples, settings.samples_max_bytes)
+        processes = settings.processes or 1
+        self.windows = Windows(most_bytes=MOST_BYTES // processes)
+        kept, rate = (settings.samples, settings.samples_max_bytes), PER_SECOND / processes
+        self.samples = Samples(model.signature, *kept, per_second=rate)
         self.metrics = Metrics(settings.model, settings.revision)
         self.metrics.waiting.set_function(lambda: float(model.waiting))
         if catalog.runtime(model.manifest.runtime).device is DeviceKind.NVIDIA:
@@ -73,7 +75,7 @@ class InferenceService:
         model.batcher.watch = self.metrics
         labels = (settings.model, settings.revision)
         self.drift = Drift(model.profile, model.signature, labels) if model.profile is not None else None
-        if self.drift is not None:
+        if self.drift is not None and not settings.shares_ports:  # drift of several processes is not the sum of theirs
             self.metrics.registry.register(self.drift)
         self.bodies = Bodies(settings)
         self.access = Access(settings)

@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fettle.server.logs import LogFormat
 
+MOST_PROCESSES = 64
+
 
 class ServerSettings(BaseSettings):
     """What a serving pod is told."""
@@ -31,6 +33,13 @@ class ServerSettings(BaseSettings):
     )
     threads: int | None = Field(
         default=None, ge=1, description="Number of threads for one inference. Defaults to the artifact's."
+    )
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_PROCESSES,
+        description="Number of processes that share the ports of the inference protocol. Each of them loads the model. Defaults to 1, or to more for "
+        "a small model whose threads leave cores of the CPU limit unused, as far as the memory limit allows.",
     )
     host: str = Field(default="0.0.0.0", description="Address that all ports listen on.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port of the inference protocol.")
@@ -211,3 +220,8 @@ class ServerSettings(BaseSettings):
         description="Maximum time to wait for more requests to fill a batch, in milliseconds. With 0, only "
         "requests that are already waiting are combined.",
     )
+
+    @property
+    def shares_ports(self) -> bool:
+        """Whether the ports of the inference protocol are those of several processes."""
+        return self.processes is not None and self.processes > 1

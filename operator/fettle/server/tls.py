@@ -88,8 +88,8 @@ def expiry(pem: str) -> float:
 class TlsPort:
     """Listens with TLS, and hands what clients send to the loopback port `inner`."""
 
-    def __init__(self, host: str, port: int, certificate: Certificate, inner: int) -> None:
-        self.address, self.certificate, self.inner = (host, port), certificate, inner
+    def __init__(self, host: str, port: int, certificate: Certificate, inner: int, shared: bool = False) -> None:
+        self.address, self.certificate, self.inner, self.shared = (host, port), certificate, inner, shared
         self.clients: dict[str, str] = {}  # who is behind a connection from here to `inner`, both as address:port
         self.left: deque[str] = deque(maxlen=BACKLOG)  # those that ended last
         self._stopping = asyncio.Event()
@@ -98,7 +98,7 @@ class TlsPort:
         """Listen until `stop`. Raises OSError where the port is taken, UsageError without a certificate."""
         host, port = self.address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family, backlog=BACKLOG) as listening:
+        with socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=self.shared) as listening:
             self.certificate.mounted.changed()
             server = await self._listen(listening, self.certificate.context())
             self._log_certificate(renewed=False)

@@ -19,9 +19,9 @@ from tests.unit.server.test_service import received
 from fettle.api.signature import Signature, Tensor
 from fettle.server import protocol
 from fettle.server.drift import BLOCK_SECONDS, BLOCKS, LEAST_ITEMS, Drift
-from fettle.server.management import Management
 from fettle.server.samples import Samples
 from fettle.server.service import InferenceService
+from fettle.server.state import ProcessState
 from fettle.store import profile
 from fettle.store.profile import Distribution, Profile
 
@@ -208,8 +208,8 @@ async def test_requests_are_told_of_in_metrics_and_window(
     text = again.metrics.text().decode()
     assert 'fettle_server_drift_psi{feature="0",model="lookup",revision="r",side="input",tensor="x"} ' in text
     assert f'fettle_server_drift_items{{model="lookup",revision="r"}} {LEAST_ITEMS}.0' in text
-    port = Management()
-    port.service = again
-    status, _, body = port._window(again, "since=0")
-    assert status == 200 and b'"drift":{"items":200,"tensor":"' in body
+    state = ProcessState()
+    state.service = again
+    body = await state.window(0)
+    assert b'"drift":{"items":200,"tensor":"' in body
     again.close()

@@ -19,6 +19,8 @@ from tests.unit.server.serving import Server
 from fettle.server import inference_pb2 as pb
 from fettle.server.logs import HEADERS, MOST_TOLD, JsonFormatter, TextFormatter
 from fettle.server.management import Management
+from fettle.server.settings import ServerSettings
+from fettle.server.state import ProcessState
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OWN = {"x-request-id": "mine-7", "traceparent": TRACE}
@@ -83,16 +85,16 @@ def test_the_level_is_changed_at_run_time_and_debug_tells_of_every_request(serve
 
 
 @pytest.mark.parametrize("client", ["10.0.0.7:5000", "[fd00::7]:5000", "[::ffff:10.0.0.7]:5000", "", "127.evil:80"])
-def test_the_level_is_nobodys_to_change_from_outside_of_the_pod(client: str) -> None:
+async def test_the_level_is_nobodys_to_change_from_outside_of_the_pod(client: str) -> None:
     scope = SimpleNamespace(path="/fettle/log", method="POST", query_string="level=debug", client=client)
-    status, _, body = Management()._answer(scope)
+    status, _, body = await Management(ServerSettings(), ProcessState())._answer(scope)
     assert status == 403 and b"kubectl port-forward" in body
 
 
 @pytest.mark.parametrize("client", ["127.0.0.1:5000", "[::1]:5000", "::1:5000", "[::ffff:127.0.0.1]:5000"])
-def test_the_level_is_for_who_is_in_the_pod_whatever_its_addresses_are(client: str) -> None:
+async def test_the_level_is_for_who_is_in_the_pod_whatever_its_addresses_are(client: str) -> None:
     scope = SimpleNamespace(path="/fettle/log", method="POST", query_string="level=chatty", client=client)
-    assert Management()._answer(scope)[0] == 400
+    assert (await Management(ServerSettings(), ProcessState())._answer(scope))[0] == 400
 
 
 def record(message: str, **more: Any) -> logging.LogRecord:

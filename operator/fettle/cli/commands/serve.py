@@ -20,11 +20,10 @@ from fettle.cli.local.served import ServedFolder, served_folder
 from fettle.errors import FettleError, UsageError
 from fettle.runtimes.artifact import require_machine
 from fettle.server import example
-from fettle.server.model import ServedModel
-from fettle.server.process import serve as run
+from fettle.server.pod import serve as run
 from fettle.server.settings import ServerSettings
 from fettle.signals import leave
-from fettle.store.manifest import read_fetched
+from fettle.store.manifest import Manifest, read_fetched
 
 MOST_IN_A_LINE = 4096  # bytes of a request that is shown in the command itself; a larger one is written to a file
 LOCAL = "local"  # the revision of a model that no ModelDeployment serves
@@ -119,7 +118,7 @@ def serve(source: str, target: str | None, store: Path, name: str | None, thread
 def _serve(settings: ServerSettings, folder: Path) -> int:
     """Until a signal; the exit status. `folder` is for a request that is too long to be shown."""
     try:
-        uvloop.run(run(settings, lambda model: click.echo(startup_text(settings, model, folder))))
+        uvloop.run(run(settings, lambda manifest: click.echo(startup_text(settings, manifest, folder))))
     except FettleError as error:
         Failure(error).show()
         return EXIT_FAILURE
@@ -140,11 +139,11 @@ def _settings(served: ServedFolder, name: str | None, threads: int | None, ports
     return ServerSettings(**vars(ports), **given)
 
 
-def startup_text(settings: ServerSettings, model: ServedModel, folder: Path) -> str:
+def startup_text(settings: ServerSettings, manifest: Manifest, folder: Path) -> str:
     """What is printed when requests are answered: what is served where, and on the last line a command that asks it."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    manifest, port = model.manifest, settings.port
-    request = example.body(model.signature, example.item(model.signature, settings.folder))
+    port, signature = settings.port, manifest.signature
+    request = example.body(signature, example.item(signature, settings.folder))
     data = shlex.quote(request.decode())
     if len(request) > MOST_IN_A_LINE:
         path = folder / "request.json"
