@@ -20,6 +20,7 @@ from fettle.api.modeldeployment_status import (
     RevisionStatus,
     Verdict,
 )
+from fettle.api.text import counted
 from fettle.cli.access.cluster import Object
 from fettle.cli.views.sparkline import bar, sparkline
 from fettle.cluster.kinds import holds
@@ -137,7 +138,7 @@ def _left(step: RolloutStep, canary: CanaryStatus, now: datetime) -> str:
 
 def analysis(watched: AnalysisStatus) -> Iterable[tuple[str, Text]]:
     """The open window, and each metric over the judged windows."""
-    counts = f"{watched.requests} requests, {watched.failures} failed{_period(watched)}"
+    counts = f"{counted(watched.requests, 'request')}, {watched.failures} failed{_period(watched)}"
     explanation = f": {watched.message}" if watched.message else ""
     yield "analysis", Text.assemble((watched.verdict.value, VERDICTS[watched.verdict]), f" ({counts}){explanation}")
     names = list(dict.fromkeys(assessment.metric for window in watched.windows for assessment in window.metrics))

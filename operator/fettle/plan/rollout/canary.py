@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from fettle.api.modeldeployment import OnFailure, RolloutStep
 from fettle.api.modeldeployment_status import AnalysisStatus, CanaryStatus, Verdict
 from fettle.api.reasons import Reason
+from fettle.api.text import counted
 from fettle.plan import timestamps
 from fettle.plan.commands import Command
 from fettle.plan.events import EventDraft
@@ -252,7 +253,7 @@ def _failed_analysis(snapshot: RolloutSnapshot, watched: AnalysisStatus | None) 
         return None
     if watched.consecutive < spec.analysis.failure_limit:
         return None
-    return Exit(Reason.ANALYSIS_FAILED, f"{watched.message}; {watched.consecutive} bad windows in a row")
+    return Exit(Reason.ANALYSIS_FAILED, f"{watched.message}; {counted(watched.consecutive, 'bad window')} in a row")
 
 
 def late(decision: CanaryDecision, snapshot: RolloutSnapshot, *, progressed: bool) -> CanaryDecision:
