@@ -29,6 +29,8 @@ from tools.serving import ServerProcess, open_store, publish
 from fettle.api.signature import Signature, Tensor
 from fettle.server.elements import MOST_BYTES_OF_TEXTS, MOST_TEXTS
 
+# All bodies come from one address, of whose share this makes what two addresses have by default.
+ROOM = {"max_bodies_bytes": 192 << 20}
 PROBES = ("/healthz", "/readyz", "/fettle/window?since=0")
 SIGNATURE = Signature(
     inputs=(
@@ -181,7 +183,7 @@ def main() -> None:
         loads: dict[str, bytes | None] = {"none": None, **bodies(int(options.mib * (1 << 20)))}
         for number, (name, content) in enumerate(loads.items()):
             served = root / f"model{number}"
-            server = ServerProcess(root / "store", sha256, served, log=subprocess.DEVNULL, model="probes")
+            server = ServerProcess(root / "store", sha256, served, log=subprocess.DEVNULL, model="probes", **ROOM)
             try:
                 seen = measure(server, content, options.clients, options.seconds)
                 answers = json.dumps(dict(seen.answered)).strip("{}").replace('"', "")

@@ -37,6 +37,7 @@ WORK = ROOT / ".cache" / "bench-serve"
 CONCURRENCY = (1, 16, 64)
 OPEN_SHARE = 0.5  # of what Fettle answers to 16 connections
 WARM_SECONDS = 1.0
+QUEUES = 3  # that a turn lasts for at least: a shorter closed loop would mostly show its beginning and its end
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def one_case(case: ServedCase, kinds: Sequence[ServerKind], plan: Plan) -> Itera
     model = written(case, plan.work)
     machine = f"{cpu.detect().label}, server on {len(plan.server_cpus)} of {os.cpu_count()} cores"
     empty = Row("", "", case.name, CLOSED, None, None, machine, datetime.now(UTC).isoformat(timespec="seconds"))
-    yield runtime_alone(replace(empty, server=ALONE, protocol="none", concurrency=1), case, model, plan)
+    runtime = runtime_alone(replace(empty, server=ALONE, protocol="none", concurrency=1), case, model, plan)
+    yield runtime
     servers: dict[str, RunningServer] = {}
     try:
         for kind in kinds:
@@ -71,14 +73,16 @@ def one_case(case: ServedCase, kinds: Sequence[ServerKind], plan: Plan) -> Itera
                 say(f"  {failure}")
                 yield replace(empty, server=kind.name, protocol=JSON, error=str(failure))
         for protocol in plan.protocols:
-            yield from one_protocol(replace(empty, protocol=protocol), servers, plan)
+            yield from one_protocol(
+                replace(empty, protocol=protocol), servers, plan, 1 / (runtime.requests_per_second or 1e9)
+            )
     finally:
         for server in servers.values():
             server.stop()
 
 
-def one_protocol(empty: Row, servers: dict[str, RunningServer], plan: Plan) -> Iterator[Row]:
-    """All loads in one protocol on all servers that speak it."""
+def one_protocol(empty: Row, servers: dict[str, RunningServer], plan: Plan, run_seconds: float) -> Iterator[Row]:
+    """All loads in one protocol on all servers that speak it. `run_seconds`: what the model takes without a server."""
     able = {}
     for name, server in servers.items():
         try:
@@ -89,7 +93,8 @@ def one_protocol(empty: Row, servers: dict[str, RunningServer], plan: Plan) -> I
                 yield replace(empty, server=name, error=str(failure))
     rate = None
     for concurrency in plan.concurrency if able else ():
-        rows = list(one_load(replace(empty, concurrency=concurrency), able, plan))
+        seconds = max(plan.seconds, QUEUES * concurrency * run_seconds)
+        rows = list(one_load(replace(empty, concurrency=concurrency), able, replace(plan, seconds=seconds)))
         yield from rows
         if concurrency == 16:
             rate = next((row.requests_per_second for row in rows if row.server == FETTLE), None)

@@ -123,7 +123,9 @@ def _vegeta(request: Request, rate: float, seconds: float, cpus: Sequence[int], 
         "body": base64.b64encode(request.body).decode(),
         "header": {"Content-Type": ["application/json"], **{name: [value] for name, value in request.headers.items()}},
     }
-    (folder / "target.json").write_text(json.dumps(target))
+    (folder / "target.json").write_text(
+        json.dumps(target) + "\n"
+    )  # vegeta takes no target from a last line without its end
     program, results = _go("vegeta"), folder / "vegeta.bin"
     words = [
         str(program),

@@ -27,5 +27,7 @@ done
 compile --extra litert --constraint requirements/dev.txt --constraint requirements/tensorflow.txt -o requirements/litert.txt
 # NVIDIA GPUs: the same way.
 compile --extra gpu --constraint requirements/dev.txt -o requirements/gpu.txt
+# The same with PyTorch for CUDA, in the version that the CPU has. Triton compiles what nobody here asks it to compile.
+compile --extra gpu-torch --no-emit-package triton --constraint requirements/dev.txt --constraint requirements/torch.txt -o requirements/gpu-torch.txt
 # Toolchains that have environments of their own: requirements/toolchains/NAME.txt.
 .venv/bin/python -m tools.toolchains lock

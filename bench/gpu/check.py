@@ -2,7 +2,8 @@
 
 Answers are held against ONNX Runtime on the CPU. Times are of `Session.infer`, so copies to the GPU and back are in them; subjects take turns
 in blocks of a quarter of a second, in another order each round, and a speed-up is the median over rounds of the ratio to the baseline in
-the same round, with a bootstrap interval over the rounds. Not measured: CUDA events, several streams, several GPUs.
+the same round, with a bootstrap interval over the rounds. Times between CUDA events stand beside them where a runtime tells them. Not measured:
+several streams, several GPUs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from fettle.errors import FettleError, RecipeError
 from fettle.optimizer.measure import items
 from fettle.optimizer.steps import Device, Work, onnx_precision, onnxruntime_quantize, tensorrt_engine
 from fettle.runtimes import base, cuda
-from fettle.runtimes.base import Array, Session
+from fettle.runtimes.base import Array, Session, TimedOnGpu
 from fettle.store.cache import versions
 
 RESULTS = models.ROOT / "bench" / "results" / "gpu.json"
@@ -87,6 +88,7 @@ class Subject:
     entry: Path
     signature: Signature
     feed: dict[str, Array]
+    forms: tuple[Form, ...] = FORMS
 
     @property
     def batch(self) -> int:
@@ -159,15 +161,17 @@ def correct(subject: Subject, session: Session, expected: Mapping[str, Array], t
     return {"outcome": outcome, "worst": float(f"{worst:.3g}"), "alike": alike}
 
 
-def block(session: Session, feed: dict[str, Array]) -> float:
-    """Milliseconds of a run: the median of a block."""
+def block(session: Session, feed: dict[str, Array]) -> tuple[float, float]:
+    """Milliseconds of a run, by the wall clock and, where the session tells it, between CUDA events: the medians of a block."""
     taken: list[float] = []
+    on_gpu: list[float] = []
     until = time.perf_counter() + BLOCK_SECONDS
     while time.perf_counter() < until or len(taken) < 3:
         began = time.perf_counter()
         session.infer(feed)
         taken.append((time.perf_counter() - began) * 1000)
-    return statistics.median(taken)
+        on_gpu.append(session.gpu_milliseconds() if isinstance(session, TimedOnGpu) else 0.0)
+    return statistics.median(taken), statistics.median(on_gpu)
 
 
 def timed(check: Check, subject: Subject, sessions: Mapping[str, Session]) -> dict[str, Any]:
@@ -178,11 +182,17 @@ def timed(check: Check, subject: Subject, sessions: Mapping[str, Session]) -> di
     while time.monotonic() < until:
         for session in sessions.values():
             session.infer(subject.feed)
+    for session in sessions.values():
+        if isinstance(session, TimedOnGpu):
+            session.time_on_gpu()
     medians: dict[str, list[float]] = {name: [] for name in sessions}
+    on_gpu: dict[str, list[float]] = {name: [] for name in sessions}
     shuffled = random.Random(7)
     for _ in range(ROUNDS):
         for name in shuffled.sample(list(sessions), len(sessions)):
-            medians[name].append(block(sessions[name], subject.feed))
+            by_clock, by_events = block(sessions[name], subject.feed)
+            medians[name].append(by_clock)
+            on_gpu[name].append(by_events)
     for name, own in medians.items():
         ratios = np.array(medians[BASELINE]) / np.array(own)
         low, high = interval(ratios)
@@ -195,6 +205,7 @@ def timed(check: Check, subject: Subject, sessions: Mapping[str, Session]) -> di
             speedup=round(float(np.median(ratios)), 3),
             low=round(low, 3),
             high=round(high, 3),
+            **({"gpuMilliseconds": round(between, 4)} if (between := statistics.median(on_gpu[name])) else {}),
         )
     return {"outcome": "ok", "rounds": ROUNDS, "blockSeconds": BLOCK_SECONDS}
 
@@ -230,7 +241,7 @@ def examine(check: Check, subject: Subject) -> None:
     expected = cpu.infer(subject.feed)
     sessions: dict[str, Session] = {}
     for runtime in ON_GPUS:
-        for form in FORMS:
+        for form in subject.forms:
             name = f"{runtime} {form.name}"
 
             def run(runtime: RuntimeName = runtime, form: Form = form, name: str = name) -> dict[str, Any]:
@@ -243,6 +254,8 @@ def examine(check: Check, subject: Subject) -> None:
                 return {**found, "buildSeconds": built, "bytes": entry.stat().st_size}
 
             check.attempt("correctness", subject.name, name, run)
+    if subject.forms == FORMS:
+        scripts(check, subject, expected, sessions)
     if subject.name == "resnet50-384":
         try:
             sessions["torch eager float32"] = eager(subject)
@@ -253,6 +266,32 @@ def examine(check: Check, subject: Subject) -> None:
     for session in sessions.values():
         if hasattr(session, "close"):
             session.close()
+
+
+def scripts(check: Check, subject: Subject, expected: Mapping[str, Array], sessions: dict[str, Session]) -> None:
+    """Correctness of PyTorch on the GPU. What products may be rounded to belongs to the process, so TF32 is not timed beside the others."""
+    runtime = RuntimeName.TORCHSCRIPT_CUDA
+    plain = RuntimeSettings(graph_optimization=False)
+    forms = (
+        ("tf32", RuntimeSettings(precision=Precision.TF32), 1e-2),
+        ("float32", RuntimeSettings(), 1e-3),
+        ("original", plain, 1e-3),
+    )
+    for form, settings, tolerance in forms:
+        name = f"{runtime} {form}"
+
+        def run(name: str = name, settings: RuntimeSettings = settings, tolerance: float = tolerance) -> dict[str, Any]:
+            from bench.gpu import torch_twin
+
+            (feed,) = subject.feed.values()
+            entry = torch_twin.script(subject.entry, feed, check.folder / subject.name / f"{name}.pt")
+            session = base.get(runtime).load(entry, settings, subject.signature)
+            found = correct(subject, session, expected, tolerance)
+            if settings.precision == Precision.FLOAT32:
+                sessions[name] = session
+            return {**found, "bytes": entry.stat().st_size}
+
+        check.attempt("correctness", subject.name, name, run)
 
 
 def served(check: Check, subject: Subject) -> None:
@@ -270,7 +309,7 @@ def served(check: Check, subject: Subject) -> None:
 
 
 def subjects(folder: Path) -> list[Subject]:
-    """The example with 32 items in a run, and ResNet-50 at 384 px with one."""
+    """The example with 32 items in a run, and ResNet-50 at 384 px with one, also with 2:4 sparse weights."""
     entry, images = models.digits()
     image = Tensor(name="image", dtype="FP32", shape=(-1, *images.shape[1:]), batch_axis=0)
     logits = Tensor(name="logits", dtype="FP32", shape=(-1, 10), batch_axis=0)
@@ -284,7 +323,13 @@ def subjects(folder: Path) -> list[Subject]:
         Signature(inputs=(picture,), outputs=(classes,)),
         feed,
     )
-    return [small, large]
+    sparse = replace(
+        large,
+        name="resnet50-384-2:4",
+        entry=models.two_of_four(large.entry, folder / "resnet50-sparse" / "model.onnx"),
+        forms=(FORMS[0], FLOAT16),
+    )
+    return [small, large, sparse]
 
 
 def machine() -> dict[str, Any]:
@@ -320,13 +365,14 @@ def main(seconds: float, output: Path) -> None:
             cuda.connect()
         except FettleError as error:
             why = error.message
-            for model in ("digits", "resnet50-384"):
+            for model in ("digits", "resnet50-384", "resnet50-384-2:4"):
                 for what in ("correctness", "speed", "server"):
                     check.row(what, model, "every runtime", outcome=NOT_RUN, why=why)
         else:
             for subject in subjects(Path(name)):
                 examine(check, subject)
-                served(check, subject)
+                if subject.forms == FORMS:
+                    served(check, subject)
     content = {
         "machine": before,
         "after": machine()["gpu"],

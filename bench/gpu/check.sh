@@ -19,15 +19,18 @@ if compgen -G "$wheels/*.whl" >/dev/null; then
   say "installing the wheels in $wheels"
   "$environment/bin/python" -m pip install --quiet --no-index --no-deps "$wheels"/*.whl
 else
-  say "installing the locked requirements (about 3 GB)"
+  # With PyTorch 6 GB, without it 3.
+  lock=requirements/gpu-torch.txt
+  [[ ${FETTLE_GPU_TORCH:-1} == 1 ]] || lock=requirements/gpu.txt
+  say "installing the requirements locked in $lock"
   chosen=$(mktemp)
   "$environment/bin/python" -m pip install --quiet --require-hashes -r requirements/server.txt
   "$environment/bin/python" -m pip install --quiet --no-deps --require-hashes -r requirements/optimizer.txt
   "$environment/bin/python" -m pip uninstall --quiet --yes onnxruntime
-  awk '/^[a-z]/ { kept = $0 !~ /^tensorrt-cu12/ } kept' requirements/gpu.txt >"$chosen"
+  awk '/^[a-z]/ { kept = $0 !~ /^tensorrt-cu12/ } kept' "$lock" >"$chosen"
   "$environment/bin/python" -m pip install --quiet --no-deps --require-hashes -r "$chosen"
   # The general library comes from NVIDIA's own index; without it its rows say so.
-  awk '/^[a-z]/ { kept = $0 ~ /^tensorrt-cu12/ } kept' requirements/gpu.txt >"$chosen"
+  awk '/^[a-z]/ { kept = $0 ~ /^tensorrt-cu12/ } kept' "$lock" >"$chosen"
   "$environment/bin/python" -m pip install --quiet --no-deps --require-hashes -r "$chosen" || say "TensorRT's general library cannot be installed here"
   # Only the server's load needs a client.
   "$environment/bin/python" -m pip install --quiet httpx || say "without httpx the server is not put under load"

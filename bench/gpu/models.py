@@ -85,3 +85,22 @@ def digits() -> tuple[Path, np.ndarray]:
     folder = ROOT / "examples" / "digits"
     with np.load(folder / "evaluation.npz", allow_pickle=False) as stored:
         return folder / "first" / "model.onnx", stored["image"]
+
+
+def two_of_four(entry: Path, target: Path) -> Path:
+    """The model at `entry` with the two smallest of each four neighbouring weights set to zero, along the axis that its products are summed over."""
+    model = onnx.load(entry)
+    axes = {node.input[1]: 1 if node.op_type == "Conv" else 0 for node in model.graph.node if len(node.input) > 1}
+    for tensor in model.graph.initializer:
+        weight = numpy_helper.to_array(tensor).copy()
+        axis = axes.get(tensor.name)
+        if axis is None or weight.ndim < 2 or weight.shape[axis] % 4:
+            continue
+        moved = np.moveaxis(weight, axis, -1)
+        groups = moved.reshape(-1, 4).copy()
+        np.put_along_axis(groups, np.abs(groups).argsort(1)[:, :2], 0, axis=1)
+        weight = np.moveaxis(groups.reshape(moved.shape), -1, axis)
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weight), tensor.name))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, target)
+    return target

@@ -91,6 +91,12 @@ class Settings(BaseSettings):
     server_gpu_image: Annotated[str, Field(description="Image of serving pods with an NVIDIA GPU.")] = (
         "ghcr.io/fettle/server-gpu:0.1.0"
     )
+    optimizer_gpu_torch_image: Annotated[
+        str, Field(description="Image of the Jobs that measure PyTorch models on NVIDIA GPUs.")
+    ] = "ghcr.io/fettle/optimizer-gpu-torch:0.1.0"
+    server_gpu_torch_image: Annotated[str, Field(description="Image of serving pods that use torchscript-cuda.")] = (
+        "ghcr.io/fettle/server-gpu-torch:0.1.0"
+    )
     image_pull_policy: Annotated[PullPolicy, Field(description="Pull policy of these images.")] = (
         PullPolicy.IF_NOT_PRESENT
     )
@@ -238,10 +244,12 @@ class Settings(BaseSettings):
             Image.OPTIMIZER_TRANSFORMERS: self.optimizer_transformers_image,
             Image.OPTIMIZER_SKLEARN: self.optimizer_sklearn_image,
             Image.OPTIMIZER_GPU: self.optimizer_gpu_image,
+            Image.OPTIMIZER_GPU_TORCH: self.optimizer_gpu_torch_image,
             Image.SERVER: self.server_image,
             Image.SERVER_LITERT: self.server_litert_image,
             Image.SERVER_TORCH: self.server_torch_image,
             Image.SERVER_GPU: self.server_gpu_image,
+            Image.SERVER_GPU_TORCH: self.server_gpu_torch_image,
         }
         return references[image]
 

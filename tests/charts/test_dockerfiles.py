@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LARGE = (
-    *("server-torch", "optimizer-torch", "server-gpu", "optimizer-gpu"),
+    *("server-torch", "optimizer-torch", "server-gpu", "optimizer-gpu", "server-gpu-torch", "optimizer-gpu-torch"),
     *("optimizer-tensorflow", "optimizer-transformers", "optimizer-sklearn", "server-litert"),
 )
 DOCKERFILES = {
@@ -83,6 +83,7 @@ def test_the_build_context_is_nothing_but_code_and_locks() -> None:
             "transformers",
             "sklearn",
             "gpu",
+            "gpu-torch",
         )
     )
     assert kept == {"operator/fettle", "tools/torch_on_cpu.py", *locks}

@@ -50,7 +50,7 @@ def settings(kubectl: Kubectl, folder: Path, own: str, **more: object) -> Server
 async def who(guard: Access, bearer: str) -> str | Code:
     """Who is let in with that token, or how the request ends."""
     try:
-        return await guard.identify(f"Bearer {bearer}", "10.0.0.7:1")
+        return await guard.identify(f"Bearer {bearer}", "10.0.0.7")
     except RequestError as error:
         return error.code
 

@@ -17,6 +17,8 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RuntimeFailure
+from fettle.optimizer.onnx import model as onnx_model
+from fettle.optimizer.onnx.sparse import sparse_products
 from fettle.optimizer.steps.onnx_precision import on_cpu
 from fettle.runtimes import base, cuda
 
@@ -134,3 +136,40 @@ def test_the_server_is_put_under_load(digits: Subject, tmp_path: Path, monkeypat
     found = server.requests_per_second(entry, RuntimeName.ONNXRUNTIME, RuntimeSettings(), digits, tmp_path)
     assert found["failed"] == 0
     assert found["requestsPerSecond"] > 0
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_twin_in_pytorch_answers_as_the_subject_does(digits: Subject, frozen: bool, tmp_path: Path) -> None:
+    import torch
+    from bench.gpu import torch_twin
+
+    pictures = np.random.default_rng(3).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    large = subject(models.resnet50(tmp_path / "model.onnx", 64), pictures, 1000)
+    for each in (digits,) if frozen else (digits, large):
+        entry = torch_twin.script(each.entry, each.feed["image"], tmp_path / f"{len(each.feed)}.pt")
+        settings = RuntimeSettings(graph_optimization=frozen, threads=torch.get_num_threads())
+        twin = base.get(RuntimeName.TORCHSCRIPT).load(entry, settings, each.signature)
+        assert program.correct(each, twin, session(each).infer(each.feed), 1e-3)["outcome"] == "ok"
+
+
+def test_of_the_sparse_subject_every_product_but_the_first_is_2_to_4_sparse(tmp_path: Path) -> None:
+    dense = models.resnet50(tmp_path / "dense" / "model.onnx", 64)
+    sparse = models.two_of_four(dense, tmp_path / "sparse" / "model.onnx")
+    assert sparse_products(onnx_model.load(dense), dense.parent)[0] == 0
+    assert sparse_products(onnx_model.load(sparse), sparse.parent) == (53, 54), "pictures have three channels"
+
+
+def test_times_between_events_stand_beside_the_clocks(digits: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnGpu:
+        def __init__(self, inner: base.Session) -> None:
+            self.infer, self.effective_settings, self.close = inner.infer, inner.effective_settings, inner.close
+
+        def time_on_gpu(self) -> None:
+            return
+
+        def gpu_milliseconds(self) -> float:
+            return 0.5
+
+    monkeypatch.setattr(program, "BLOCK_SECONDS", 0.002)
+    assert program.block(OnGpu(session(digits)), digits.feed)[1] == 0.5
+    assert program.block(session(digits), digits.feed)[1] == 0.0

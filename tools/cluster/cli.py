@@ -179,21 +179,26 @@ def registry(cluster: Cluster) -> None:
 @click.argument("names", nargs=-1)
 @_named(FETTLE, "Cluster whose registry is used; fettle by default.")
 @click.option("--torch", is_flag=True, help="Include the PyTorch images (1.3 GB more each).")
-@click.option("--gpu", is_flag=True, help="Include the images for NVIDIA GPUs (some GB more each).")
+@click.option(
+    "--gpu",
+    is_flag=True,
+    help="Include the images for NVIDIA GPUs (some GB more each; with --torch also those that have PyTorch).",
+)
 def images(names: tuple[str, ...], cluster: Cluster, torch: bool, gpu: bool) -> None:
     """Build Fettle's images that the registry, or the nodes of kind, lack, deliver them, and print NAME=REFERENCE for each.
 
-    NAMES are operator, server and optimizer by default. server-torch, optimizer-torch, server-gpu, optimizer-gpu, optimizer-tensorflow,
-    optimizer-transformers, optimizer-sklearn and server-litert are also available.
+    NAMES are operator, server and optimizer by default. server-torch, optimizer-torch, server-gpu, optimizer-gpu, server-gpu-torch,
+    optimizer-gpu-torch, optimizer-tensorflow, optimizer-transformers, optimizer-sklearn and server-litert are also available.
     """
     from tools.cluster import images as module
     from tools.cluster.target import resolve_target
 
-    every = (*module.NAMES, *module.TORCH_NAMES, *module.GPU_NAMES, *module.FORMAT_NAMES)
+    every = (*module.NAMES, *module.TORCH_NAMES, *module.GPU_NAMES, *module.GPU_TORCH_NAMES, *module.FORMAT_NAMES)
     unknown = set(names) - set(every)
     if unknown:
         raise ClusterError(f"unknown image: {', '.join(sorted(unknown))} (available: {', '.join(every)})")
     paths, progress = checkout(cluster), Progress(cluster.name, stderr=True)
-    wanted = names or (*module.NAMES, *(module.TORCH_NAMES if torch else ()), *(module.GPU_NAMES if gpu else ()))
+    large = ((torch, module.TORCH_NAMES), (gpu, module.GPU_NAMES), (gpu and torch, module.GPU_TORCH_NAMES))
+    wanted = names or (*module.NAMES, *(name for asked, group in large if asked for name in group))
     for name, reference in module.build(paths, resolve_target(paths=paths), progress, wanted).items():
         click.echo(f"{name}={reference}")

@@ -33,6 +33,7 @@ FORMAT_NAMES = (
     "server-litert",
 )  # of source formats: only by name
 GPU_NAMES = ("server-gpu", "optimizer-gpu")  # larger still
+GPU_TORCH_NAMES = ("server-gpu-torch", "optimizer-gpu-torch")
 _MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json"
     for kind in (

@@ -38,6 +38,8 @@ FETTLE_SERVER_LITERT_IMAGE: {{ include "fettle.image" (list . "serverLitert") | 
 FETTLE_SERVER_TORCH_IMAGE: {{ include "fettle.image" (list . "serverTorch") | quote }}
 FETTLE_OPTIMIZER_GPU_IMAGE: {{ include "fettle.image" (list . "optimizerGpu") | quote }}
 FETTLE_SERVER_GPU_IMAGE: {{ include "fettle.image" (list . "serverGpu") | quote }}
+FETTLE_OPTIMIZER_GPU_TORCH_IMAGE: {{ include "fettle.image" (list . "optimizerGpuTorch") | quote }}
+FETTLE_SERVER_GPU_TORCH_IMAGE: {{ include "fettle.image" (list . "serverGpuTorch") | quote }}
 FETTLE_IMAGE_PULL_POLICY: {{ .Values.image.pullPolicy | quote }}
 FETTLE_IMAGE_PULL_SECRETS: {{ join "," .Values.image.pullSecrets | quote }}
 FETTLE_WATCH_NAMESPACES: {{ join "," .Values.watchNamespaces | quote }}

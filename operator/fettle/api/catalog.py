@@ -64,6 +64,12 @@ class RuntimeEntry:
     device: DeviceKind = DeviceKind.CPU
     repeats: bool = True  # answers the same inputs alike each time, but for float noise
     converts: tuple[FormatName, ...] = ()  # sources that a converter of its own makes into what it loads
+    beside: tuple[str, ...] = ()  # distributions that an image must have as well
+
+    @property
+    def libraries(self) -> frozenset[str]:
+        """What an image must have to run it."""
+        return frozenset({self.library, *self.beside})
 
 
 STEPS: tuple[StepEntry, ...] = (
@@ -76,7 +82,7 @@ STEPS: tuple[StepEntry, ...] = (
             StepKind.DEQUANTIZE, family, "ONNX", ("onnx", "onnxruntime"), "onnx_dequantize:dequantize", lossy=True
         )
         for family in RuntimeName
-        if family not in (RuntimeName.TORCHSCRIPT, RuntimeName.LITERT)
+        if family not in (RuntimeName.TORCHSCRIPT, RuntimeName.LITERT, RuntimeName.TORCHSCRIPT_CUDA)
     ),
     # QDQ, activations unsigned and weights signed: what x86 runs fast with and without VNNI.
     StepEntry(
@@ -192,7 +198,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT",
         ("onnx", "onnxconverter-common", "tensorrt-cu12"),
         "tensorrt_engine:compile_engine",
-        revision=2,
+        revision=3,
         finishes=True,
         on_device=True,
     ),
@@ -202,7 +208,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT-RTX",
         ("onnx", "onnxconverter-common", "tensorrt-rtx-cu12"),
         "tensorrt_engine:compile_engine",
-        revision=2,
+        revision=3,
         finishes=True,
     ),
 )
@@ -322,6 +328,16 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         by_default=True,
         device=DeviceKind.NVIDIA,
     ),
+    # It runs sources as they came. PyTorch is one distribution, which computes on a GPU where NVIDIA's libraries are installed beside it.
+    RuntimeEntry(
+        RuntimeName.TORCHSCRIPT_CUDA,
+        "torch",
+        ("TorchScript", "TorchExport"),
+        (Precision.FLOAT32, Precision.TF32),
+        process_bytes=3 << 30,
+        device=DeviceKind.NVIDIA,
+        beside=("cuda-toolkit",),
+    ),
 )
 
 DEFAULT_RUNTIMES = tuple(entry.runtime for entry in RUNTIMES if entry.by_default and entry.device is DeviceKind.CPU)
@@ -375,6 +391,11 @@ def converts(family: RuntimeName) -> bool:
 def runs_engines(name: RuntimeName) -> bool:
     """Whether a runtime only loads engines, which are compiled for its device."""
     return PORTABLE not in runtime(name).loads and finish(name) is not None
+
+
+def takes_portable(name: RuntimeName) -> bool:
+    """Whether a runtime loads the portable form, or engines that are compiled from it."""
+    return PORTABLE in runtime(name).loads or finish(name) is not None
 
 
 def offers(architecture: str, wanted: Precision | StepKind) -> bool:

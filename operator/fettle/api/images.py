@@ -20,10 +20,12 @@ class Image(StrEnum):
     OPTIMIZER_TORCH = "optimizer-torch"
     OPTIMIZER_TRANSFORMERS = "optimizer-transformers"
     OPTIMIZER_SKLEARN = "optimizer-sklearn"
+    OPTIMIZER_GPU_TORCH = "optimizer-gpu-torch"
     SERVER = "server"
     SERVER_LITERT = "server-litert"
     SERVER_TORCH = "server-torch"
     SERVER_GPU = "server-gpu"
+    SERVER_GPU_TORCH = "server-gpu-torch"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ _SERVED = frozenset({"numpy", "onnxruntime", "openvino"})
 _OPTIMIZING = _SERVED | {"nncf", "onnx", "onnx-ir", "onnxconverter-common", "safetensors"}
 _TRAINING = frozenset({"onnx2pytorch", "onnxscript", "tensorly", "torch", "torch-pruning"})
 _ON_GPUS = frozenset({"cuda-bindings", "onnxruntime-gpu", "tensorrt-cu12", "tensorrt-rtx-cu12"})
+_TORCH_ON_GPUS = _ON_GPUS | {"cuda-toolkit", "onnx", "onnxscript", "torch"}
 
 # Of Jobs and of servers, each from small to large.
 IMAGES: tuple[ImageEntry, ...] = (
@@ -50,10 +53,12 @@ IMAGES: tuple[ImageEntry, ...] = (
     ImageEntry(Image.OPTIMIZER_TORCH, _OPTIMIZING | _TRAINING),
     ImageEntry(Image.OPTIMIZER_TRANSFORMERS, _OPTIMIZING | _TRAINING | {"transformers"}),
     ImageEntry(Image.OPTIMIZER_SKLEARN, _OPTIMIZING | formats.TABLES),
+    ImageEntry(Image.OPTIMIZER_GPU_TORCH, _OPTIMIZING | _TORCH_ON_GPUS),
     ImageEntry(Image.SERVER, _SERVED, serves=True),
     ImageEntry(Image.SERVER_LITERT, _SERVED | {"ai-edge-litert"}, serves=True),
     ImageEntry(Image.SERVER_TORCH, _SERVED | {"onnx", "onnxscript", "torch"}, serves=True),
     ImageEntry(Image.SERVER_GPU, _SERVED | _ON_GPUS, serves=True),
+    ImageEntry(Image.SERVER_GPU_TORCH, _SERVED | _TORCH_ON_GPUS, serves=True),
 )
 
 
@@ -66,7 +71,7 @@ def build_libraries(family: RuntimeName, steps: Iterable[RecipeStep]) -> frozens
     """What a build needs: the libraries of its steps, and of the runtime that loads what they made. Steps that train bring their own."""
     entries = [entry for each in steps if (entry := catalog.step(each, family)) is not None]
     loader = catalog.TRAINER if any(entry.trains for entry in entries) else family
-    return frozenset({catalog.runtime(loader).library, *(name for entry in entries for name in entry.libraries)})
+    return catalog.runtime(loader).libraries.union(*(entry.libraries for entry in entries))
 
 
 def segments(family: RuntimeName, steps: Iterable[RecipeStep]) -> tuple[tuple[RecipeStep, ...], ...]:
@@ -90,7 +95,7 @@ def segments(family: RuntimeName, steps: Iterable[RecipeStep]) -> tuple[tuple[Re
 
 def server_image(name: RuntimeName) -> Image:
     """The smallest image that serves with that runtime. Every runtime has one: a test holds the rows to it."""
-    entry = _smallest(frozenset({catalog.runtime(name).library}), serves=True)
+    entry = _smallest(catalog.runtime(name).libraries, serves=True)
     if entry is None:
         raise LookupError(f"no image serves with {name}")
     return entry.image

@@ -125,6 +125,13 @@ class Measurement(ApiModel):
             "its time. It does not refer to restarts of pods."
         ),
     ]
+    gpu_milliseconds: Annotated[
+        Percentiles | None,
+        Field(
+            description="Time of one run on the GPU between CUDA events, copies to and from the GPU included, in milliseconds. For information: "
+            "latencyMilliseconds decides. Not set for onnxruntime-cuda, several streams and CPUs."
+        ),
+    ] = None
 
 
 class CandidateStatus(ApiModel):

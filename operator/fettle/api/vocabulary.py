@@ -124,6 +124,7 @@ class RuntimeName(StrEnum):
     ONNXRUNTIME_CUDA = "onnxruntime-cuda"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
+    TORCHSCRIPT_CUDA = "torchscript-cuda"
 
 
 class DeviceKind(StrEnum):

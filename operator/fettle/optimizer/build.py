@@ -21,7 +21,7 @@ from fettle.api.task import BuildTask, StoredData, StoredModel
 from fettle.api.text import clip
 from fettle.api.vocabulary import DeviceKind
 from fettle.errors import RecipeError, RuntimeFailure, StoreError
-from fettle.optimizer import ranks, steps
+from fettle.optimizer import gpu_caches, ranks, steps
 from fettle.optimizer.loss import Loss
 from fettle.optimizer.measure.items import MappedItems, opened, unpack
 from fettle.runtimes import base, cpu
@@ -41,7 +41,8 @@ def run(task: BuildTask, store: Store) -> BuildReport:
     start = time.monotonic()
     # The key of this machine: another class of CPU than the one that prepared, or another release of a library, must not answer for it.
     learned = Learned(task.original, task.training)
-    key = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows, learned)
+    driver = gpu_caches.driver(task.plan)
+    key = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows, learned, driver)
     # Two engines of one model need not have the same bytes: where there is one of this key, it is the one.
     built = read_build(store, key) if task.plan.form is not None else None
     reason, message = None, "built before" if built is not None else ""
@@ -77,14 +78,14 @@ def _build(task: BuildTask, store: Store, notes: list[str]) -> StoredModel:
         loss: Loss | None = None
         if items is not None and task.plan.loss is not None:
             loss = Loss(folder / "loss", items, task.evaluation, task.plan.loss)
-        form = task.plan.form
-        device = steps.Device(task.plan.family, form, task.signature) if form is not None else None
-        context = steps.BuildContext(calibration=items, loss=loss, notes=notes, device=device)
-        entry = source
-        for number, step in enumerate(task.plan.steps):
-            made = folder / f"step-{number}"
-            made.mkdir()
-            entry = steps.apply(step, task.plan.family, entry, made, context)
+        form, entry = task.plan.form, source
+        with gpu_caches.timings(store, task.plan, folder) as timings:
+            device = steps.Device(task.plan.family, form, task.signature, timings) if form is not None else None
+            context = steps.BuildContext(calibration=items, loss=loss, notes=notes, device=device)
+            for number, step in enumerate(task.plan.steps):
+                made = folder / f"step-{number}"
+                made.mkdir()
+                entry = steps.apply(step, task.plan.family, entry, made, context)
         if entry == source:
             return task.portable
         _check(task, entry, items)

@@ -23,7 +23,7 @@ from fettle.api.task import AnyTask, BuildTask, MeasureTask, PrepareTask, Publis
 from fettle.api.text import clip
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError, UsageError
-from fettle.optimizer import ranks
+from fettle.optimizer import gpu_caches, ranks
 from fettle.runtimes import cpu, machine
 from fettle.store.cache import Learned, build_key, own_code, read_trained, runtime_versions
 from fettle.store.credentials import hidden_values
@@ -162,7 +162,8 @@ def _earlier(task: AnyTask, store: Store, report: AnyReport | None) -> AnyReport
     if isinstance(task, BuildTask) and isinstance(report, BuildReport):
         # Another class of CPU may build what this one could not, an engine is of no use to another release, and changed code is other code.
         learned = Learned(task.original, task.training)
-        here = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows, learned)
+        driver = gpu_caches.driver(task.plan)
+        here = build_key(task.plan, task.portable, task.calibration, cpu.detect(), task.follows, learned, driver)
         carried_over = report.built is not None and task.plan.form is None and not own_code(task.plan)
         if report.cache_key != here and not carried_over:
             return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -71,6 +71,19 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free the model. The session cannot be used afterwards. It may be closed more than once."""
+        ...
+
+
+@runtime_checkable
+class TimedOnGpu(Session, Protocol):
+    """A session that can also tell how long its runs take on the GPU: from the first copy to it to the last copy from it, between CUDA events."""
+
+    def time_on_gpu(self) -> None:
+        """Take the times of all runs from now on."""
+        ...
+
+    def gpu_milliseconds(self) -> float:
+        """The time of the last run, where runs do not overlap."""
         ...
 
 

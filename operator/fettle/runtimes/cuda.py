@@ -33,6 +33,10 @@ class Cuda(Protocol):
         """The product: `NVIDIA L4`."""
         ...
 
+    def driver(self) -> str:
+        """The newest CUDA that the driver runs: `13.0`."""
+        ...
+
     def memory(self) -> tuple[int, int]:
         """Bytes that are free, and all."""
         ...
@@ -97,6 +101,22 @@ class Cuda(Protocol):
         """Give back what was made of a graph."""
         ...
 
+    def create_event(self) -> int:
+        """A mark with a time, for a stream."""
+        ...
+
+    def destroy_event(self, event: int) -> None:
+        """Give a mark back."""
+        ...
+
+    def record(self, event: int, stream: int) -> None:
+        """Put the mark on the stream: it gets the time at which all before it is done."""
+        ...
+
+    def milliseconds(self, begin: int, end: int) -> float:
+        """The time between two marks, once the stream was waited for."""
+        ...
+
 
 @lru_cache
 def connect() -> Cuda:
@@ -128,6 +148,10 @@ class _CudaBindings:
     def name(self) -> str:
         product: str = self._properties.name.decode()
         return product
+
+    def driver(self) -> str:
+        version = int(self._ask("cudaDriverGetVersion"))
+        return f"{version // 1000}.{version % 1000 // 10}"
 
     def memory(self) -> tuple[int, int]:
         free, total = self._ask("cudaMemGetInfo")
@@ -183,6 +207,18 @@ class _CudaBindings:
 
     def destroy_executable(self, executable: int) -> None:
         self._ask("cudaGraphExecDestroy", executable)
+
+    def create_event(self) -> int:
+        return int(self._ask("cudaEventCreate"))
+
+    def destroy_event(self, event: int) -> None:
+        self._ask("cudaEventDestroy", event)
+
+    def record(self, event: int, stream: int) -> None:
+        self._ask("cudaEventRecord", event, stream)
+
+    def milliseconds(self, begin: int, end: int) -> float:
+        return float(self._ask("cudaEventElapsedTime", begin, end))
 
     def _ask(self, function: str, *arguments: Any) -> Any:
         """What a call answers: nothing, one value, or a tuple of several."""

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import queue
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,12 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Precision
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array, Arrays, Interrupt, Interrupted, Session, checked_inputs, numpy_dtype
+from fettle.runtimes.compiled_kernels import KERNELS, CompiledKernels
 from fettle.runtimes.cuda import ContextLost, Cuda, connect
 from fettle.runtimes.engine_build import (
+    AS_IT_IS,
     EngineNote,
+    EngineOptions,
     Library,
     ShapeRange,
     build,
@@ -51,21 +54,25 @@ class _Lane:
     prepare themselves in it.
     """
 
-    def __init__(self, engine: Any, cuda: Cuda, static: bool) -> None:
+    def __init__(self, contexts: Callable[[], Any], cuda: Cuda, static: bool) -> None:
         self._cuda = cuda
+        self._marks: tuple[int, ...] = ()  # in front of a run, and behind it
+        self.milliseconds = 0.0  # of the last run with marks, on the GPU
         self._device: dict[str, tuple[int, int]] = {}  # pointer, bytes
         self._host: dict[str, Array] = {}
         self._recorded: int | None = None
         self._records, self._ran = static, False
         self._stream = cuda.create_stream()
-        self._context = engine.create_execution_context()
+        self._context = contexts()
         if self._context is None:
             self.close()
             message = "the GPU has too little memory for an execution context: use fewer streams, or a smaller batch"
             raise RuntimeFailure(message, reason=Reason.OUT_OF_MEMORY)
 
-    def run(self, feed: Mapping[str, Array], outputs: Mapping[str, np.dtype[Any]]) -> dict[str, Array]:
-        """Answers with memory of their own. `outputs`: data types as the engine has them.
+    def run(
+        self, feed: Mapping[str, Array], outputs: Mapping[str, np.dtype[Any]], marked: bool = False
+    ) -> dict[str, Array]:
+        """Answers with memory of their own. `outputs`: data types as the engine has them. `marked`: tell the time on the GPU as well.
 
         Raises RuntimeFailure; DataInvalid before anything is begun.
         """
@@ -80,11 +87,19 @@ class _Lane:
         places = {name: self._output(name, shapes[name], dtype) for name, dtype in outputs.items()}
         if self._records and self._ran:
             self._record(given, places)
+        if marked and not self._marks:
+            self._marks = self._cuda.create_event(), self._cuda.create_event()
+        if marked:
+            self._cuda.record(self._marks[0], self._stream)
         if self._recorded is not None:
             self._cuda.launch(self._recorded, self._stream)
         else:
             self._put(given, places)
+        if marked:
+            self._cuda.record(self._marks[1], self._stream)
         self._cuda.synchronize(self._stream)
+        if marked:
+            self.milliseconds = self._cuda.milliseconds(*self._marks)
         self._ran = True
         return {name: places[name].view(dtype).reshape(shapes[name]).copy() for name, dtype in outputs.items()}
 
@@ -147,14 +162,27 @@ class _Lane:
             self._recorded = None
         for name in [*self._device, *self._host]:
             self._give_back(name)
+        for mark in self._marks:
+            self._cuda.destroy_event(mark)
+        self._marks = ()
         self._cuda.destroy_stream(self._stream)
 
 
 class EngineSession:
     """A deserialized engine, and as many lanes as it has streams."""
 
-    def __init__(self, engine: Any, cuda: Cuda, settings: RuntimeSettings, signature: Signature) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        cuda: Cuda,
+        settings: RuntimeSettings,
+        signature: Signature,
+        kernels: CompiledKernels | None = None,
+    ) -> None:
         self._engine, self._cuda, self._settings, self._signature = engine, cuda, settings, signature
+        self._contexts = engine.create_execution_context if kernels is None else kernels.context
+        self._kernels = kernels  # until they are kept
+        self._marked, self._milliseconds = False, 0.0
         self._types = {tensor.name: _engine_type(engine, tensor) for tensor in (*signature.inputs, *signature.outputs)}
         self._static = all(-1 not in tuple(engine.get_tensor_shape(tensor.name)) for tensor in signature.inputs)
         # A place without a lane gets one when it is needed: what was in it failed.
@@ -162,7 +190,7 @@ class EngineSession:
         self._places = 0
         try:
             for _ in range(settings.streams):
-                self._idle.put(_Lane(engine, cuda, self._static))
+                self._idle.put(_Lane(self._contexts, cuda, self._static))
                 self._places += 1
         except BaseException:
             self.close()
@@ -177,6 +205,9 @@ class EngineSession:
         outputs = {tensor.name: self._types[tensor.name] for tensor in self._signature.outputs}
         with (interrupt or Interrupt()).ending(lambda: None):
             answers = self._run(feed, outputs)
+        kernels, self._kernels = self._kernels, None
+        if kernels is not None:  # a run has compiled what was still missing
+            kernels.keep()
         if interrupt is not None and interrupt.is_set:
             raise Interrupted
         return {
@@ -187,8 +218,9 @@ class EngineSession:
     def _run(self, feed: Mapping[str, Array], outputs: Mapping[str, np.dtype[Any]]) -> dict[str, Array]:
         lane, kept = self._idle.get(), None
         try:
-            lane = lane or _Lane(self._engine, self._cuda, self._static)
-            answers = lane.run(feed, outputs)
+            lane = lane or _Lane(self._contexts, self._cuda, self._static)
+            answers = lane.run(feed, outputs, self._marked)
+            self._milliseconds = lane.milliseconds
             kept = lane
         except ContextLost:
             raise  # with the context went all that the lane held
@@ -214,7 +246,15 @@ class EngineSession:
             if lane is not None:
                 with contextlib.suppress(ContextLost):  # nothing is left to free
                     lane.close()
-        self._engine = None
+        self._contexts = self._engine = None
+
+    def time_on_gpu(self) -> None:
+        """See `base.TimedOnGpu`."""
+        self._marked = True
+
+    def gpu_milliseconds(self) -> float:
+        """See `base.TimedOnGpu`."""
+        return self._milliseconds
 
 
 def _engine_type(engine: Any, tensor: Tensor) -> np.dtype[Any]:
@@ -234,10 +274,15 @@ class EngineRuntime:
         self.library, self.name = library, library.name
 
     def build(
-        self, entry: Path, target: Path, architecture: str, shapes: Mapping[str, ShapeRange], tf32: bool = False
+        self,
+        entry: Path,
+        target: Path,
+        architecture: str,
+        shapes: Mapping[str, ShapeRange],
+        options: EngineOptions = AS_IT_IS,
     ) -> EngineNote:
         """See `build`."""
-        return build(self.library, entry, target, architecture, shapes, tf32)
+        return build(self.library, entry, target, architecture, shapes, options)
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
         """See `base.Runtime.load`. `signature` is needed: an engine does not say which axis is the batch's."""
@@ -255,7 +300,10 @@ class EngineRuntime:
             engine = trt.Runtime(log).deserialize_cuda_engine(entry.read_bytes())
         if engine is None:
             raise RuntimeFailure(said(self.library, "could not load the engine", log.errors))
-        return EngineSession(engine, cuda, settings, signature)
+        kernels = None
+        if self.library.compiles_on_load:
+            kernels = CompiledKernels(engine, entry.with_name(KERNELS), self.library.made_for(note.architecture))
+        return EngineSession(engine, cuda, settings, signature, kernels)
 
     def executed(
         self, entry: Path, settings: RuntimeSettings, inputs: Arrays, signature: Signature | None = None

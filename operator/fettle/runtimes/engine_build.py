@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,29 @@ from fettle.api.text import quoted
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.cuda import connect
+from fettle.store import kept
+from fettle.store.kept import MadeFor
 
 NOTE = "engine.json"
 _COMPUTE = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION"}
 _CLASSES = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT8": "int8", "FP8": "f8"}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a build may do.
+
+    `tf32`: round products of float32 to TF32. `sparse`: use kernels for weights that are 2:4 sparse. `timings`: the file of timings of earlier
+    builds for such a GPU, which are read and replaced.
+    """
+
+    tf32: bool = False
+    sparse: bool = False
+    timings: Path | None = None
+
+
+AS_IT_IS = EngineOptions()
 
 
 @dataclass(frozen=True)
@@ -56,17 +76,25 @@ class EngineNote(ApiModel):
 
 @dataclass(frozen=True)
 class Library:
-    """A TensorRT library. `ahead_of_time`: it builds for a given architecture, with or without a GPU."""
+    """A TensorRT library. `ahead_of_time`: it builds for a given architecture, with or without a GPU. `compiles_on_load`: it compiles kernels for
+    the GPU at hand when it loads an engine, and can keep them."""
 
     name: RuntimeName
     module: Any
     distribution: str
     ahead_of_time: bool
+    compiles_on_load: bool = False
 
     @property
     def version(self) -> str:
         """Its release. Engines of one release do not run in another."""
         return str(self.module.__version__)
+
+    def made_for(self, architecture: str) -> MadeFor:
+        """What a GPU of that architecture, and its driver here, let this release find out. Raises RuntimeFailure without a GPU."""
+        return MadeFor(
+            library=self.distribution, version=self.version, architecture=architecture, driver=connect().driver()
+        )
 
     def architectures(self) -> tuple[str, ...]:
         """The architectures that it can build for; empty if it builds for the local GPU."""
@@ -82,12 +110,12 @@ def build(
     target: Path,
     architecture: str,
     shapes: Mapping[str, ShapeRange],
-    tf32: bool = False,
+    options: EngineOptions = AS_IT_IS,
 ) -> EngineNote:
     """Build the ONNX file at `entry` for `architecture`, and write the engine to `target` and its note beside it.
 
-    `shapes`: the ranges of dynamic inputs. `tf32`: whether products of float32 may be rounded to TF32. Raises RuntimeFailure: UnsupportedOperator
-    with the names of nodes, UnsupportedModel for inputs of unknown shape, NodeIncompatible if this library cannot build for that architecture here.
+    `shapes`: the ranges of dynamic inputs. Raises RuntimeFailure: UnsupportedOperator with the names of nodes, UnsupportedModel for inputs of unknown
+    shape, NodeIncompatible if this library cannot build for that architecture here.
     """
     trt = library.module
     log = error_log(trt)
@@ -96,13 +124,16 @@ def build(
         network = _parsed(library, builder, entry, log)
         executed = precisions(network)
         config = builder.create_builder_config()
-        (config.set_flag if tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+        _allow(trt, config, options)
         _aim(library, config, architecture)
         if (profile := _profile(builder, network, shapes)) is not None:
             config.add_optimization_profile(profile)
+        timings = _Timings(library, config, options.timings, architecture) if options.timings is not None else None
         content = builder.build_serialized_network(network, config)
         if content is None:
             raise RuntimeFailure(said(library, "built no engine", log.errors), reason=Reason.UNSUPPORTED_MODEL)
+        if timings is not None:
+            timings.keep()
     target.write_bytes(content)
     note = EngineNote(
         library=library.distribution, version=library.version, architecture=architecture, executed=executed
@@ -185,6 +216,28 @@ def _aim(library: Library, config: Any, architecture: str) -> None:
         raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(library.module.ComputeCapability, architecture.upper()), 0)
+
+
+def _allow(trt: Any, config: Any, options: EngineOptions) -> None:
+    for allowed, flag in ((options.tf32, trt.BuilderFlag.TF32), (options.sparse, trt.BuilderFlag.SPARSE_WEIGHTS)):
+        (config.set_flag if allowed else config.clear_flag)(flag)
+
+
+class _Timings:
+    """What the library times while it builds, kept in a file for the next build on such a GPU. The library itself refuses those of another one."""
+
+    def __init__(self, library: Library, config: Any, path: Path, architecture: str) -> None:
+        self._config, self._path, self._made_for = config, path, library.made_for(architecture)
+        cache = config.create_timing_cache(kept.read(path, self._made_for))
+        if cache is None or not config.set_timing_cache(cache, False):
+            log.info("%s takes no timings from %s, and times anew", library.name, path)
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+
+    def keep(self) -> None:
+        """Keep what is known now."""
+        cache = self._config.get_timing_cache()
+        if cache is not None:
+            kept.write(self._path, self._made_for, bytes(cache.serialize()))
 
 
 def _profile(builder: Any, network: Any, shapes: Mapping[str, ShapeRange]) -> Any | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fettle.api import catalog
 from fettle.api.report import CpuClass
-from fettle.api.vocabulary import DeviceKind, RuntimeName
+from fettle.api.vocabulary import DeviceKind, Precision, RuntimeName
 from fettle.runtimes import cpu, cuda
 
 # Words of a manifest's `requires`: any GPU of NVIDIA's, or one of an architecture (`nvidia-sm89`).
@@ -49,6 +49,14 @@ def describe(requires: Iterable[str], here: CpuClass) -> str:
         return f"CPU ({here.label})"
     gpu = cuda.connect()
     return f"CPU ({here.label}) and GPU ({gpu.name()}, {gpu.architecture()})"
+
+
+def lacking(precision: Precision, runtime: RuntimeName) -> str:
+    """What to say where `runtime` has no hardware for a precision here."""
+    if not _on_gpu(runtime):
+        return f"this node's CPU does not compute {precision} in hardware; {runtime} would emulate it, which is slower"
+    gpu = cuda.connect()
+    return f"this node's GPU ({gpu.name()}, {gpu.architecture()}) does not compute {precision} in hardware"
 
 
 def _on_gpu(runtime: RuntimeName) -> bool:

@@ -8,4 +8,6 @@ from fettle.api.vocabulary import RuntimeName
 from fettle.runtimes.engine import EngineRuntime
 from fettle.runtimes.engine_build import Library
 
-RUNTIME = EngineRuntime(Library(RuntimeName.TENSORRT_RTX, tensorrt_rtx, "tensorrt-rtx-cu12", ahead_of_time=True))
+RUNTIME = EngineRuntime(
+    Library(RuntimeName.TENSORRT_RTX, tensorrt_rtx, "tensorrt-rtx-cu12", ahead_of_time=True, compiles_on_load=True)
+)

@@ -1,4 +1,4 @@
-"""PyTorch on CPU: TorchScript archives, and programs of torch.export as eager graphs.
+"""PyTorch on the CPU (`torchscript_cuda`: on a GPU): TorchScript archives, and programs of torch.export as eager graphs.
 
 Facts that this file rests on (2.15): the number of threads belongs to the process, so one process holds sessions of one `threads` only,
 which the effective settings show; the interpreter of TorchScript is thread-safe, as is a graph module that changes no buffer; an archive
@@ -40,8 +40,10 @@ from fettle.runtimes.torch_archive import Contents, contents
 
 OUTPUT = "output"
 # Operators that compute, as the profiler names them; each of them once, not what calls it and what it calls.
-_COMPUTE = {"aten::convolution", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::lstm", "aten::gru"}
-_COMPUTE |= {"aten::dot", "aten::mv", "aten::_scaled_dot_product_flash_attention_for_cpu"}
+COMPUTE = frozenset(
+    {"aten::convolution", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::lstm", "aten::gru"}
+)
+COMPUTE |= {"aten::dot", "aten::mv", "aten::_scaled_dot_product_flash_attention_for_cpu"}
 _CLASSES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
@@ -59,8 +61,11 @@ class Program:
     exported: Any = None  # torch.export.ExportedProgram
 
 
-def open_program(entry: Path) -> Program:
-    """Load the file at `entry`. Raises RuntimeFailure: ModelLoadFailed, UnsupportedOperator, UnsupportedModel."""
+def open_program(entry: Path, device: str = "cpu") -> Program:
+    """Load the file at `entry`: a script to `device`, a program of torch.export to the device that it was exported on.
+
+    Raises RuntimeFailure: ModelLoadFailed, UnsupportedOperator, UnsupportedModel.
+    """
     if not entry.is_file():
         raise RuntimeFailure(f"{entry} does not exist")
     try:
@@ -68,11 +73,11 @@ def open_program(entry: Path) -> Program:
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is on its way out; its files are not
             if contents(entry) == Contents.EXPORT:
                 return exported_program(torch.export.load(entry))
-            return _script(torch.jit.load(str(entry), map_location="cpu").eval())
+            return _script(torch.jit.load(str(entry), map_location=device).eval())
     except RuntimeFailure:
         raise
     except Exception as error:  # the library raises what it likes for a damaged file
-        raise _failure("PyTorch could not load the model", error) from error
+        raise failure("PyTorch could not load the model", error) from error
 
 
 def _script(module: Any) -> Program:
@@ -143,19 +148,28 @@ class TorchScriptSession:
         feed = checked_inputs(self._signature, inputs)
         try:
             with (interrupt or Interrupt()).ending(lambda: None), torch.inference_mode():
-                answers = named_outputs(self._program.call([to_tensor(array) for array in feed.values()]))
+                answers = self.answers(self._program, feed)
             if interrupt is not None and interrupt.is_set:
                 raise Interrupted
         except (RuntimeFailure, Interrupted):
             raise
         except Exception as error:  # the library raises RuntimeError, AssertionError and others alike
-            raise _failure("running the model failed", error) from error
-        absent = [tensor.name for tensor in self._signature.outputs if tensor.name not in answers]
+            raise failure("running the model failed", error) from error
+        return {tensor.name: to_array(answers[tensor.name]) for tensor in self._signature.outputs}
+
+    def answers(self, program: Program, feed: Arrays) -> dict[str, torch.Tensor]:
+        """The outputs of a run by name, in the host's memory. `feed`: the inputs in the program's order."""
+        return self.named(program.call([to_tensor(array) for array in feed.values()]))
+
+    def named(self, answer: Any) -> dict[str, torch.Tensor]:
+        """What a program returned, by name. Raises RuntimeFailure (OutputsInvalid) where an output of the signature is missing."""
+        found = named_outputs(answer)
+        absent = [tensor.name for tensor in self._signature.outputs if tensor.name not in found]
         if absent:
             raise RuntimeFailure(
-                f"the outputs {absent} are missing; found {sorted(answers)}", reason=Reason.OUTPUTS_INVALID
+                f"the outputs {absent} are missing; found {sorted(found)}", reason=Reason.OUTPUTS_INVALID
             )
-        return {tensor.name: to_array(answers[tensor.name]) for tensor in self._signature.outputs}
+        return found
 
     def effective_settings(self) -> RuntimeSettings:
         """See `base.Session.effective_settings`."""
@@ -170,26 +184,44 @@ class TorchScript:
     """See `base.Runtime`."""
 
     name = RuntimeName.TORCHSCRIPT
+    compute = COMPUTE
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
         """See `base.Runtime.load`. `signature` is required, because the files do not describe their inputs.
 
         `graph_optimization` freezes a script and prepares it for oneDNN. This is not possible for an exported program.
         """
+        self.require(settings)
+        if signature is None:
+            raise RuntimeFailure("PyTorch's files do not say what their inputs are: a signature is needed")
+        program = self.open(entry)
+        torch.set_num_threads(settings.threads)
+        if settings.graph_optimization:
+            program = _optimized(program)
+        session = self.session(program, settings, signature)
+        require_settings(session, settings, "PyTorch")
+        return session
+
+    def require(self, settings: RuntimeSettings) -> None:
+        """Raises RuntimeFailure (RecipeNotApplicable) for settings that no model has here."""
         if settings.precision != Precision.FLOAT32 or settings.batch_size is not None or settings.streams != 1:
             message = (
                 "torchscript only supports the model's own precision, without a fixed batch size and without streams"
             )
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
-        if signature is None:
-            raise RuntimeFailure("PyTorch's files do not say what their inputs are: a signature is needed")
-        program = open_program(entry)
-        torch.set_num_threads(settings.threads)
-        if settings.graph_optimization:
-            program = _optimized(program)
-        session = TorchScriptSession(program, settings, signature)
-        require_settings(session, settings, "PyTorch")
-        return session
+
+    def open(self, entry: Path) -> Program:
+        """The program at `entry`, on the device that runs it. Raises RuntimeFailure."""
+        return open_program(entry)
+
+    def session(self, program: Program, settings: RuntimeSettings, signature: Signature) -> TorchScriptSession:
+        """A session of a program from `open`."""
+        return TorchScriptSession(program, settings, signature)
+
+    def fused(self, entry: Path) -> int:
+        """The number of operators that freezing fuses into nodes which tell the profiler nothing: oneDNN's."""
+        nodes = _optimized(open_program(entry)).module.graph.findAllNodes
+        return sum(len(nodes(kind, True)) for kind in ("prim::mkldnn_convolution", "prim::mkldnn_linear"))
 
     def executed(
         self, entry: Path, settings: RuntimeSettings, inputs: Arrays, signature: Signature | None = None
@@ -198,16 +230,13 @@ class TorchScript:
         session = self.load(entry, settings, signature)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             session.infer(inputs)
-        program = open_program(entry)
-        fused = 0
-        if settings.graph_optimization:  # oneDNN's own nodes tell the profiler nothing
-            nodes = _optimized(program).module.graph.findAllNodes
-            fused = sum(len(nodes(kind, True)) for kind in ("prim::mkldnn_convolution", "prim::mkldnn_linear"))
-        kinds = Counter(tensor.dtype for tensor in program.module.parameters() if tensor.is_floating_point())
+        fused = self.fused(entry) if settings.graph_optimization else 0
+        weights = open_program(entry).module.parameters()
+        kinds = Counter(tensor.dtype for tensor in weights if tensor.is_floating_point())
         kind = _CLASSES.get(kinds.most_common(1)[0][0], "f32") if kinds else "f32"
         names = [event.name for event in profile.events()]
         int8 = sum(name.startswith("quantized::") for name in names)
-        plain = sum(name in _COMPUTE for name in names) + fused
+        plain = sum(name in self.compute for name in names) + fused
         return Executed(**{kind: plain}, int8=int8, total=plain + int8)
 
     def capabilities(self) -> frozenset[Precision]:
@@ -224,18 +253,23 @@ def _optimized(program: Program) -> Program:
         try:
             module = torch.jit.optimize_for_inference(torch.jit.freeze(program.module))
         except Exception as error:
-            raise _failure("PyTorch could not optimize the script", error) from error
+            raise failure("PyTorch could not optimize the script", error) from error
     return Program(module, program.inputs, _by_name(module, program.inputs), program.optional)
 
 
 def to_tensor(array: Array) -> torch.Tensor:
     """`array` as a tensor through which a model cannot change the caller's memory. Raises RuntimeFailure for text."""
-    if array.dtype.kind in "OSU":
-        raise RuntimeFailure("PyTorch has no tensors of text", reason=Reason.UNSUPPORTED_MODEL)
+    require_numbers(array)
     owned = np.array(array)
     if owned.dtype == numpy_dtype("BF16"):
         return torch.from_numpy(owned.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(owned)
+
+
+def require_numbers(array: Array) -> None:
+    """Raises RuntimeFailure (UnsupportedModel) for text."""
+    if array.dtype.kind in "OSU":
+        raise RuntimeFailure("PyTorch has no tensors of text", reason=Reason.UNSUPPORTED_MODEL)
 
 
 def to_array(tensor: torch.Tensor) -> Array:
@@ -246,9 +280,16 @@ def to_array(tensor: torch.Tensor) -> Array:
     return np.array(whole.resolve_conj().resolve_neg().numpy())
 
 
-def _failure(what: str, error: Exception) -> RuntimeFailure:
+def failure(what: str, error: Exception) -> RuntimeFailure:
     """The error with the relevant part of the library's message."""
     text = " ".join(str(error).split())
+    if (
+        isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text
+    ):  # an interpreter's error is no longer of that class
+        found = text[text.rfind("CUDA out of memory") :] if "CUDA out of memory" in text else text
+        return RuntimeFailure(
+            f"the GPU, or this pod, is out of memory: {clip(found, 300)}", reason=Reason.OUT_OF_MEMORY
+        )
     reason = Reason.MODEL_LOAD_FAILED
     if "Unknown builtin op" in text or "Could not find schema" in text or "unknown operator" in text.lower():
         reason = Reason.UNSUPPORTED_OPERATOR

@@ -6,10 +6,11 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fettle.errors import UsageError
+from fettle.server import proxies
 from fettle.server.mounted import RENEW_SECONDS, MountedFolder
 from fettle.server.request import Code, RequestError
 from fettle.server.reviews import Reviews, digest_of
@@ -93,17 +94,22 @@ class Access:
         self._burst = max(self._rate or 0.0, 1.0)
         self._clients: OrderedDict[str, _Client] = OrderedDict()  # the one that was silent longest first
         self._clock = clock
+        self._trusted = settings.trusted_proxies
         self.limits = self._rate is not None or self._most is not None
         self._guarded = self._tokens is not None or self._reviews is not None
         self.open = not self._guarded and not self.limits  # nobody is asked for anything
 
+    def address(self, told: str, forwarded: Callable[[], Sequence[str]]) -> str:
+        """The address of a client whose connection is `told`, as address:port. `forwarded`: the values of X-Forwarded-For."""
+        return proxies.client(told, forwarded(), self._trusted) if self._trusted else proxies.host(told)
+
     async def identify(self, authorization: str | None, address: str) -> str:
-        """Who asks: the name of its token, or else its address.
+        """Who asks: the name of its token, or else its `address`.
 
         Raises RequestError UNAUTHENTICATED, or UNAVAILABLE where nobody can say whose token it is.
         """
         if not self._guarded:
-            return address.rpartition(":")[0]
+            return address
         token = bearer(authorization)
         name = await self._name(token) if token else None
         if name is None:

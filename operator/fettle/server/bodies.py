@@ -1,15 +1,19 @@
-"""Requests' bodies: read within bounds of number, bytes and time, and accounted for until their requests are answered."""
+"""Requests' bodies: read within bounds of number, bytes and time, and accounted for until their requests are answered.
+
+Small bodies count in total only, since there is always room for them beside the shares of clients with large ones.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any, Protocol
+from typing import Protocol
 
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
+from fettle.server.shares import TIMES, Shares, Who, fits, nobody, refusal
+from fettle.server.time_limits import TimeLimit, TimeLimits
 
-AT_ONCE = 1 << 16  # a declared body of so many bytes is taken in one go
+AT_ONCE = 1 << 16  # a declared body of so many bytes is taken in one go; more count against the share of their client
 
 
 class Incoming(Protocol):
@@ -26,91 +30,96 @@ class Bodies:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self.held = 0
-        # By task, when it is late. One timer for all, since asyncio.timeout would cost each small request a twentieth of its time.
-        self._reading: dict[asyncio.Task[Any], float] = {}
-        self._late: set[asyncio.Task[Any]] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        # A larger one could never be held.
+        self._largest = min(settings.max_body_bytes, settings.max_bodies_bytes * TIMES // (TIMES + 1))
+        what = "requests of this client with {held} bytes in total are being read or waiting for the model"
+        self._shares = Shares(what, Code.UNAVAILABLE, unread=True)
+        self._plenty = settings.max_reading * TIMES // (TIMES + 1)  # of so many, all may be one client's
+        self._limits = TimeLimits()
+        self._reading: dict[TimeLimit, Who] = {}
 
-    async def read(self, incoming: Incoming, size: int | None) -> bytes | bytearray:
+    async def read(self, incoming: Incoming, size: int | None, who: Who = nobody) -> bytes | bytearray:
         """The body; `release` it when its request is answered. `size`: bytes that the client says it has.
 
-        Raises RequestError: TOO_LARGE, TIMEOUT, UNAVAILABLE where too many are being read or too many bytes are held already, INVALID
-        where it is not as long as the client said.
+        Raises RequestError: TOO_LARGE, TIMEOUT, UNAVAILABLE where too many are being read or too many bytes are held already, LIMITED where too
+        many of these are the client's, INVALID where it is not as long as the client said.
         """
-        if size is not None and size > self._settings.max_body_bytes:
+        if size is not None and size > self._largest:
             raise self._too_large()
-        if len(self._reading) >= self._settings.max_reading:
-            message = f"{len(self._reading)} request bodies are already being read"
-            raise RequestError(Code.UNAVAILABLE, message, unread=True)
-        task = self._begin()
+        if len(self._reading) >= self._plenty:
+            self._require_place(who)
+        limit = self._limits.within(self._settings.body_seconds)
+        self._reading[limit] = who
         try:
-            body: bytes | bytearray
-            if size is not None and size <= AT_ONCE:
-                body = bytes(await incoming())
-                self.reserve(len(body))
-            else:
-                body = await self._parts(incoming)
-        except asyncio.CancelledError:
-            if task not in self._late:
-                raise
-            task.uncancel()
+            with limit:
+                body: bytes | bytearray
+                if size is not None and size <= AT_ONCE:
+                    body = bytes(await incoming())
+                    self._reserve(len(body), who() if len(body) > AT_ONCE else None)
+                else:
+                    body = await self._parts(incoming, who())
+        except TimeoutError:
             message = f"the body did not arrive within {self._settings.body_seconds:g} s"
             raise RequestError(Code.TIMEOUT, message, unread=True) from None
         finally:
-            del self._reading[task]
-            self._late.discard(task)
+            del self._reading[limit]
         if size is not None and len(body) != size:  # the parts of a client that hung up just end
-            self.release(len(body))
+            self.release(len(body), who)
             raise RequestError(Code.INVALID, f"the body ended after {len(body)} of {size} bytes", unread=True)
         return body
 
-    def _begin(self) -> asyncio.Task[Any]:
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert task is not None
-        self._reading[task] = late = loop.time() + self._settings.body_seconds
-        if self._timer is None:
-            self._timer = loop.call_at(late, self._end_late_ones, loop)
-        return task
+    def _require_place(self, who: Who) -> None:
+        """Raises RequestError UNAVAILABLE where too many bodies are being read, and LIMITED where too many of them are this client's."""
+        reading = len(self._reading)
+        free = self._settings.max_reading - reading - 1
+        if free < 0:
+            raise RequestError(Code.UNAVAILABLE, f"{reading} request bodies are already being read", unread=True)
+        client = who()
+        own = sum(other() == client for other in self._reading.values())
+        if not fits(own + 1, free):
+            what = f"{own} request bodies of this client are already being read"
+            raise refusal(Code.LIMITED, what, unread=True)
 
-    def _end_late_ones(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        for task, late in self._reading.items():  # the earliest first
-            if late > loop.time():
-                self._timer = loop.call_at(late, self._end_late_ones, loop)
-                return
-            if task not in self._late:
-                self._late.add(task)
-                task.cancel()
-
-    async def _parts(self, incoming: Incoming) -> bytearray:
+    async def _parts(self, incoming: Incoming, client: str) -> bytearray:
         body = bytearray()  # which grows in place: parts that are joined would be there twice
         try:
             async for part in incoming:
-                if len(body) + len(part) > self._settings.max_body_bytes:
+                if len(body) + len(part) > self._largest:
                     raise self._too_large()
-                self.reserve(len(part))
+                self._reserve(len(part), client)
                 body += part
         except BaseException:
-            self.release(len(body))
+            self.held -= len(body)
+            self._shares.give(client, len(body))
             raise
+        if len(body) <= AT_ONCE:
+            self._shares.give(client, len(body))
         return body
 
-    def reserve(self, size: int) -> None:
-        """Account for so many bytes of a request; `release` them when it is answered. Raises RequestError UNAVAILABLE."""
-        if self.held + size > self._settings.max_bodies_bytes:
+    def reserve(self, size: int, who: Who = nobody) -> None:
+        """Account for so many bytes of a request; `release` them when it is answered. Raises RequestError UNAVAILABLE, LIMITED."""
+        self._reserve(size, who() if size > AT_ONCE else None)
+
+    def _reserve(self, size: int, client: str | None) -> None:
+        most = self._settings.max_bodies_bytes
+        if self.held + size > most:
             message = f"requests of {self.held} bytes in total are being read or waiting for the model"
             raise RequestError(Code.UNAVAILABLE, message, unread=True)
+        if client is not None:
+            self._shares.take(client, size, most - self.held)
         self.held += size
 
-    def hold(self, body: bytes) -> bytes:
-        """A body that a front's library has read; `release` it when its request is answered. Raises RequestError UNAVAILABLE."""
-        self.reserve(len(body))
+    def hold(self, body: bytes, who: Who = nobody) -> bytes:
+        """A body that a front's library has read; `release` it when its request is answered. Raises RequestError UNAVAILABLE, LIMITED."""
+        self.reserve(len(body), who)
         return body
 
-    def release(self, size: int) -> None:
-        """A request of so many bytes is answered."""
+    def release(self, size: int, who: Who = nobody) -> None:
+        """A request of so many bytes, all reserved at once, is answered."""
         self.held -= size
+        if size > AT_ONCE:
+            self._shares.give(who(), size)
 
     def _too_large(self) -> RequestError:
-        message = f"the body is larger than {self._settings.max_body_bytes} bytes"
+        message = f"the body is larger than {self._largest} bytes"
         return RequestError(Code.TOO_LARGE, message, unread=True)

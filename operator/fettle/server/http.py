@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
 
 from fettle.api.text import clip
-from fettle.server import describe, openapi, rsgi
+from fettle.server import describe, openapi, proxies, rsgi
 from fettle.server.connections import Connections
 from fettle.server.listener import Listener
 from fettle.server.logs import HEADERS, REQUEST_ID, TRACE_CONTEXT, told
 from fettle.server.predict import Predict
-from fettle.server.protocol import LINES, TEXT, HttpExchange, PictureExchange, TextExchange
+from fettle.server.protocol import LINES, TEXT, HttpExchange, PictureExchange, PreparedExchange, TextExchange
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
+from fettle.server.shares import Who
 from fettle.server.texts import Room
 
 Header = tuple[str, str]
@@ -27,7 +29,6 @@ _OPEN = ("/v2/health/live", "/v2/health/ready")  # what load balancers ask, who 
 _JSON: tuple[Header, ...] = (("content-type", "application/json"),)
 _BYTES: Header = ("content-type", "application/octet-stream")
 _JSON_SIZE = "inference-header-content-length"  # bytes of JSON before those of tensors
-PREPARED_HERE = (PictureExchange, TextExchange)  # the server prepares their inputs, which takes its time
 
 
 class HttpFront:
@@ -72,17 +73,18 @@ class HttpFront:
         closing = False
         more: tuple[Header, ...] = _JSON
         client: str | None = None
-        given = scope.headers
+        peer, given = scope.client, scope.headers
         HEADERS.set(given.get)
         try:
             codec = self._codecs.get(scope.path)
             if self._guarded:
-                client = await self._admit(scope, codec is not None)
+                client = await self._admit(scope, peer, codec is not None)
             if codec is not None:
                 exchange = self._exchange(codec, given)
-                receive, gone = self._receive(scope, connection, exchange), connection.client_disconnect
-                made = isinstance(exchange, PREPARED_HERE)
-                code, body = Code.OK, await self.service.infer(receive, exchange, gone, in_thread=made)
+                who = partial(self._who, client, peer, given)
+                receive, gone = self._receive(scope, connection, exchange, who), connection.client_disconnect
+                made = isinstance(exchange, PreparedExchange)
+                code, body = Code.OK, await self.service.infer(receive, exchange, gone, who=who, in_thread=made)
                 if exchange.json_size is not None:
                     more = (_BYTES, (_JSON_SIZE, str(exchange.json_size)))
             else:
@@ -93,23 +95,31 @@ class HttpFront:
         finally:
             if client is not None:
                 self.service.access.leave(client)
-        closing |= self.connections.should_close(scope.client) or self.service.draining
+        closing |= self.connections.should_close(peer) or self.service.draining
         headers = self._closing if closing else self._headers
         if REQUEST_ID in given or TRACE_CONTEXT in given:
             more = (*more, *told(given.get).items())
         connection.response_bytes(STATUSES[code], [*headers, *more], body)
 
-    async def _admit(self, scope: Any, infer: bool) -> str | None:
+    async def _admit(self, scope: Any, peer: str, infer: bool) -> str | None:
         """The client of an inference request, which now counts against its limits; None for other requests. Raises RequestError."""
         if scope.path in _OPEN:
             return None
-        client = self._listener.client(scope.client)
+        client = self._listener.client(peer)
         if client is None:
-            code = Code.GONE if self._listener.has_left(scope.client) else Code.UNAUTHENTICATED
+            code = Code.GONE if self._listener.has_left(peer) else Code.UNAUTHENTICATED
             self.service.metrics.refuse(code)
             raise RequestError(code, "this port only accepts connections from the TLS listener", unread=True)
-        name = await self.service.admit(scope.headers.get("authorization"), client, infer=infer)
+        headers = scope.headers
+        address = self._who(None, client, headers)
+        name = await self.service.admit(headers.get("authorization"), address, infer=infer)
         return name if infer else None
+
+    def _who(self, client: str | None, peer: str, headers: Any) -> str:
+        """Who sent a request: the client that was let in, or else the address behind the connection of `peer`."""
+        if client is not None:
+            return client
+        return self.service.access.address(peer, lambda: headers.get_all(proxies.HEADER))
 
     def _exchange(self, codec: Callable[[], HttpExchange | Predict], headers: Any) -> HttpExchange | Predict:
         """The codec of this request: that of its path, or of pictures or texts where the body is one."""
@@ -131,18 +141,20 @@ class HttpFront:
             return _CHALLENGE
         return (("Retry-After", str(error.retry_after)),) if error.retry_after is not None else ()
 
-    async def _receive(self, scope: Any, connection: Any, exchange: HttpExchange | Predict) -> bytes | bytearray:
+    async def _receive(
+        self, scope: Any, connection: Any, exchange: HttpExchange | Predict, who: Who
+    ) -> bytes | bytearray:
         """The body of a request for inference; `exchange` is told how much of it is JSON. Raises RequestError."""
         if scope.method != "POST":
             raise RequestError(Code.NOT_ALLOWED, f"{scope.path} requires POST")
         headers = scope.headers
         exchange.json_size = _json_size(headers)
-        if isinstance(exchange, PictureExchange):
+        if isinstance(exchange, PreparedExchange):
             exchange.require()
         length = headers.get("content-length")
         size = int(length) if length is not None and length.isdecimal() else None
         try:
-            return await self.service.bodies.read(connection, size)
+            return await self.service.bodies.read(connection, size, who)
         except rsgi.ProtocolClosed:
             message = "the client closed the connection before its request was complete"
             raise RequestError(Code.GONE, message, unread=True) from None
@@ -174,7 +186,7 @@ class HttpFront:
         if path in self._v1_bases:
             return describe.status(settings, ready)
         if path == openapi.PATH:
-            pictures, texts = model.pictures is not None, not isinstance(model.texts, str)
+            pictures, texts = not isinstance(model.pictures, str), not isinstance(model.texts, str)
             return openapi.document(settings, model.signature, pictures=pictures, texts=texts)
         return None
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from fettle.api.data import PreprocessSpec
 from fettle.api.signature import Signature
 from fettle.api.task import StoredTokenizer
 from fettle.api.text import installing
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INSTEAD = "send its inputs as JSON or as binary tensors"
+NO_PREPROCESS = f"its artifact has no preprocess: {INSTEAD}, or publish it again with spec.data.evaluation.preprocess"
 NO_TOKENIZER = f"its artifact has no tokenizer: {INSTEAD}, or publish it again from a source with a tokenizer and spec.data.evaluation with texts"
-NO_LIBRARY = f"the package tokenizers is not installed where it is served: {INSTEAD}, or {installing('text')} there"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class ServedModel:
         self.streams = max(1, manifest.settings.streams)
         self.figures: tuple[MeasurementRecord, ...] = ()  # what was measured of the artifact, for people
         self.profile: Profile | None = None  # how the evaluation data is distributed
-        self.pictures: Pictures | None = None  # where pictures are taken for inputs
-        self.texts: Texts | str = NO_TOKENIZER  # where texts are taken for inputs, or why they are not
+        self.pictures: Pictures | str = NO_PREPROCESS  # what makes inputs of pictures, or why nothing does
+        self.texts: Texts | str = NO_TOKENIZER  # and of texts
         self.waiting = 0  # requests that wait or run
         self._in_threads = 0  # of them
         self.lost: ContextLost | None = None  # once the GPU's context is: then no later request can succeed
@@ -66,9 +69,9 @@ class ServedModel:
 
     def warm_up(self, folder: Path, batching: Batching) -> None:
         """Run the artifact's reference items, and set the batch sizes and the expected run times from the results."""
-        infer = functools.partial(self.session.infer, interrupt=None)
+        infer = partial(self.session.infer, interrupt=None)
         # Not `_run`: nobody is served yet, and whatever is raised ends the process.
-        run = functools.partial(self._parts.infer, self.session)
+        run = partial(self._parts.infer, self.session)
         found = warm_up(self.manifest, folder, run, infer, batching.items)
         self.batcher.items, self.batcher.delay = found.items, batching.delay
         quick = [rows for rows, took in found.seconds.items() if rows <= found.items and took < LONG_SECONDS]
@@ -172,21 +175,36 @@ def load(
     model = ServedModel(manifest, session, max_queue)
     model.figures, model.profile = read_figures(folder), read_profile(folder)
     if manifest.preprocess is not None:
-        from fettle.server.pictures import Pictures
-
-        model.pictures = Pictures(manifest.signature, manifest.preprocess)
+        make_pictures = partial(_pictures, manifest.signature, manifest.preprocess)
+        model.pictures = _prepared("images", make_pictures, not_installed("pillow", "server"))
     if manifest.tokenizer is not None:
-        model.texts = _texts(manifest.signature, manifest.tokenizer, folder)
+        make_texts = partial(_texts, manifest.signature, manifest.tokenizer, folder)
+        model.texts = _prepared("texts", make_texts, not_installed("tokenizers", "text"))
     model.warm_up(folder, batching or Batching())
     return model
 
 
-def _texts(signature: Signature, tokenizer: StoredTokenizer, folder: Path) -> Texts | str:
-    """What makes inputs of texts, or why nothing does here. Raises DataError."""
+def not_installed(package: str, extra: str) -> str:
+    """Why a server takes no pictures or texts, though its artifact says how."""
+    return f"the package {package} is not installed where it is served: {INSTEAD}, or {installing(extra)} there"
+
+
+def _prepared(what: str, make: Callable[[], _T], reason: str) -> _T | str:
+    """What makes inputs of pictures or texts, or the `reason` why nothing does here, which requests are told. Raises DataError."""
+    try:
+        return make()
+    except ModuleNotFoundError as error:
+        log.warning("%s are not accepted: %s", what, error)
+        return reason
+
+
+def _pictures(signature: Signature, spec: PreprocessSpec) -> Pictures:
+    from fettle.server.pictures import Pictures
+
+    return Pictures(signature, spec)
+
+
+def _texts(signature: Signature, tokenizer: StoredTokenizer, folder: Path) -> Texts:
     from fettle.server.texts import Texts
 
-    try:
-        return Texts(signature, tokenizer, folder)
-    except ModuleNotFoundError as error:
-        log.warning("texts are not accepted: %s", error)
-        return NO_LIBRARY
+    return Texts(signature, tokenizer, folder)

@@ -61,22 +61,33 @@ class HttpExchange:
         return body
 
 
-class PictureExchange(HttpExchange):
-    """The codec of a request whose body is a picture, and of its answer in JSON. `kind`: its media type."""
+class PreparedExchange(HttpExchange):
+    """The codec of a request of whose body the server itself makes the inputs, which takes its time, and of its answer in JSON.
+
+    What a server cannot prepare is known when the model is loaded, and refused here in the same words, whatever it is.
+    """
+
+    __slots__ = ()
+
+    def require(self) -> None:
+        """Raises RequestError UNSUPPORTED, before the body is read, for a model that does not take such bodies."""
+        raise NotImplementedError
+
+
+class PictureExchange(PreparedExchange):
+    """The codec of a request whose body is a picture. `kind`: its media type."""
 
     __slots__ = ("_kind", "_most_pixels", "_pictures")
 
-    def __init__(self, kind: str, pictures: Pictures | None, most_pixels: int) -> None:
+    def __init__(self, kind: str, pictures: Pictures | str, most_pixels: int) -> None:
+        """`pictures`: as a string, why there are none."""
         super().__init__()
         self._kind, self._pictures, self._most_pixels = kind, pictures, most_pixels
 
     def require(self) -> None:
-        """Raises RequestError UNSUPPORTED, before the body is read, for a model that does not take such pictures."""
-        if self._pictures is None:
-            message = (
-                "this model does not accept images, because its artifact has no preprocess: send its inputs as JSON or as binary tensors, "
-                "or publish it again with spec.data.evaluation.preprocess"
-            )
+        """See PreparedExchange."""
+        if isinstance(self._pictures, str):
+            message = f"this model does not accept images, because {self._pictures}"
             raise RequestError(Code.UNSUPPORTED, message, unread=True)
         if self._kind not in PICTURES:
             message = f"expected an image of type {joined(PICTURES, 'or')}, found Content-Type {clip(self._kind, 64)!r}"
@@ -84,12 +95,12 @@ class PictureExchange(HttpExchange):
 
     def decode(self, body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
         """One item. Raises RequestError INVALID, TOO_LARGE."""
-        assert self._pictures is not None, "require() was not called"
+        assert not isinstance(self._pictures, str), "require() was not called"
         return InferRequest(self._pictures.inputs(body, self._kind, self._most_pixels), 1, None, None)
 
 
-class TextExchange(HttpExchange):
-    """The codec of a request whose body is a text, or a line of JSON with texts for each item, and of its answer in JSON.
+class TextExchange(PreparedExchange):
+    """The codec of a request whose body is a text, or a line of JSON with texts for each item.
 
     A body of `text/plain` that begins with { is a V2 request, which JavaScript sends under that name. `kind`: its media type.
     """
@@ -101,18 +112,27 @@ class TextExchange(HttpExchange):
         super().__init__()
         self._kind, self._charset, self._texts, self._room = kind, _charset(parameters), texts, room
 
+    def require(self) -> None:
+        """See PreparedExchange. Of `text/plain`, only the body tells whether it is a text: it is refused once it is read."""
+        if self._kind != TEXT:
+            self._taken(unread=True)
+
     def decode(self, body: bytes | bytearray, signature: Signature, max_rows: int) -> InferRequest:
         """Raises RequestError INVALID, TOO_LARGE, UNSUPPORTED."""
         if self._kind == TEXT and body[:4].removeprefix(BOM_UTF8).startswith(b"{"):
             return super().decode(body, signature, max_rows)
+        texts = self._taken(unread=False)
+        return texts.plain(body, self._room) if self._kind == TEXT else texts.lines(body, self._room, max_rows)
+
+    def _taken(self, *, unread: bool) -> Texts:
+        """What makes inputs of texts. Raises RequestError UNSUPPORTED."""
         if isinstance(self._texts, str):
-            raise RequestError(Code.UNSUPPORTED, f"this model does not accept texts, because {self._texts}")
+            message = f"this model does not accept texts, because {self._texts}"
+            raise RequestError(Code.UNSUPPORTED, message, unread=unread)
         if self._charset not in UTF_8:
             message = f"expected a text in UTF-8, found the charset {clip(self._charset, 64)!r}"
-            raise RequestError(Code.UNSUPPORTED, message)
-        if self._kind == TEXT:
-            return self._texts.plain(body, self._room)
-        return self._texts.lines(body, self._room, max_rows)
+            raise RequestError(Code.UNSUPPORTED, message, unread=unread)
+        return self._texts
 
 
 def _charset(parameters: str) -> str:

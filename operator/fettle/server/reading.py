@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
+
+from fettle.server.request import Code, RequestError
+from fettle.server.shares import Shares, Who, nobody
+from fettle.server.time_limits import TimeLimit, TimeLimits
 
 PATIENCE_SECONDS = 1.0  # for a message to arrive while others wait
 
 
-@dataclass
 class Places:
-    """A limit on the number of concurrent calls of one kind."""
+    """A limit on the number of concurrent streams of one kind, and on each client's share of it."""
 
-    most: int
-    taken: int = 0
+    def __init__(self, most: int, refused: Callable[[Code], None]) -> None:
+        """`refused` is called with the code of each refusal."""
+        self._most, self._taken, self._refused = most, 0, refused
+        self._shares = Shares("{held} streams of this client are already open")
+
+    def take(self, client: str) -> None:
+        """Raises RequestError UNAVAILABLE where all are taken, LIMITED where the client has its share."""
+        try:
+            if self._taken >= self._most:
+                raise RequestError(Code.UNAVAILABLE, f"{self._taken} streams are already open")
+            self._shares.take(client, 1, self._most - self._taken)
+        except RequestError as error:
+            self._refused(error.code)
+            raise
+        self._taken += 1
+
+    def give(self, client: str) -> None:
+        """A stream of the client has ended."""
+        self._taken -= 1
+        self._shares.give(client, 1)
 
 
 class Sender(Protocol):
@@ -24,40 +46,85 @@ class Sender(Protocol):
         """The next message, as the library gives it."""
 
 
-class Reading:
-    """Reads so many messages at once.
-
-    The others wait for their turn, and for whoever waits one of those that are read, the longest first, gets only `PATIENCE_SECONDS` in all:
-    clients that send nothing do not keep others from sending, however many they are.
-    """
+class _FairTurns:
+    """So many turns at once. Who waits for one gets it in order of arrival among its client's, and clients after one another."""
 
     def __init__(self, at_once: int) -> None:
-        self._turn = asyncio.Semaphore(at_once)
+        self._free = at_once
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the client whose turn is next first
+
+    @property
+    def taken(self) -> bool:
+        """Whether all are."""
+        return not self._free
+
+    async def acquire(self, who: Who) -> None:
+        """Wait for a turn."""
+        if self._free:
+            self._free -= 1
+            return
+        client, turn = who(), asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._leave(client, turn)
+            else:  # it came at the same moment
+                self.release()
+            raise
+
+    def _leave(self, client: str, turn: asyncio.Future[None]) -> None:
+        turns = self._waiting.get(client, deque())
+        if turn in turns:
+            turns.remove(turn)
+        if not turns:
+            self._waiting.pop(client, None)
+
+    def release(self) -> None:
+        """A turn is over."""
+        while self._waiting:
+            client = next(iter(self._waiting))
+            turns = self._waiting.pop(client)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[client] = turns  # behind all others
+            if not turn.done():  # and its client is not about to leave
+                turn.set_result(None)
+                return
+        self._free += 1
+
+
+class Reading:
+    """Reads so many messages at once, each within `seconds`.
+
+    The others wait for their turn, and for whoever waits one of those that are read, the longest first, gets only `PATIENCE_SECONDS` in all:
+    clients that send nothing do not keep others from sending, however many they are, nor does a client with any number of calls.
+    """
+
+    def __init__(self, at_once: int, seconds: float) -> None:
+        self._turns, self._seconds, self._limits = _FairTurns(at_once), seconds, TimeLimits()
         self._waiting = 0
-        self._since: dict[asyncio.Timeout, float] = {}  # those that have no limit yet, the longest first
+        self._since: dict[TimeLimit, float] = {}  # those whose limit is not shortened yet, the longest first
 
-    async def read(self, sender: Sender) -> Any:
-        """The next message. Raises TimeoutError for one that kept others waiting."""
-        if self._turn.locked() and self._since:
+    async def read(self, sender: Sender, who: Who = nobody) -> Any:
+        """The next message. Raises TimeoutError for one that did not arrive in time, or kept others waiting."""
+        if self._turns.taken and self._since:
             longest = next(iter(self._since))
-            longest.reschedule(self._since.pop(longest) + PATIENCE_SECONDS)
-        self._waiting += 1
-        try:
-            await self._turn.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            return await self._in_turn(sender)
-        finally:
-            self._turn.release()
-
-    async def _in_turn(self, sender: Sender) -> Any:
-        if self._waiting:  # who came before this one's turn found nobody left to hurry
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                return await sender.read()
-        async with asyncio.timeout(None) as limit:
-            self._since[limit] = asyncio.get_running_loop().time()
+            longest.shorten(self._since.pop(longest) + PATIENCE_SECONDS)
+        with self._limits.within(self._seconds) as limit:
+            self._waiting += 1
+            try:
+                await self._turns.acquire(who)
+            finally:
+                self._waiting -= 1
+            began = asyncio.get_running_loop().time()
+            if self._waiting:  # who came before this one's turn found nobody left to hurry
+                limit.shorten(began + PATIENCE_SECONDS)
+            else:
+                self._since[limit] = began
             try:
                 return await sender.read()
             finally:
                 self._since.pop(limit, None)
+                self._turns.release()

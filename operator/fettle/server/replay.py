@@ -8,7 +8,6 @@ nothing to compare, so the thread ends.
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import logging
 import os
@@ -31,7 +30,7 @@ from fettle.runtimes import cpu
 from fettle.server.model import ServedModel
 from fettle.server.samples import MOST_AT_ONCE, Sample, SamplesHead, as_batch, received
 from fettle.server.settings import ServerSettings
-from fettle.server.tls import AUTHORITY
+from fettle.server.tls import AUTHORITY, CERTIFICATE
 from fettle.store.comparison import Outcome, compare
 
 log = logging.getLogger(__name__)
@@ -56,11 +55,15 @@ class Trouble(Exception):
 
 @dataclass(frozen=True)
 class Exchange:
-    """Requests samples from the stable revision's pods, one pod at a time, in turn. `otherwise`: pods that use TLS although this pod does not, or
-    the other way round."""
+    """Requests samples from the stable revision's pods, one pod at a time, in turn.
+
+    A pod with TLS asks with TLS only, and only pods whose certificate it can verify: whoever cuts or answers its connections in their place gets
+    neither its token nor a say in what it is compared with. A pod without TLS asks with it first, so that no pod with TLS is sent
+    the token in the clear. `clear`: pods without TLS, as a pod without it found out.
+    """
 
     settings: ServerSettings
-    otherwise: set[tuple[str, int]] = field(default_factory=set)
+    clear: set[tuple[str, int]] = field(default_factory=set)
 
     def addresses(self) -> list[tuple[str, int]]:
         """The addresses of the stable revision's ready pods. Raises Trouble."""
@@ -79,51 +82,82 @@ class Exchange:
         try:
             status, body = self._ask(address)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where}: {error or type(error).__name__}") from error
+            self.clear.discard(address)  # another pod may have it by now
+            advice = _advice(error) if self.settings.tls_folder is not None else ""
+            message = f"{where}: {error or type(error).__name__}{advice}"
+            raise Trouble(Reason.ANALYSIS_UNREACHABLE, message) from error
         try:
             return received(status, body)
         except ValueError as error:
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, f"{where} returned no samples: {error}") from error
 
     def _ask(self, address: tuple[str, int]) -> tuple[int, bytes]:
-        """Status and body of the response. If only one of the two revisions uses TLS, this is detected once and remembered."""
-        secure = (self.settings.tls_folder is not None) is not (address in self.otherwise)
-        kind = (
-            functools.partial(http.client.HTTPSConnection, context=self._context())
-            if secure
-            else http.client.HTTPConnection
-        )
-        connection = kind(*address, timeout=TIMEOUT_SECONDS)
+        """Status and body of the response."""
+        connection = self._connected(address)
         try:
-            connection.connect()
             with _hanging_up(connection.sock, TIMEOUT_SECONDS):
                 connection.request("POST", PATH, headers=self._headers())
                 response = connection.getresponse()
                 return response.status, response.read(MOST_BYTES)
-        except (ssl.SSLError, ConnectionResetError) as error:
-            if not isinstance(error, ssl.SSLCertVerificationError):
-                self.otherwise.symmetric_difference_update({address})
-            raise
         finally:
             connection.close()
 
-    def _context(self) -> ssl.SSLContext:
-        """The TLS context. Pods are addressed by IP, which no certificate contains, so the host name is not checked. The signature is checked if this
-        pod's own Secret has the CA certificate."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        authority = self.settings.tls_folder / AUTHORITY if self.settings.tls_folder is not None else None
-        if authority is not None and authority.is_file():
-            context.load_verify_locations(authority)
-        else:
-            context.verify_mode = ssl.CERT_NONE
-        return context
+    def _connected(self, address: tuple[str, int]) -> http.client.HTTPConnection:
+        if self.settings.tls_folder is not None:
+            return _opened(address, _verifying(self.settings.tls_folder))
+        if address not in self.clear:
+            try:
+                return _opened(address, _encrypting())
+            except (ssl.SSLError, ConnectionError):  # it has no TLS either
+                self.clear.add(address)
+        return _opened(address, None)
 
     def _headers(self) -> dict[str, str]:
         return {
             "Authorization": f"Bearer {read_token(self.settings.samples_token)}",
             "fettle-revision": self.settings.revision,
         }
+
+
+def _advice(error: Exception) -> str:
+    """What to do about the error of a pod with TLS, as the end of a message."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"; expected a certificate that {AUTHORITY} of this revision's TLS Secret verifies, or without one, the certificate of that Secret"
+    if isinstance(error, ssl.SSLError | ConnectionResetError):
+        return "; this revision asks for samples over TLS only: if stable has no server.tls, judge this revision without agreement, or promote it"
+    return ""
+
+
+def _opened(address: tuple[str, int], context: ssl.SSLContext | None) -> http.client.HTTPConnection:
+    if context is None:
+        connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS)
+    else:
+        connection = http.client.HTTPSConnection(*address, timeout=TIMEOUT_SECONDS, context=context)
+    connection.connect()
+    return connection
+
+
+def _encrypting() -> ssl.SSLContext:
+    """For a pod that has nothing with which to verify another one's certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _verifying(folder: Path) -> ssl.SSLContext:
+    """For certificates that the authority in the pod's own Secret has signed, or without an authority there, for the Secret's own certificate. Pods
+    are addressed by IP, which no certificate contains, so the name is not checked."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    authority = folder / AUTHORITY
+    if authority.is_file() and authority.stat().st_size:
+        context.load_verify_locations(authority)
+    else:
+        # Not those that signed it, which may have signed others' as well.
+        own, footer, _ = (folder / CERTIFICATE).read_text().partition(ssl.PEM_FOOTER)
+        context.load_verify_locations(cadata=own + footer)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 @contextlib.contextmanager

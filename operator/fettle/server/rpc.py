@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -19,13 +20,14 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from fettle.api.text import clip
 from fettle.errors import UsageError
-from fettle.server import describe
+from fettle.server import describe, proxies
 from fettle.server import inference_pb2 as pb
 from fettle.server.logs import HEADERS, Header, told
 from fettle.server.messages import Messages
 from fettle.server.reading import PATIENCE_SECONDS, Places, Reading
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
+from fettle.server.shares import Who
 from fettle.server.tls import Certificate
 from fettle.server.wire import field_head
 
@@ -50,7 +52,7 @@ _GRACE_SECONDS = 4.0  # for what came in while the port closed
 _SHARE_OF_DRAIN = 0.75
 _MOST_METADATA = 1 << 14  # bytes; more: RESOURCE_EXHAUSTED
 _MOST_AT_ONCE = 100  # requests on a connection; the client's library holds more back
-_IDLE_SECONDS = 60.0  # of a stream, after which its token is checked again
+_CHECK_SECONDS = 60.0  # without a message on a stream, after which its token is checked again
 _MOST_WATCHERS = 1024  # of health: each client that balances by itself is one, for as long as it is connected
 _OPEN_AT_ONCE = 4  # messages that are read of those who need no token: they take no turn from those who need one
 _OPEN = (health_pb2.HealthCheckRequest, pb.ServerLiveRequest, pb.ServerReadyRequest)  # what load balancers ask
@@ -67,9 +69,11 @@ class RpcFront:
         self.service = service
         self._codec = Messages(settings.model, settings.revision)
         self._trailing = (("fettle-revision", settings.revision),)
-        self._reading = Reading(max(1, settings.max_bodies_bytes // settings.grpc_max_message_bytes))
-        self._open_reading = Reading(_OPEN_AT_ONCE)
-        self._streams, self._watchers = Places(settings.grpc_max_streams), Places(_MOST_WATCHERS)
+        at_once = max(1, settings.max_bodies_bytes // settings.grpc_max_message_bytes)
+        self._reading = Reading(at_once, settings.body_seconds)
+        self._open_reading = Reading(_OPEN_AT_ONCE, settings.body_seconds)
+        count = service.metrics.count
+        self._streams, self._watchers = Places(settings.grpc_max_streams, count), Places(_MOST_WATCHERS, count)
         self._idle: set[asyncio.Future[Any]] = set()
         self._draining, self._stopping = asyncio.Event(), asyncio.Event()
         self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
@@ -149,42 +153,49 @@ class RpcFront:
     def _ready(self) -> bool:
         return not self.service.draining
 
-    # ------------------------------------------------------------------------------------------------------ inference
-
     async def _infer(self, requests: Any, context: Context) -> bytes:
-        client: str | None = None
         HEADERS.set(_headers(context))
         try:
-            client = await self._admit(context, infer=True)
-            # The library itself cancels this handler where the client has left.
-            answer = await self.service.infer(self._receive(context), self._codec, deadline=context.time_remaining)
+            answer = await self._answer(context, partial(self._receive, context))
         except RequestError as error:
             await self._refuse(context, error)
-        finally:
-            self._leave(client)
-        context.set_trailing_metadata(self._told(context))
+        context.set_trailing_metadata(self._told())
         return answer
+
+    async def _answer(self, context: Context, receive: Callable[[Who], Awaitable[bytes]]) -> bytes:
+        """The answer to a request for inference, which counts against its client's limits. Raises RequestError."""
+        client: str | None = None
+        try:
+            client = await self._admit(context, infer=True)
+            who = partial(self._who, client, context)
+            # The library itself cancels this handler where the client has left.
+            return await self.service.infer(receive(who), self._codec, deadline=context.time_remaining, who=who)
+        finally:
+            if client is not None:
+                self.service.access.leave(client)
 
     async def _admit(self, context: Context, *, infer: bool = False) -> str | None:
         """The client of a call; an inference call counts against its limits. None if no token is needed. Raises RequestError."""
         if self.service.access.open:
             return None
-        address = unquote(context.peer()).partition(":")[2]
-        return await self.service.admit(_headers(context)("authorization"), address, infer=infer)
+        authorization = _headers(context)("authorization")
+        return await self.service.admit(authorization, self._who(None, context), infer=infer)
 
-    def _leave(self, client: str | None) -> None:
+    def _who(self, client: str | None, context: Context) -> str:
+        """Who sent a message: the client that was let in, or else the address behind the connection."""
         if client is not None:
-            self.service.access.leave(client)
+            return client
+        peer = unquote(context.peer()).partition(":")[2]
+        return self.service.access.address(peer, lambda: _values(context, proxies.HEADER))
 
-    async def _receive(self, context: Context) -> bytes:
+    async def _receive(self, context: Context, who: Who) -> bytes:
         """The single message of a request, accounted for by `bodies`. Raises RequestError."""
-        return self.service.bodies.hold(await self._message(context, self._reading))
+        return self.service.bodies.hold(await self._message(context, self._reading, who), who)
 
-    async def _message(self, context: Context, reading: Reading) -> bytes:
+    async def _message(self, context: Context, reading: Reading, who: Who) -> bytes:
         settings = self.service.settings
         try:
-            async with asyncio.timeout(settings.body_seconds):
-                message = await reading.read(context)
+            message = await reading.read(context, who)
         except TimeoutError:
             text = f"the message did not arrive within {settings.body_seconds:g} s, or {PATIENCE_SECONDS:g} s where others waited"
             raise RequestError(Code.TIMEOUT, text) from None
@@ -195,35 +206,34 @@ class RpcFront:
 
     async def _infer_each(self, context: Context) -> None:
         """Answer the requests of a stream, one at a time."""
-        await self._admit(context)  # a client without a token keeps no stream open
         while True:
             message = await self._next(context)
             if message is None:
                 return
-            client: str | None = None
             try:
-                client = await self._admit(context, infer=True)
-                answer = await self.service.infer(self._held(message), self._codec, deadline=context.time_remaining)
+                answer = await self._answer(context, partial(self._held, message))
                 response = field_head(_RESPONSE, len(answer)) + answer
             except RequestError as error:
                 if error.code is Code.UNAUTHENTICATED:  # it was withdrawn while the stream was open
                     raise
                 response = pb.ModelStreamInferResponse(error_message=error.message).SerializeToString()
-            finally:
-                self._leave(client)
             await context.write(response)
 
-    async def _held(self, message: bytes) -> bytes:
-        return self.service.bodies.hold(message)
+    async def _held(self, message: bytes, who: Who) -> bytes:
+        return self.service.bodies.hold(message, who)
 
     async def _next(self, context: Context) -> bytes | None:
-        """The next message of a stream; None at its end. Raises RequestError UNAVAILABLE if the port closes, and as `_admit` while none comes."""
+        """The next message of a stream; None at its end. Raises RequestError UNAVAILABLE if the port closes, TIMEOUT, and as `_admit`."""
+        loop, idle = asyncio.get_running_loop(), self.service.settings.grpc_stream_idle_seconds
+        ends = loop.time() + idle
         reading = asyncio.ensure_future(context.read())
         self._idle.add(reading)
         try:
             if self._stopping.is_set():
                 reading.cancel()
-            while not (await asyncio.wait((reading,), timeout=_IDLE_SECONDS))[0]:
+            while not (await asyncio.wait((reading,), timeout=min(_CHECK_SECONDS, ends - loop.time())))[0]:
+                if loop.time() >= ends:
+                    raise RequestError(Code.TIMEOUT, f"no message came within {idle:g} s: open the stream again")
                 await self._admit(context)
             message = await reading
         except asyncio.CancelledError:
@@ -234,8 +244,6 @@ class RpcFront:
             reading.cancel()
             self._idle.discard(reading)
         return None if message is grpc.aio.EOF else bytes(message)
-
-    # -------------------------------------------------------------------------------------------- what needs no model
 
     def _tells(self, kind: type[Any], function: Callable[[Any], Message]) -> Any:
         """A handler for a call with one small message, counted by the service."""
@@ -250,19 +258,22 @@ class RpcFront:
         async def answer(requests: Any, context: Context) -> bytes:
             HEADERS.set(_headers(context))
             try:
-                if kind not in _OPEN:
-                    await self._admit(context)
-                _, response = self.service.tell(tell, await self._small_message(context, open=kind in _OPEN))
+                client = None if kind in _OPEN else await self._admit(context)
+                who, reading = (
+                    partial(self._who, client, context),
+                    self._open_reading if kind in _OPEN else self._reading,
+                )
+                _, response = self.service.tell(tell, await self._small_message(context, reading, who))
             except RequestError as error:
                 await self._refuse(context, error)
-            context.set_trailing_metadata(self._told(context))
+            context.set_trailing_metadata(self._told())
             return response
 
         return grpc.stream_unary_rpc_method_handler(answer)
 
-    async def _small_message(self, context: Context, *, open: bool) -> bytes:
+    async def _small_message(self, context: Context, reading: Reading, who: Who) -> bytes:
         try:
-            return await self._message(context, self._open_reading if open else self._reading)
+            return await self._message(context, reading, who)
         except RequestError as error:
             self.service.metrics.count(error.code)
             raise
@@ -285,7 +296,8 @@ class RpcFront:
 
     async def _watch(self, context: Context) -> None:
         """Send the health state, and send it again when it changes."""
-        request = health_pb2.HealthCheckRequest.FromString(await self._small_message(context, open=True))
+        who = partial(self._who, None, context)
+        request = health_pb2.HealthCheckRequest.FromString(await self._small_message(context, self._open_reading, who))
         states = health_pb2.HealthCheckResponse
         if request.service not in ("", SERVICE):
             await context.write(states(status=states.SERVICE_UNKNOWN).SerializeToString())
@@ -296,8 +308,6 @@ class RpcFront:
         await self._stopping.wait()
 
     async def _reflect(self, context: Context) -> None:
-        await self._admit(context)
-
         async def requests() -> AsyncIterator[Any]:
             while (message := await self._next(context)) is not None:
                 yield reflection_pb2.ServerReflectionRequest.FromString(message)
@@ -305,14 +315,12 @@ class RpcFront:
         async for response in self._reflection.ServerReflectionInfo(requests(), context):
             await context.write(response.SerializeToString())
 
-    # ---------------------------------------------------------------------------------------------------------- both
-
     def _stream(self, work: Callable[[Context], Awaitable[None]], places: Places) -> Any:
         """A handler for a stream. The number of streams is limited, because the library may hold a message for each."""
 
         async def handle(requests: Any, context: Context) -> None:
             HEADERS.set(_headers(context))
-            context.set_trailing_metadata(self._told(context))
+            context.set_trailing_metadata(self._told())
             try:
                 await self._placed(work, places, context)
             except DecodeError as error:
@@ -324,42 +332,52 @@ class RpcFront:
         return grpc.stream_stream_rpc_method_handler(handle)
 
     async def _placed(self, work: Callable[[Context], Awaitable[None]], places: Places, context: Context) -> None:
-        if places.taken >= places.most:
-            self.service.metrics.count(Code.UNAVAILABLE)
-            raise RequestError(Code.UNAVAILABLE, f"{places.taken} streams are already open")
-        places.taken += 1
+        # A client without a token keeps no stream open, except to watch health.
+        client = self._who(None if places is self._watchers else await self._admit(context), context)
+        places.take(client)
         try:
             await work(context)
         finally:
-            places.taken -= 1
+            places.give(client)
 
     def _unknown(self) -> Any:
         async def handle(requests: Any, context: Context) -> bytes:
-            self.service.metrics.count(Code.NOT_ALLOWED)
-            await self._refuse(
-                context, RequestError(Code.NOT_ALLOWED, f"this server has {SERVICE}; see its reflection")
-            )
+            HEADERS.set(_headers(context))
+            error = RequestError(Code.NOT_ALLOWED, f"this server has {SERVICE}; see its reflection")
+            self.service.metrics.count(error.code)
+            await self._refuse(context, error)
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
     async def _refuse(self, context: Context, error: RequestError) -> NoReturn:
         wait = error.retry_after
         more = (("grpc-retry-pushback-ms", str(1000 * wait)),) if wait is not None else ()
-        await context.abort(STATUSES[error.code], clip(error.message, 2048), (*self._told(context), *more))
+        await context.abort(STATUSES[error.code], clip(error.message, 2048), (*self._told(), *more))
         raise AssertionError("abort returned")
 
-    def _told(self, context: Context) -> tuple[tuple[str, str], ...]:
+    def _told(self) -> tuple[tuple[str, str], ...]:
         """The trailing metadata of every response: the revision that answered, and the client's request id."""
-        return (*self._trailing, *told(_headers(context)).items())
+        return (*self._trailing, *told(HEADERS.get()).items())
 
 
 def _headers(context: Context) -> Header:
     """A function that reads a call's metadata by name, only when needed."""
+    given: dict[str, str] | None = None
 
     def header(name: str) -> str | None:
-        return next((str(value) for key, value in context.invocation_metadata() or () if key == name), None)
+        nonlocal given
+        if given is None:  # the library makes them anew each time that it is asked
+            given = {}
+            for key, value in context.invocation_metadata() or ():
+                given.setdefault(key, str(value))
+        return given.get(name)
 
     return header
+
+
+def _values(context: Context, name: str) -> list[str]:
+    """All values of a call's metadata of that name."""
+    return [str(value) for key, value in context.invocation_metadata() or () if key == name]
 
 
 def _credentials(certificate: Certificate) -> Any:

@@ -3,8 +3,8 @@
 The bytes are decoded, the model runs, an item may be kept for canaries, the outputs are encoded, and the result is counted once. A front
 (such as `http.py`) provides the bytes and a codec (such as `protocol.py`), and sends the response. This module depends on neither.
 
-Small bodies are decoded in the event loop. Large bodies, pictures and large answers are processed by one thread, one at a time and in pieces
-(`elements`), so that neither the loop nor the management port waits for them.
+Small bodies are decoded in the event loop. Large bodies, pictures, texts and large answers are processed by one thread, one at a time and in pieces
+(`elements`), so that neither the loop nor the management port waits for them. It works for clients in turn (`threads`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from fettle.api import catalog
@@ -32,7 +31,8 @@ from fettle.server.model import ServedModel
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.samples import Samples
 from fettle.server.settings import ServerSettings
-from fettle.server.threads import run_to_end
+from fettle.server.shares import Shares, Who, nobody
+from fettle.server.threads import Turns
 from fettle.server.tracing import RequestTrace, Tracing
 from fettle.server.windows import Windows
 
@@ -78,7 +78,9 @@ class InferenceService:
         self.bodies = Bodies(settings)
         self.access = Access(settings)
         self.tracing = Tracing(settings) if settings.tracing_endpoint else None
-        self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="codec")
+        self._codec_thread = Turns("codec")
+        what = "{held} requests of this client are already waiting to be decoded"
+        self._to_decode = Shares(what, Code.UNAVAILABLE)
         self.draining = False
         self.in_flight = 0
         self._admitting = 0  # requests whose client is not known yet
@@ -93,14 +95,17 @@ class InferenceService:
         gone: Gone | None = None,
         deadline: Deadline | None = None,
         *,
+        who: Who = nobody,
         in_thread: bool = False,
     ) -> bytes:
         """The encoded response. Every request is counted once, with the time from before its body arrives until its response is encoded.
 
         `receive` returns a body that `bodies` accounts for; it may raise RequestError. A request is dropped if, while it waits for the model, its
-        client disconnects (`gone` ends) or its `deadline` (in seconds) passes. `in_thread`: even a small body takes long
-        to decode. Raises only RequestError, also for unexpected errors, and CancelledError if the front's library cancels a request of a client
-        that has disconnected, once no thread works on it.
+        client disconnects (`gone` ends) or its `deadline` (in seconds) passes. `who`: the client, with whose large bodies and answers those of
+        others take turns. `in_thread`: even a small body takes long to decode.
+
+        Raises only RequestError, also for unexpected errors, and CancelledError if the front's library cancels a request of a client that has
+        disconnected, once no thread works on it.
         """
         started = time.perf_counter()
         self.in_flight += 1
@@ -109,7 +114,7 @@ class InferenceService:
         judged: Code | None = None
         trace = self.tracing.begin(HEADERS.get(), started) if self.tracing is not None else None
         try:
-            answer = await self._answer(await receive, codec, gone, deadline, in_thread, trace)
+            answer = await self._answer(await receive, codec, gone, deadline, who, in_thread, trace)
             code = _OK
             return answer
         except RequestError as error:
@@ -130,7 +135,7 @@ class InferenceService:
             self._settle()
 
     async def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
-        """The client, identified by its token or address. Call `access.leave` when its inference request (`infer`) is over.
+        """The client, identified by its token, or else by its `address`. Call `access.leave` when its inference request (`infer`) is over.
 
         Raises RequestError UNAUTHENTICATED, LIMITED, or UNAVAILABLE if nobody can say whose token it is. It is counted, but not in windows: it says
         nothing of the model.
@@ -177,7 +182,7 @@ class InferenceService:
 
     def close(self) -> None:
         """End the threads for large bodies and for tokens, and export the last traces."""
-        self._codec_thread.shutdown(wait=True, cancel_futures=True)
+        self._codec_thread.close()
         self.access.close()
         if self.tracing is not None:
             self.tracing.close()
@@ -207,22 +212,22 @@ class InferenceService:
         codec: Codec,
         gone: Gone | None,
         deadline: Deadline | None,
+        who: Who,
         in_thread: bool,
         trace: RequestTrace | None,
     ) -> bytes:
         settings, signature = self.settings, self.model.signature
-        held = len(body)
+        made = 0  # bytes that a few bytes of body became
         if trace is not None:
             trace.received()
         try:
             if len(body) <= SMALL_BODY and not in_thread:
                 request = codec.decode(body, signature, settings.max_rows)
             else:
-                request = await self._decode(codec, body)
+                request = await self._decode(codec, body, who())
             if in_thread:  # what is decoded from a few bytes may be large, and waits for the model
-                made = sum([array.nbytes for array in request.inputs.values()])
-                self.bodies.reserve(made)
-                held += made
+                self.bodies.reserve(request.size, who)
+                made = request.size
             if trace is not None:
                 trace.decoded(request)
             started = time.perf_counter()
@@ -240,17 +245,21 @@ class InferenceService:
             if sum([array.size for array in outputs.values()]) <= SMALL_ANSWER:
                 return codec.encode(*answered)
             try:
-                return await run_to_end(self._codec_thread, codec.encode, *answered)
+                return await self._codec_thread.run(who(), codec.encode, *answered, first=True)
             except asyncio.CancelledError:
                 raise Unheard(failed=False) from None
         finally:
-            self.bodies.release(held)
+            self.bodies.release(len(body), who)
+            if made:
+                self.bodies.release(made, who)
 
-    async def _decode(self, codec: Codec, body: bytes | bytearray) -> InferRequest:
-        """Decode in the one thread. Raises RequestError UNAVAILABLE for more than may wait for it, or that waited too long."""
+    async def _decode(self, codec: Codec, body: bytes | bytearray, client: str) -> InferRequest:
+        """Decode in the one thread. Raises RequestError UNAVAILABLE, LIMITED for more than may wait for it, of all or of this client, and UNAVAILABLE
+        for one that waited too long."""
         settings = self.settings
         if self.decoding >= settings.max_queue:
             raise RequestError(Code.UNAVAILABLE, f"{self.decoding} requests are already waiting to be decoded")
+        self._to_decode.take(client, 1, settings.max_queue - self.decoding)
         late = time.perf_counter() + settings.queue_seconds
 
         def decode() -> InferRequest:
@@ -261,9 +270,10 @@ class InferenceService:
 
         self.decoding += 1
         try:
-            return await run_to_end(self._codec_thread, decode)
+            return await self._codec_thread.run(client, decode)
         finally:
             self.decoding -= 1
+            self._to_decode.give(client, 1)
 
     def _keep(self, request: InferRequest, outputs: Mapping[str, Array]) -> None:
         """Offer an answered item as a sample. Kept samples are also used to measure drift."""

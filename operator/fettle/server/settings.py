@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
+from pydantic.networks import IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fettle.server.logs import LogFormat
@@ -109,12 +110,19 @@ class ServerSettings(BaseSettings):
     client_max_requests_per_second: float | None = Field(
         default=None,
         gt=0,
-        description="Maximum rate of a client's requests, by its token, or else its address. Exceeding it returns 429 with Retry-After.",
+        description="Maximum rate of a client's requests. A client is identified by its token, or else by its address. "
+        "Exceeding it returns 429 with Retry-After.",
     )
     client_max_concurrent: int | None = Field(
         default=None,
         ge=1,
-        description="Maximum number of concurrent requests of a client. Exceeding it returns 429 with Retry-After.",
+        description="Maximum number of concurrent requests of a client. Exceeding it returns 429 with Retry-After. Without it, a client may hold "
+        "three quarters of what clients share: bodies and their bytes, requests that wait to be decoded, gRPC streams.",
+    )
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
+        default=(),
+        description="JSON list of networks, such as 10.0.0.0/8, of proxies that are believed which client they forward for (X-Forwarded-For). "
+        "Anyone in them can pose as any address.",
     )
     connection_max_requests: int = Field(
         default=1000,
@@ -149,12 +157,14 @@ class ServerSettings(BaseSettings):
     max_bodies_bytes: int = Field(
         default=128 * 1024 * 1024,
         ge=1,
-        description="Maximum total size of the bodies that are being read or not answered yet. Exceeding it returns 503 with Retry-After.",
+        description="Maximum total size of the bodies that are being read or not answered yet. Exceeding it returns 503 with "
+        "Retry-After, and a client with more than its share gets 429.",
     )
     max_reading: int = Field(
         default=1024,
         ge=1,
-        description="Maximum number of bodies that are read at the same time. Exceeding it returns 503 with Retry-After.",
+        description="Maximum number of bodies that are read at the same time. Exceeding it returns 503 with Retry-After, and a client with more than "
+        "its share gets 429.",
     )
     body_seconds: float = Field(
         default=20, gt=0, description="Timeout for the arrival of a body, in seconds. Exceeding it returns 408."
@@ -167,7 +177,13 @@ class ServerSettings(BaseSettings):
     grpc_max_streams: int = Field(
         default=32,
         ge=1,
-        description="Maximum number of gRPC streams that are open at the same time. Exceeding it returns UNAVAILABLE.",
+        description="Maximum number of gRPC streams that are open at the same time. Exceeding it returns UNAVAILABLE, and a client with more "
+        "than its share gets RESOURCE_EXHAUSTED.",
+    )
+    grpc_stream_idle_seconds: float = Field(
+        default=300,
+        gt=0,
+        description="Time without a message after which a gRPC stream ends with DEADLINE_EXCEEDED, in seconds.",
     )
     max_rows: int = Field(
         default=1024, ge=1, description="Maximum number of items in a request. Exceeding it returns 400."

@@ -8,7 +8,7 @@ the longest. One request is encoded at a time.
 from __future__ import annotations
 
 import os
-from codecs import BOM_UTF8 as BOM
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -59,13 +59,15 @@ class Texts:
     def plain(self, body: bytes | bytearray, room: Room) -> InferRequest:
         """One item: the whole body is its text. Raises RequestError INVALID, TOO_LARGE."""
         room.require(len(body))
-        return self._request([_text(body.removeprefix(BOM))], None, room, 1)
+        return self._request([_text(body.removeprefix(BOM_UTF8))], None, room, 1)
 
     def lines(self, body: bytes | bytearray, room: Room, max_rows: int) -> InferRequest:
         """An item of each line, as in a file of evaluation items. Raises RequestError INVALID, TOO_LARGE."""
         room.require(len(body))
         lines = [
-            (number, line) for number, line in enumerate(bytes(body).removeprefix(BOM).split(b"\n"), 1) if line.strip()
+            (number, line)
+            for number, line in enumerate(bytes(body).removeprefix(BOM_UTF8).split(b"\n"), 1)
+            if line.strip()
         ]
         if not 1 <= len(lines) <= max_rows:
             raise invalid(f"expected 1 to {max_rows} lines with an item, found {len(lines)}")

@@ -38,7 +38,7 @@ def read(body: bytes | bytearray, signature: Signature, max_rows: int) -> InferR
             shape, data = entry["shape"], entry["data"]
             if entry["name"] != tensor.name or entry["datatype"] != tensor.dtype or len(entry) != 4:
                 return None
-            if type(data) is not list or not _fits(tensor, shape):
+            if type(data) is not list or not fits(tensor, shape):
                 return None
             if tensor.batch_axis is not None:
                 if not 1 <= shape[tensor.batch_axis] <= max_rows or rows not in (0, shape[tensor.batch_axis]):
@@ -50,7 +50,7 @@ def read(body: bytes | bytearray, signature: Signature, max_rows: int) -> InferR
     return InferRequest(inputs, rows or 1, None, identity)
 
 
-def _fits(tensor: Tensor, shape: list[Any]) -> bool:
+def fits(tensor: Tensor, shape: list[Any]) -> bool:
     """Whether these are the signature's sizes, or any where they may vary."""
     expected, batch = tensor.shape, tensor.batch_axis
     if type(shape) is not list or len(shape) != len(expected) or not {*map(type, shape)} <= _INTEGERS:

@@ -95,12 +95,13 @@ def build_key(
     cpu: CpuClass,
     follows: str | None = None,
     learned: Learned | None = None,
+    driver: str | None = None,
 ) -> str:
     """The key (sha256) of `plan` on a portable form, whose digest stands for the source and all that preparation did to it.
 
     Where `plan` works on what another build made, the key of that build, `follows`, stands for all in front of it.
     Calibration items, the bound of what may be lost, what is learned from, code of a user's own and the instruction set count only where a
-    step looks at them.
+    step looks at them. `driver`: of the GPU at hand, where the build is made on it.
     """
     entries = [catalog.step(step, plan.family) for step in plan.steps]
     steps = [
@@ -137,6 +138,8 @@ def build_key(
         document["code"] = code
     if plan.form is not None:
         document["form"] = plan.form.to_json()
+    if driver is not None:
+        document["driver"] = driver
     return canonical_digest(document)
 
 

@@ -2,8 +2,8 @@
 rename in the same folder, in a bucket one request, or the last request of several.
 
 Layout: `blobs/<sha256>` · `artifacts/<sha256>/manifest.json` · `builds/<cache key>.json` · `trained/<cache key>.json` ·
-`checkpoints/<cache key>/…` · `results/<task hash>.json` · `reports/…`; in a bucket also `used/<sha256>`, an empty file whose time says when a
-blob was last asked for.
+`checkpoints/<cache key>/…` · `gpu/<key>` · `results/<task hash>.json` · `reports/…`; in a bucket also `used/<sha256>`, an empty file whose
+time says when a blob was last asked for.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from fettle.errors import RuntimeFailure
 from fettle.optimizer.steps.onnx_precision import in_precision
 from fettle.runtimes import base, engine_build
 from fettle.runtimes.engine import EngineRuntime
-from fettle.runtimes.engine_build import ShapeRange
+from fettle.runtimes.engine_build import EngineOptions, ShapeRange
 from fettle.runtimes.tensorrt_rtx import RUNTIME
 from models import MODELS, Model
 
@@ -56,8 +56,8 @@ def test_a_real_model_becomes_an_engine_or_a_reason(model: Model, architecture: 
     assert note.executed.f32 == note.executed.total > 0, "a float32 model is computed in float32"
 
 
-# Layers that the library does not take in float16, and products within an If, which stay in float32.
-REFUSED_HALF = {"tashkeel": "GRU", "silero-ifless": "FP32 GEMM is not supported"}
+# Layers that the library does not take in float16.
+REFUSED_HALF = {"tashkeel": "GRU"}
 
 
 @pytest.mark.parametrize("name", sorted(PRODUCTS))
@@ -80,8 +80,8 @@ def test_an_ampere_gpu_takes_a_real_model_in_bfloat16(model: Model, tmp_path: Pa
     cast = in_precision(model.file, tmp_path / "cast.onnx", Precision.BFLOAT16)
     executed = build(model, tmp_path, "sm80", cast).executed
     assert executed.bf16 + executed.f32 == executed.total
-    # Transposed convolutions, recurrent layers and products within an If keep float32.
-    assert executed.f32 == 0 or model.name in ("ocr-pages", "tashkeel", "silero-ifless")
+    # Transposed convolutions and recurrent layers keep float32.
+    assert executed.f32 == 0 or model.name in ("ocr-pages", "tashkeel")
 
 
 def test_what_is_said_of_an_engine_is_the_same_for_each_build_of_it(tmp_path: Path) -> None:
@@ -170,3 +170,11 @@ def test_the_runtime_is_found_by_its_name() -> None:
     runtime = base.get(RUNTIME.name)
     assert isinstance(runtime, EngineRuntime)
     assert {"sm75", "sm86", "sm89"} <= set(runtime.library.architectures())
+
+
+# ------------------------------------------------------------------------------------------------- what a build may do and keep
+
+
+def test_sparse_kernels_may_be_allowed(tmp_path: Path) -> None:
+    options = EngineOptions(sparse=True)
+    assert RUNTIME.build(DIGITS.file, tmp_path / "model.rtx", "sm89", DIGITS.ranges, options).executed.total > 0

@@ -102,7 +102,11 @@ def test_what_a_step_writes_its_family_loads_or_what_ends_its_builds_does() -> N
 
 @pytest.mark.parametrize("entry", images.IMAGES, ids=lambda entry: entry.image)
 def test_every_library_that_an_image_is_said_to_have_is_locked_in_it(entry: images.ImageEntry) -> None:
-    parts = {Image.OPTIMIZER_TORCH: ("optimizer", "training")}.get(entry.image, entry.image.split("-"))
+    parts = {
+        Image.OPTIMIZER_TORCH: ("optimizer", "training"),
+        Image.OPTIMIZER_GPU_TORCH: ("optimizer", "gpu-torch"),
+        Image.SERVER_GPU_TORCH: ("server", "gpu-torch"),
+    }.get(entry.image, entry.image.split("-"))
     locks = [ROOT / "requirements" / f"{part}.txt" for part in parts]  # server-torch holds both
     locked = {name for lock in locks for name in re.findall(r"(?m)^([\w.-]+)==", lock.read_text())}
     assert entry.libraries <= locked
@@ -121,7 +125,7 @@ def test_every_image_of_jobs_has_what_the_optimizer_itself_imports() -> None:
 
 def test_some_image_has_what_each_row_needs() -> None:
     for name in RuntimeName:
-        assert images.job_image({catalog.runtime(name).library}) is not None
+        assert images.job_image(catalog.runtime(name).libraries) is not None
         assert images.server_image(name) in Image
     assert all(images.job_image(entry.libraries) is not None for entry in (*catalog.STEPS, *formats.FORMATS))
 

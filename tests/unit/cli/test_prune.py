@@ -102,9 +102,12 @@ def test_what_a_killed_process_left_half_written_goes(store: Store, claim: Path)
     assert not half.exists()
 
 
-def test_checkpoints_that_no_training_went_on_from_go_and_fresh_ones_stay(store: Store, claim: Path) -> None:
+@pytest.mark.parametrize("place", ["checkpoints/{}/00000003.pt", "gpu/{}"])
+def test_checkpoints_and_what_gpus_found_out_go_when_they_are_old_and_fresh_ones_stay(
+    place: str, store: Store, claim: Path
+) -> None:
     store.put_bytes(b"whole")
-    left, fresh = f"checkpoints/{'a' * 64}/00000003.pt", f"checkpoints/{'b' * 64}/00000001.pt"
+    left, fresh = place.format("a" * 64), place.format("b" * 64)
     store.write_bytes(left, b"state")
     age(claim)
     store.write_bytes(fresh, b"state")

@@ -206,6 +206,7 @@ def test_resources_come_from_the_spec_then_the_settings_then_the_threads_and_a_g
     ("runtime", "setting", "expected"),
     [
         (RuntimeName.TENSORRT_RTX, "1Gi", "2048Mi"),
+        (RuntimeName.TORCHSCRIPT_CUDA, "1Gi", "3072Mi"),
         (RuntimeName.ONNXRUNTIME_CUDA, "8Gi", "8Gi"),
         (RuntimeName.ONNXRUNTIME, "1Gi", "1Gi"),
         (RuntimeName.OPENVINO, "8Gi", "8Gi"),

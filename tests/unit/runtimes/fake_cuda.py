@@ -25,6 +25,7 @@ class FakeCuda:
     """`fails`: by a call's name, the error that it raises, each once, and how many calls of it go well before."""
 
     sm: str = "sm89"
+    cuda_version: str = "13.0"
     calls: list[str] = field(default_factory=list)
     fails: dict[str, tuple[int, RuntimeFailure]] = field(default_factory=dict)
     device: dict[int, Array] = field(default_factory=dict)
@@ -33,6 +34,8 @@ class FakeCuda:
     captures: dict[int, list[Callable[[], None]]] = field(default_factory=dict)  # by stream, while it is recorded
     graphs: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     executables: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
+    events: dict[int, int] = field(default_factory=dict)
+    _times: Any = field(default_factory=itertools.count)  # a millisecond for each mark
     _numbers: Any = field(default_factory=lambda: itertools.count(1000))
 
     def _call(self, name: str) -> None:
@@ -54,6 +57,9 @@ class FakeCuda:
 
     def memory(self) -> tuple[int, int]:
         return 1 << 30, 2 << 30
+
+    def driver(self) -> str:
+        return self.cuda_version
 
     def create_stream(self) -> int:
         self._call("create_stream")
@@ -136,6 +142,24 @@ class FakeCuda:
         self._call("destroy_executable")
         del self.executables[executable]
 
+    def create_event(self) -> int:
+        self._call("create_event")
+        number = next(self._numbers)
+        self.events[number] = -1
+        return number
+
+    def destroy_event(self, event: int) -> None:
+        self._call("destroy_event")
+        del self.events[event]
+
+    def record(self, event: int, stream: int) -> None:
+        self._call("record")
+        self.put(stream, lambda: self.events.__setitem__(event, next(self._times)))
+
+    def milliseconds(self, begin: int, end: int) -> float:
+        assert -1 < self.events[begin] < self.events[end], "both are over, in that order"
+        return float(self.events[end] - self.events[begin])
+
     @property
     def recorded(self) -> tuple[int, int]:
         """Graphs, and what was made of graphs, that nobody gave back."""
@@ -143,8 +167,8 @@ class FakeCuda:
 
     @property
     def left(self) -> tuple[int, int, int]:
-        """Pieces of the GPU's memory, of pinned memory, and streams that nobody gave back."""
-        return len(self.device), len(self.host), len(self.streams)
+        """Pieces of the GPU's memory, of pinned memory, and streams that nobody gave back, or marks."""
+        return len(self.device), len(self.host), len(self.streams) + len(self.events)
 
 
 @dataclass
@@ -167,9 +191,43 @@ class FakeEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return (self.static or -1,)
 
-    def create_execution_context(self) -> FakeContext | None:
+    def create_runtime_config(self) -> FakeRuntimeConfig:
+        return FakeRuntimeConfig()
+
+    def create_execution_context(self, config: FakeRuntimeConfig | None = None) -> FakeContext | None:
         self.cuda._call("create_execution_context")
+        if config is not None and config.cache is not None:
+            config.cache.content = b"kernels of " + self.cuda.sm.encode()
         return None if self.no_context else FakeContext(self)
+
+
+@dataclass
+class FakeRuntimeConfig:
+    """What contexts share, as TensorRT RTX has it."""
+
+    cache: FakeKernels | None = None
+
+    def create_runtime_cache(self) -> FakeKernels:
+        return FakeKernels()
+
+    def set_runtime_cache(self, cache: FakeKernels) -> bool:
+        self.cache = cache
+        return True
+
+
+@dataclass
+class FakeKernels:
+    """Compiled kernels."""
+
+    content: bytes = b""
+    found: bytes = b""
+
+    def serialize(self) -> bytes:
+        return self.content
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.found = blob
+        return blob.startswith(b"kernels")
 
 
 NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64}

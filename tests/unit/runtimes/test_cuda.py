@@ -17,6 +17,8 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
+from fettle.optimizer.measure.protocol import Load
+from fettle.optimizer.measure.worker import Worker
 from fettle.runtimes import cpu, cuda, machine, onnxruntime_cuda
 from fettle.runtimes.cuda import ContextLost, _CudaBindings
 
@@ -115,6 +117,26 @@ def test_copies_go_the_way_they_say() -> None:
     assert back == ("cudaMemcpyAsync", memory.ctypes.data, 77, 8, 2, 5)
 
 
+def test_a_driver_is_told_by_the_cuda_that_it_runs_and_events_by_their_distance() -> None:
+    runtime = Runtime(
+        cudaDriverGetVersion=(Error.cudaSuccess, 13010),
+        cudaEventCreate=(Error.cudaSuccess, 40),
+        cudaEventElapsedTime=(Error.cudaSuccess, 1.5),
+    )
+    gpu = _CudaBindings(runtime)
+    assert gpu.driver() == "13.1"
+    event = gpu.create_event()
+    gpu.record(event, 5)
+    assert gpu.milliseconds(event, 41) == 1.5
+    gpu.destroy_event(event)
+    assert runtime.asked[-4:] == [
+        ("cudaEventCreate",),
+        ("cudaEventRecord", 40, 5),
+        ("cudaEventElapsedTime", 40, 41),
+        ("cudaEventDestroy", 40),
+    ]
+
+
 def test_a_graph_is_recorded_made_launched_and_given_back() -> None:
     runtime = Runtime(cudaStreamEndCapture=(Error.cudaSuccess, 40), cudaGraphInstantiate=(Error.cudaSuccess, 41))
     gpu = _CudaBindings(runtime)
@@ -150,6 +172,7 @@ def test_a_machine_is_told_with_its_gpu_only_where_a_runtime_uses_it(monkeypatch
     [
         (RuntimeName.OPENVINO, ()),
         (RuntimeName.ONNXRUNTIME_CUDA, ("nvidia",)),
+        (RuntimeName.TORCHSCRIPT_CUDA, ("nvidia",)),
         (RuntimeName.TENSORRT, ("nvidia-sm89",)),
         (RuntimeName.TENSORRT_RTX, ("nvidia-sm89",)),
     ],
@@ -165,6 +188,16 @@ def test_an_artifact_needs_the_gpu_it_was_built_for_or_any(
 def test_a_word_of_another_version_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "connect", FakeCuda)
     assert machine.missing(("nvidia", "nvidia-sm89", "nvidia-fp4", "sparse"), cpu.detect()) == ["sparse", "nvidia-fp4"]
+
+
+def test_a_number_format_that_the_gpu_lacks_is_said_of_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "connect", lambda: FakeCuda(sm="sm75"))
+    settings, nothing = RuntimeSettings(precision=Precision.TF32), Signature(inputs=(), outputs=())
+    request = Load(tmp_path / "model.onnx", RuntimeName.ONNXRUNTIME_CUDA, settings, nothing, {})
+    with pytest.raises(RuntimeFailure) as failure:
+        Worker().handle(request)
+    assert failure.value.reason == Reason.RECIPE_NOT_APPLICABLE
+    assert failure.value.message == "this node's GPU (NVIDIA Fake, sm75) does not compute TF32 in hardware"
 
 
 # -------------------------------------------------------------------------------------------------- ONNX Runtime without CUDA

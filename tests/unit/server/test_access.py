@@ -56,15 +56,16 @@ def refusal(call: Any, *arguments: Any) -> RequestError:
 async def stranger(guard: Access, header: str | None) -> RequestError:
     """How the request of somebody unknown ends."""
     with pytest.raises(RequestError) as raised:
-        await guard.identify(header, "a:1")
+        await guard.identify(header, "a")
     return raised.value
 
 
 async def test_without_tokens_a_client_is_its_address_and_nobody_is_refused(clock: Clock) -> None:
     free = access(clock)
     assert free.open
-    assert await free.identify(None, "10.0.0.7:5000") == await free.identify("Bearer x", "10.0.0.7:5001") == "10.0.0.7"
-    assert await free.identify(None, "[fd00::7]:5000") == "[fd00::7]"
+    assert await free.identify(None, "10.0.0.7") == await free.identify("Bearer x", "10.0.0.7") == "10.0.0.7"
+    assert free.address("10.0.0.7:5000", list) == free.address("10.0.0.7:5001", list) == "10.0.0.7"
+    assert free.address("[fd00::7]:5000", list) == "[fd00::7]"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ async def test_without_tokens_a_client_is_its_address_and_nobody_is_refused(cloc
 async def test_a_client_is_who_has_the_token(tmp_path: Path, clock: Clock, header: str | None, who: str | None) -> None:
     guard = access(clock, tokens_folder=secret(tmp_path, alice="red\ngreen\n", bob="  blue\n\n"))
     if who is not None:
-        assert await guard.identify(header, "10.0.0.7:1") == who
+        assert await guard.identify(header, "10.0.0.7") == who
     else:
         error = await stranger(guard, header)
         assert error.code is Code.UNAUTHENTICATED
@@ -95,15 +96,15 @@ async def test_a_client_is_who_has_the_token(tmp_path: Path, clock: Clock, heade
 
 async def test_tokens_are_rotated_without_a_restart(tmp_path: Path, clock: Clock) -> None:
     guard = access(clock, tokens_folder=secret(tmp_path, alice="old"))
-    assert await guard.identify("Bearer old", "a:1") == "alice"
+    assert await guard.identify("Bearer old", "a") == "alice"
     secret(tmp_path, alice="old\nnew")
     clock.now += 2
-    assert await guard.identify("Bearer old", "a:1") == await guard.identify("Bearer new", "a:1") == "alice"
+    assert await guard.identify("Bearer old", "a") == await guard.identify("Bearer new", "a") == "alice"
     secret(tmp_path, alice="new", carol="other")
     clock.now += 2
     assert (await stranger(guard, "Bearer old")).code is Code.UNAUTHENTICATED
-    assert await guard.identify("Bearer new", "a:1") == "alice"
-    assert await guard.identify("Bearer other", "a:1") == "carol"
+    assert await guard.identify("Bearer new", "a") == "alice"
+    assert await guard.identify("Bearer other", "a") == "carol"
 
 
 async def test_tokens_that_cannot_be_read_for_a_moment_shut_nobody_out(tmp_path: Path, clock: Clock) -> None:
@@ -111,17 +112,17 @@ async def test_tokens_that_cannot_be_read_for_a_moment_shut_nobody_out(tmp_path:
     (tmp_path / "bob").unlink()
     (tmp_path / "bob").symlink_to("/proc/self/mem")  # a file that is there, and whose reading fails
     clock.now += 2
-    assert (await guard.identify("Bearer red", "a:1"), await guard.identify("Bearer blue", "a:1")) == ("alice", "bob")
+    assert (await guard.identify("Bearer red", "a"), await guard.identify("Bearer blue", "a")) == ("alice", "bob")
     secret(tmp_path, alice="green")
     clock.now += 2
-    assert await guard.identify("Bearer green", "a:1") == "alice"
+    assert await guard.identify("Bearer green", "a") == "alice"
     assert (await stranger(guard, "Bearer blue")).code is Code.UNAUTHENTICATED
 
 
 async def test_a_client_may_have_many_tokens(tmp_path: Path, clock: Clock) -> None:
     tokens = [f"{number:064d}" for number in range(200)]
     guard = access(clock, tokens_folder=secret(tmp_path, alice="\n".join(tokens)))
-    assert {await guard.identify(f"Bearer {token}", "a:1") for token in tokens} == {"alice"}
+    assert {await guard.identify(f"Bearer {token}", "a") for token in tokens} == {"alice"}
     assert (await stranger(guard, f"Bearer {tokens[-1][:32]}")).code is Code.UNAUTHENTICATED
 
 

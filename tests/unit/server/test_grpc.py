@@ -82,8 +82,9 @@ def request(value: float = 1.0, name: str = "slow", **more: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlowServer]:
-    bounds = {"grpc_max_message_bytes": 4000, "max_bodies_bytes": 8000, "body_seconds": 4, "grpc_max_streams": 2}
-    started = SlowServer(tmp_path_factory.mktemp("slow"), **bounds)
+    bounds = {"grpc_max_message_bytes": 4000, "max_bodies_bytes": 8000, "body_seconds": 4, "grpc_max_streams": 4}
+    proxies = '["127.0.0.0/8"]'  # one who tells of others
+    started = SlowServer(tmp_path_factory.mktemp("slow"), trusted_proxies=proxies, **bounds)
     yield started
     started.stop()
 
@@ -176,16 +177,29 @@ def test_each_way_in_which_a_request_can_end_has_a_status() -> None:
     assert set(STATUSES) == set(Code)
 
 
-def test_streams_are_answered_in_order_and_bounded_in_number(slow: SlowServer, channel: grpc.Channel) -> None:
+def test_streams_are_answered_in_order_and_bounded_in_number_of_all_and_of_a_client(
+    slow: SlowServer, channel: grpc.Channel
+) -> None:
     sent = [request(id="a"), request(name="other"), b"\xff", request(id="b")]
     answers = [pb.ModelStreamInferResponse.FromString(answer) for answer in channel.stream_stream(STREAM)(iter(sent))]
     assert [answer.infer_response.id for answer in answers] == ["a", "", "", "b"]
     assert [bool(answer.error_message) for answer in answers] == [False, True, True, False]
-    ends = Event()
-    open_ones = [channel.stream_stream(STREAM)(iter(ends.wait, True), timeout=60) for _ in range(2)]
+    ends, other = Event(), (("x-forwarded-for", "192.0.2.7"),)
+
+    def opened(**more: Any) -> Any:
+        return channel.stream_stream(STREAM)(iter(ends.wait, True), timeout=60, **more)
+
+    open_ones = [opened() for _ in range(3)]
     time.sleep(0.5)
-    status, details = refused(lambda: list(channel.stream_stream(STREAM)(iter([request()]), timeout=60)))
-    assert (status, details) == (grpc.StatusCode.UNAVAILABLE, "2 streams are already open")
+    status, details = refused(lambda: list(opened()))
+    assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (
+        details == "3 streams of this client are already open, and the rest is kept for other clients: try again later"
+    )
+    open_ones.append(opened(metadata=other))
+    time.sleep(0.5)
+    status, details = refused(lambda: list(opened(metadata=other)))
+    assert (status, details) == (grpc.StatusCode.UNAVAILABLE, "4 streams are already open")
     ends.set()
     for stream in open_ones:
         assert list(stream) == []

@@ -23,7 +23,7 @@ from fettle.server.inference_pb2 import ModelInferRequest, ModelInferResponse
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 HEAD = b"POST /v2/models/lookup/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-BOUNDS = {"body_seconds": 1.5, "max_reading": 3, "max_bodies_bytes": 300_000, "max_body_bytes": 200_000}
+BOUNDS = {"body_seconds": 1.5, "max_reading": 4, "max_bodies_bytes": 300_000, "max_body_bytes": 200_000}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def leaving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     server.process.wait()
 
 
-def sent(server: Server, data: bytes, port: int | None = None) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port or server.port), timeout=30)
+def sent(server: Server, data: bytes, port: int | None = None, source: str = "127.0.0.1") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port or server.port), timeout=30, source_address=(source, 0))
     connection.sendall(data)
     return connection
 
@@ -81,7 +81,9 @@ def test_a_body_that_does_not_arrive_is_a_408_that_ends_the_connection(server: S
 
 
 def test_bodies_being_read_are_bounded_in_number(server: Server) -> None:
-    halves = [sent(server, HEAD % 100 + b"{") for _ in range(BOUNDS["max_reading"])]
+    sources = ["127.0.0.1"] * 3 + ["127.0.0.2"]
+    assert len(sources) == BOUNDS["max_reading"]
+    halves = [sent(server, HEAD % 100 + b"{", source=source) for source in sources]
     time.sleep(0.5)
     refused = httpx.post(f"{server.url}/infer", json=BODY)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
@@ -91,10 +93,11 @@ def test_bodies_being_read_are_bounded_in_number(server: Server) -> None:
 
 
 def test_bodies_being_read_are_bounded_in_bytes_that_arrived_not_in_bytes_announced(server: Server) -> None:
-    announced = [sent(server, HEAD % 190_000) for _ in range(2)]
+    sizes = {"127.0.0.1": 140_000, "127.0.0.2": 110_000}
+    announced = [sent(server, HEAD % 190_000, source=source) for source in sizes]
     assert serves(server)
-    for half in announced:
-        half.sendall(b" " * 140_000)
+    for half, size in zip(announced, sizes.values(), strict=True):
+        half.sendall(b" " * size)
     time.sleep(0.5)
     refused = httpx.post(f"{server.url}/infer", content=json.dumps(BODY).encode() + b" " * 50_000)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
@@ -102,6 +105,32 @@ def test_bodies_being_read_are_bounded_in_bytes_that_arrived_not_in_bytes_announ
         half.close()
     time.sleep(0.5)
     assert serves(server)  # what was held for those who hung up is given back
+
+
+def test_a_client_that_sends_its_bodies_slowly_keeps_nobody_else_from_being_answered(server: Server) -> None:
+    halves = [sent(server, HEAD % 100 + b"{") for _ in range(3)]
+    time.sleep(0.5)
+    refused = httpx.post(f"{server.url}/infer", json=BODY)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert "3 request bodies of this client are already being read" in refused.json()["error"]
+    with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as other:
+        assert other.post(f"{server.url}/infer", json=BODY).status_code == 200
+    for half in halves:
+        assert answer(half).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_with_large_bodies_leaves_room_for_those_of_others(server: Server) -> None:
+    mine = [sent(server, HEAD % 190_000 + b" " * 112_000) for _ in range(2)]
+    time.sleep(0.5)
+    third = answer(sent(server, HEAD % 190_000 + b" " * 12_000))
+    assert third.startswith(b"HTTP/1.1 503") and b"the rest is kept for other clients" in third
+    large = json.dumps(BODY).encode() + b" " * 50_000
+    with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as other:
+        assert other.post(f"{server.url}/infer", content=large).status_code == 200
+    for half in mine:
+        half.close()
+    time.sleep(0.5)
+    assert serves(server)
 
 
 def test_a_client_that_hangs_up_is_nobodys_failure(server: Server) -> None:

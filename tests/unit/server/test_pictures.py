@@ -26,10 +26,12 @@ from fettle.api.signature import Signature, Tensor
 from fettle.optimizer.data.columns import ReadRequest
 from fettle.optimizer.data.images import read_images
 from fettle.runtimes.base import Array
+from fettle.server.model import load, not_installed
 from fettle.server.openapi import document
 from fettle.server.pictures import MOST_SCANS, Pictures
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
+from fettle.store.manifest import copy_artifact
 
 SPEC = PreprocessSpec(crop=0.875, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 JPEG, PNG = "image/jpeg", "image/png"
@@ -262,6 +264,21 @@ def test_a_model_without_preprocess_says_what_to_send_instead(tmp_path: Path) ->
         assert "preprocess" not in httpx.get(server.url).json()["parameters"]
     finally:
         server.stop()
+
+
+def test_a_machine_without_the_library_serves_tensors_and_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(tmp_path / "store")
+    sha256 = publish_model(store, saved(every_type_model(PHOTOS), tmp_path), PHOTOS, preprocess=SPEC)
+    copy_artifact(store, sha256, tmp_path / "model")
+    monkeypatch.delitem(sys.modules, "fettle.server.pictures")
+    monkeypatch.setitem(sys.modules, "fettle.preprocess.item", None)  # which imports it
+    model = load(tmp_path / "model", sha256, None, 1)
+    model.close()
+    assert model.pictures == not_installed("pillow", "server")
+    assert "the package pillow is not installed" in model.pictures and "pip install '.[server]'" in model.pictures
+    assert "images are not accepted" in caplog.text
 
 
 def test_a_picture_whose_decoding_takes_too_much_cpu_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

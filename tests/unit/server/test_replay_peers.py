@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
+from tests.unit.server.certificates import Authority
 
 from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode
@@ -29,6 +31,7 @@ SIGNATURE = Signature(
 HEAD = SamplesHead(revision="a", signature=SIGNATURE, comparisons={"y": Comparison(mode=AgreementMode.TOP_ONE)})
 ITEM, ANSWER = {"x": np.zeros(4, np.float32)}, {"y": np.zeros(2, np.float32)}
 Talk = Callable[[socket.socket], None]
+HANDSHAKE = b"\x16\x03"  # how TLS begins
 
 
 @contextmanager
@@ -91,14 +94,63 @@ def exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
 )  # fmt: skip
 def test_a_peer_that_hands_out_no_samples_is_a_trouble_and_soon_over(exchange: Exchange, talk: Talk) -> None:
     with peer(talk) as address, pytest.raises(Trouble):
+        exchange.clear.add(address)
         exchange.take(address)
 
 
 def test_a_peer_that_hands_out_samples_is_understood(exchange: Exchange) -> None:
     with peer(say(pack(HEAD, [Sample(ITEM, ANSWER, 0)]))) as address:
+        exchange.clear.add(address)
         head, samples = exchange.take(address)
     assert (head.revision, len(samples)) == ("a", 1)
     require(head, samples[0])
+
+
+@contextmanager
+def overheard(reply: bytes | None) -> Iterator[tuple[tuple[str, int], list[bytes]]]:
+    """A peer in a pod's place, which answers each connection with `reply` or resets it, and what it was sent first on each."""
+    heard: list[bytes] = []
+
+    def run(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # once it no longer listens
+            while True:
+                connection, _ = listening.accept()
+                with connection, contextlib.suppress(OSError):
+                    heard.append(connection.recv(1 << 16))
+                    if reply is None:
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    else:
+                        connection.sendall(reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=run, args=(listening,))
+        thread.start()
+        yield listening.getsockname()[:2], heard
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+REPLIES = {"hangs up": b"", "resets": None, "speaks in the clear": b"HTTP/1.1 400 Bad Request\r\n\r\n"}
+
+
+@pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
+def test_nothing_makes_a_pod_with_tls_ask_in_the_clear(tmp_path: Path, exchange: Exchange, reply: bytes | None) -> None:
+    own = Authority().issue(tmp_path / "tls")
+    guarded = Exchange(exchange.settings.model_copy(update={"tls_folder": own}))
+    with overheard(reply) as (address, heard):
+        for _ in range(3):
+            with pytest.raises(Trouble, match="this revision asks for samples over TLS only: if stable has no server"):
+                guarded.take(address)
+    assert len(heard) == 3
+    assert all(data.startswith(HANDSHAKE) and b"secret" not in data for data in heard)
+
+
+@pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
+def test_a_pod_without_tls_asks_in_the_clear_only_who_has_none_either(exchange: Exchange, reply: bytes | None) -> None:
+    with overheard(reply) as (address, heard), pytest.raises(Trouble):
+        exchange.take(address)
+    assert heard[0].startswith(HANDSHAKE)
+    assert [b"secret" in data for data in heard] == [False, True]
 
 
 @pytest.mark.parametrize("stable", ["host", "host:x", ":", "a" * 70 + ":1", "\0:1"])

@@ -110,7 +110,7 @@ def settings(cluster: Cluster, folder: Path, **more: Any) -> ServerSettings:
 async def who(access: Access, token: str | None) -> str:
     """The name of who is let in with that token. Raises RequestError."""
     header = None if token is None else f"Bearer {token}"
-    return await access.identify(header, "10.0.0.7:1")
+    return await access.identify(header, "10.0.0.7")
 
 
 async def refusal(access: Access, token: str | None) -> RequestError:

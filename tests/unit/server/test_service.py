@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -242,7 +243,7 @@ class LineFront:
     async def ask(self, verb: str, body: Incoming | None = None) -> tuple[str, bytes]:
         try:
             if verb.startswith("infer"):
-                client = await self.service.admit(None, "here:1", infer=True)
+                client = await self.service.admit(None, "here", infer=True)
                 self.service.access.leave(client)
                 return self.WORDS[Code.OK], await self.service.infer(self._receive(verb, body), Line())
             code, line = self.service.tell(self._tell, verb, body)
@@ -391,7 +392,7 @@ def may(service: InferenceService) -> Iterator[threading.Event]:
 async def test_a_client_that_leaves_while_its_token_is_checked_is_counted_once(
     service: InferenceService, may: threading.Event
 ) -> None:
-    admitting = asyncio.create_task(service.admit("Bearer good", "here:1", infer=True))
+    admitting = asyncio.create_task(service.admit("Bearer good", "here", infer=True))
     await asyncio.sleep(0)
     admitting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -404,7 +405,7 @@ async def test_a_service_that_ends_answers_a_request_whose_token_is_still_checke
     service: InferenceService, may: threading.Event
 ) -> None:
     async def ask() -> bytes:
-        await service.admit("Bearer good", "here:1", infer=True)
+        await service.admit("Bearer good", "here", infer=True)
         return await service.infer(received(service), protocol)
 
     asking = asyncio.create_task(ask())
@@ -425,3 +426,89 @@ async def test_a_request_that_waited_too_long_to_be_decoded_is_not(service: Infe
         await service.infer(received(service), codec, in_thread=True)
     assert (raised.value.code, held.calls) == (Code.UNAVAILABLE, 0)
     assert counted(service) == (*FAILED, {503: 1})
+
+
+# ------------------------------------------------------------------------------------------------------------- clients in turn
+
+
+def noted(held: Held, name: str, order: list[str]) -> Any:
+    """A codec that notes what it does once it may."""
+
+    def decode(*arguments: Any) -> InferRequest:
+        held.wait()
+        order.append(f"decode {name}")
+        return protocol.decode(*arguments)
+
+    def encode(*arguments: Any) -> bytes:
+        order.append(f"encode {name}")
+        return protocol.encode(*arguments)
+
+    return SimpleNamespace(decode=decode, encode=encode)
+
+
+async def test_the_bodies_of_one_client_do_not_keep_those_of_others_waiting(
+    service: InferenceService, monkeypatch: pytest.MonkeyPatch, held: Held
+) -> None:
+    monkeypatch.setattr(service.model, "max_queue", 8)
+    order: list[str] = []
+    clients = [("greedy", f"greedy {number}") for number in range(5)] + [("other", "other")]
+    requests = [
+        asyncio.create_task(
+            service.infer(received(service), noted(held, name, order), who=partial(str, client), in_thread=True)
+        )
+        for client, name in clients
+    ]
+    await asyncio.to_thread(held.begun.wait)
+    held.goes_on.set()
+    await asyncio.gather(*requests)
+    decoded = [what for what in order if what.startswith("decode")]
+    assert decoded[:2] == ["decode greedy 0", "decode other"]
+    assert is_over(service)
+
+
+async def test_an_answer_that_is_computed_does_not_wait_behind_bodies(
+    service: InferenceService, monkeypatch: pytest.MonkeyPatch, held: Held
+) -> None:
+    monkeypatch.setattr(service.model, "max_queue", 8)
+    monkeypatch.setattr("fettle.server.service.SMALL_ANSWER", 0)
+    order: list[str] = []
+    large = [
+        asyncio.create_task(service.infer(received(service), noted(held, f"body {number}", order), in_thread=True))
+        for number in range(3)
+    ]
+    await asyncio.to_thread(held.begun.wait)
+    waits = service._codec_thread._waiting
+    small = SimpleNamespace(decode=protocol.decode, encode=noted(held, "answer", order).encode)
+    answered = asyncio.create_task(service.infer(received(service), small))
+    async with asyncio.timeout(30):
+        while not waits[""][0]:  # noqa: ASYNC110  until its answer waits for the thread, which nothing tells
+            await asyncio.sleep(0)
+    held.goes_on.set()
+    await asyncio.gather(answered, *large)
+    assert order[:2] == ["decode body 0", "encode answer"]
+    assert is_over(service)
+
+
+async def test_a_client_leaves_places_in_the_queue_of_bodies_to_others(
+    service: InferenceService, monkeypatch: pytest.MonkeyPatch, held: Held
+) -> None:
+    monkeypatch.setattr(service.model, "max_queue", 8)
+    service.settings = service.settings.model_copy(update={"max_queue": 8})
+
+    def ask(client: str) -> asyncio.Task[bytes]:
+        asked = service.infer(received(service), noted(held, client, []), who=partial(str, client), in_thread=True)
+        return asyncio.create_task(asked)
+
+    waiting = [ask("a") for _ in range(6)]
+    await asyncio.to_thread(held.begun.wait)
+    with pytest.raises(RequestError, match="6 requests of this client are already waiting to be decoded") as raised:
+        await ask("a")
+    assert raised.value.code is Code.UNAVAILABLE, "as any other full queue"
+    waiting.append(ask("b"))
+    await asyncio.sleep(0)
+    with pytest.raises(RequestError, match="the rest is kept for other clients: try again later") as raised:
+        await ask("a")
+    assert (raised.value.code, raised.value.retry_after) == (Code.LIMITED, 1)
+    held.goes_on.set()
+    await asyncio.gather(*waiting)
+    assert is_over(service) and service.decoding == 0 and not service._to_decode._held

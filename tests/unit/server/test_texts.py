@@ -14,7 +14,7 @@ from tests.unit.server.serving import SIGNATURE, Server, lookup_model, saved
 from tools.serving import open_store
 from tools.serving import publish as publish_model
 
-from fettle.server.model import NO_LIBRARY, load
+from fettle.server.model import load, not_installed
 from fettle.server.openapi import document
 from fettle.server.settings import ServerSettings
 from fettle.store.manifest import copy_artifact, put_tokenizer
@@ -49,6 +49,8 @@ def test_a_model_without_tokenizer_says_what_to_send_instead(server: Server, con
     assert answer.status_code == 415
     assert "its artifact has no tokenizer: send its inputs as JSON or as binary tensors" in answer.json()["error"]
     assert "tokenizer" not in httpx.get(server.url).json()["parameters"]
+    unread = answer.headers.get("connection") == "close"
+    assert unread == (kind == LINES), "of what may be JSON, only the body tells that it is a text"
 
 
 def test_json_stays_json_under_the_name_that_browsers_give_it(server: Server) -> None:
@@ -76,8 +78,8 @@ def test_a_machine_without_the_library_serves_tensors_and_says_what_to_install(
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     model = load(tmp_path / "model", sha256, None, 1)
     model.close()
-    assert model.texts == NO_LIBRARY
-    assert "the package tokenizers is not installed" in NO_LIBRARY and "pip install '.[text]'" in NO_LIBRARY
+    assert model.texts == not_installed("tokenizers", "text")
+    assert "the package tokenizers is not installed" in model.texts and "pip install '.[text]'" in model.texts
     assert "texts are not accepted" in caplog.text
 
 

@@ -314,7 +314,7 @@ def test_a_token_is_asked_for_over_both_protocols_and_health_is_told_without(
 
 @pytest.mark.parametrize("own", [True, False], ids=["to one with TLS", "to one without"])
 @pytest.mark.parametrize("theirs", [True, False], ids=["from a pod with TLS", "from a pod without"])
-def test_samples_go_from_pod_to_pod_whatever_each_of_them_speaks(
+def test_samples_go_from_pod_to_pod_over_tls_where_either_has_it_and_to_one_with_it_in_no_other_way(
     tmp_path: Path, authority: Authority, theirs: bool, own: bool
 ) -> None:
     token, secret = tmp_path / "token", authority.issue(tmp_path / "tls")
@@ -329,9 +329,11 @@ def test_samples_go_from_pod_to_pod_whatever_each_of_them_speaks(
             ).raise_for_status()
         exchange = Exchange(ServerSettings(revision="canary", samples_token=token, **(tls if own else {})))
         address = ("127.0.0.1", stable.management)
-        if theirs is not own:
-            with pytest.raises(Trouble):
-                exchange.take(address)
+        if own and not theirs:
+            for _ in range(3):
+                with pytest.raises(Trouble, match="this revision asks for samples over TLS only"):
+                    exchange.take(address)
+            return
         head, samples = exchange.take(address)
         assert head.revision == "abc123"
         assert [sample.inputs["x"].tolist() for sample in samples] == [[1, 2, 3, 4]]
@@ -352,3 +354,22 @@ def test_a_token_of_samples_is_not_shown_to_who_has_no_certificate_of_the_author
                 exchange.take(("127.0.0.1", other.management))
     finally:
         other.stop()
+
+
+def test_without_an_authority_in_the_secret_only_its_own_certificate_is_believed(
+    tmp_path: Path, authority: Authority
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("of-the-samples")
+    secret, other = authority.issue(tmp_path / "tls"), authority.issue(tmp_path / "other")
+    for folder in (secret, other):
+        (folder / "ca.crt").unlink()
+    stable = Server(tmp_path, tls_folder=secret, samples_token=token)
+    address = ("127.0.0.1", stable.management)
+    try:
+        head, _ = Exchange(ServerSettings(samples_token=token, tls_folder=secret)).take(address)
+        assert head.revision == "abc123"
+        with pytest.raises(Trouble, match=r"CERTIFICATE_VERIFY_FAILED.*expected a certificate that ca\.crt"):
+            Exchange(ServerSettings(samples_token=token, tls_folder=other)).take(address)
+    finally:
+        stable.stop()

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 PARTIAL = re.compile(r"(^|/)\.[^/]*\.partial$")
 CACHED = ("builds", "trained", "results")
-CHECKPOINTS = "checkpoints/"
-FOLDERS = ("blobs", *CACHED, "checkpoints", "artifacts", "reports")
+PASSING = ("checkpoints/", "gpu/")  # what is made again where it is missing
+FOLDERS = ("blobs", *CACHED, "checkpoints", "gpu", "artifacts", "reports")
 
 
 class Files(Protocol):
@@ -77,9 +77,10 @@ def reachable(store: Files, keep: Iterable[str]) -> set[str]:
 
 
 def unfinished(store: Files, before: float) -> dict[str, int]:
-    """What a process that was killed left behind, and its bytes: files half written, and checkpoints, which a training that ends removes."""
+    """What a process that was killed left behind, and its bytes: files half written, and checkpoints, which a training that ends removes. Also what
+    libraries for GPUs found out."""
     items = [item for folder in FOLDERS for item in store.sizes(folder).items()]
-    left = [item for item in items if PARTIAL.search(item[0]) or item[0].startswith(CHECKPOINTS)]
+    left = [item for item in items if PARTIAL.search(item[0]) or item[0].startswith(PASSING)]
     return {path: size for path, (size, used) in left if used < before}
 
 

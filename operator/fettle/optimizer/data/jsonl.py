@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -19,7 +20,6 @@ from fettle.runtimes.base import numpy_dtype
 FLOATING = frozenset({"FP16", "FP32", "FP64", "BF16"})
 PARSED = 32  # Python's objects take up to so many times the bytes of the line that they were written in
 DEEPEST = 32
-BOM = b"\xef\xbb\xbf"
 
 
 def names(stream: IO[bytes], uri: str) -> set[str]:
@@ -63,7 +63,7 @@ def _objects(stream: IO[bytes], uri: str, room: Room) -> Iterator[tuple[int, dic
                 f"{where} is longer than {longest} bytes, the limit for one item: use .npz or .parquet, "
                 "or raise spec.jobs.resources.limits.memory"
             )
-        line = line.removeprefix(BOM) if number == 1 else line
+        line = line.removeprefix(BOM_UTF8) if number == 1 else line
         if not line.strip():
             continue
         try:

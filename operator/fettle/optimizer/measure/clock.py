@@ -74,6 +74,9 @@ class TimedCandidate:
     ratios: list[list[float]] = field(default_factory=list)  # by start, by round: baseline's cost over its own
     costs: dict[int, list[float]] = field(default_factory=dict)  # by batch size, by block: milliseconds per item
     milliseconds: dict[int, list[float]] = field(default_factory=dict)  # by batch size: every timed run
+    gpu_milliseconds: dict[int, list[float]] = field(
+        default_factory=dict
+    )  # the same between CUDA events, where the runtime tells them
     peak_memory_bytes: dict[int, int] = field(default_factory=dict)  # by batch size
     starts: int = 0
     spent: Spent = field(default_factory=Spent)
@@ -125,6 +128,9 @@ class TimedCandidate:
                 peak_memory_bytes=self.peak_memory_bytes.get(batch, 0),
                 runs=len(runs),
                 restarts=self.starts,
+                gpu_milliseconds=statistics.percentiles(on_gpu)
+                if (on_gpu := self.gpu_milliseconds.get(batch))
+                else None,
             )
             for batch, runs in self.milliseconds.items()
             if runs
@@ -326,6 +332,7 @@ class Clock:
             self._sleep(PAUSE_SECONDS)
         self.blocks += 1
         candidate.milliseconds.setdefault(request.batch, []).extend(runs.milliseconds)
+        candidate.gpu_milliseconds.setdefault(request.batch, []).extend(runs.gpu_milliseconds)
         self.runs += len(runs.milliseconds)
         self.disturbed += runs.disturbed
         in_turn = runs.seconds * 1000 / len(runs.milliseconds)

@@ -84,6 +84,7 @@ class Runs:
     milliseconds: tuple[float, ...]
     seconds: float = 0.0
     disturbed: int = 0
+    gpu_milliseconds: tuple[float, ...] = ()  # of each run, between CUDA events; empty where the runtime tells none
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from fettle.api.task import BuiltCandidate, MeasureTask, StoredData
 from fettle.api.text import percent, rounded
 from fettle.api.vocabulary import Objective
 from fettle.errors import RuntimeFailure
+from fettle.optimizer import gpu_caches
 from fettle.optimizer.measure import artifact, incumbent, items, one_thread, profile, rows
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.candidate import Bench, MeasuredCandidate, certify, judge_original, same_as, screen
@@ -260,6 +261,8 @@ class _Measuring:
         if alone:
             remark = f"an answer of {', '.join(alone)} depends on the other items in its batch"
             self.notes.append(f"{remark}: evaluated, timed and served one item at a time, whatever the batch size")
+        for candidate in self._candidates:
+            gpu_caches.take_kernels_back(self.store, candidate.built, candidate.entry)
         return tuple(self._row(candidate) for candidate in self._candidates)
 
     @cached_property
@@ -297,7 +300,9 @@ class _Measuring:
 
     def _candidate(self, built: BuiltCandidate) -> MeasuredCandidate:
         folder = self._folder / "models" / built.model.digest
-        return MeasuredCandidate(built, self.store.fetch_model(built.model, folder))
+        entry = self.store.fetch_model(built.model, folder)
+        gpu_caches.lend_kernels(self.store, built, entry)
+        return MeasuredCandidate(built, entry)
 
     def _is_original(self, candidate: MeasuredCandidate) -> bool:
         built, baseline = candidate.built, self.task.baseline

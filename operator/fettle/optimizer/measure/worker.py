@@ -41,6 +41,7 @@ from fettle.optimizer.measure.protocol import (
     WorkerRequest,
 )
 from fettle.runtimes import base as runtimes
+from fettle.runtimes import machine
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DISCARD_SECONDS = 0.02  # at least this long, and at least this many runs, until caches and a waking pool are back
@@ -81,12 +82,14 @@ class Worker:
         runtime = runtimes.get(request.runtime)
         precision = request.settings.precision
         if precision not in runtime.capabilities():
-            message = f"this node's CPU does not compute {precision} in hardware; {request.runtime} would emulate it, which is slower"
-            raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
+            lacking = machine.lacking(precision, request.runtime)
+            raise RuntimeFailure(lacking, reason=Reason.RECIPE_NOT_APPLICABLE)
         self._items = item.opened(request.items, request.signature)
         self._session = runtime.load(request.entry, request.settings, request.signature)
         self._load = request
         runtimes.require_settings(self._session, request.settings, request.runtime)
+        if isinstance(self._session, runtimes.TimedOnGpu):
+            self._session.time_on_gpu()
         if request.prove:
             promises.require(request.runtime, self._session, request.signature, self._first(request, self._items))
         return Loaded()
@@ -131,6 +134,8 @@ class Worker:
         index = request.first + self._discard(session, feeds, request)
         own_time = load.settings.threads == 1
         clock = time.perf_counter_ns
+        on_gpu = OnGpu(session) if isinstance(session, runtimes.TimedOnGpu) else None
+        infer = session.infer if on_gpu is None else on_gpu.infer
         own: list[int] = []
         total = disturbed = 0  # a sum over all runs after each would in the end take longer than the model
         with Waiting() as waiting:
@@ -139,8 +144,10 @@ class Worker:
                 feed = feeds[index % len(feeds)]
                 started = clock()
                 for run in feed:
-                    session.infer(run)
+                    infer(run)
                 ended = clock()
+                if on_gpu is not None:
+                    on_gpu.end_of_run()
                 wall, waited = ended - started, waiting.since()
                 disturbed += waited > DISTURBED_SHARE * wall + DISTURBED_NANOSECONDS
                 own.append(wall - min(waited, wall) if own_time else wall)
@@ -150,7 +157,8 @@ class Worker:
                     total >= request.seconds * 1e9 or ended - begin > 3 * request.seconds * 1e9
                 ):
                     break
-        return Runs(tuple(value / 1e6 for value in own), total / 1e9, disturbed)
+        taken = tuple(on_gpu.milliseconds) if on_gpu is not None else ()
+        return Runs(tuple(value / 1e6 for value in own), total / 1e9, disturbed, taken)
 
     def _discard(self, session: runtimes.Session, feeds: list[TimedFeed], request: Block) -> int:
         """Make the first runs of a block, which are discarded; returns their number."""
@@ -189,6 +197,26 @@ class Worker:
         if self._session is None or self._load is None or self._items is None:
             raise RuntimeFailure("nothing is loaded")
         return self._session, self._load, self._items
+
+
+class OnGpu:
+    """The times of runs between CUDA events: of what is timed as one, their sum."""
+
+    def __init__(self, session: runtimes.TimedOnGpu) -> None:
+        self._session = session
+        self._infer = session.infer
+        self._spent = 0.0
+        self.milliseconds: list[float] = []
+
+    def infer(self, feed: item.Answer) -> None:
+        """A run."""
+        self._infer(feed)
+        self._spent += self._session.gpu_milliseconds()
+
+    def end_of_run(self) -> None:
+        """What was timed as one is over."""
+        self.milliseconds.append(self._spent)
+        self._spent = 0.0
 
 
 def closed_loop(session: runtimes.Session, feeds: list[TimedFeed], request: Block, callers: int) -> Runs:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -153,7 +154,7 @@ def _unconverted(job: Job, subject: RunnableModel, fault: ConversionFault) -> Pr
     reference_data = _reference_data(job, subject)
     judged = _judged(job, subject, reference_data, subject.run)
     stored = _stored_source(job)
-    own = tuple(row.runtime for row in catalog.RUNTIMES if job.source.format.stored in row.loads)
+    own = tuple(_as_it_came(job.source.format.stored))
     form = Form(stored, stored, own, Traits(opset=0), Basis.SOURCE_RUNTIME, judged.notes, fault)
     return _report(job, judged, form)
 
@@ -249,9 +250,14 @@ def _runtimes(
         for row in catalog.RUNTIMES
         if catalog.PORTABLE in row.loads and row.device is DeviceKind.CPU
     }
-    own = (row.runtime for row in catalog.RUNTIMES if catalog.PORTABLE not in row.loads and untouched in row.loads)
+    own = _as_it_came(untouched) if untouched != catalog.PORTABLE else ()
     loading = (*(name for name, why in refusals.items() if why is None), *own)
     return loading, [quoted(f"{name}: {why}") for name, why in refusals.items() if why is not None]
+
+
+def _as_it_came(format: str | None) -> Iterator[RuntimeName]:
+    """The CPU runtimes that load files of that format. Those of GPUs follow from it (`plan/run/devices.py`)."""
+    return (row.runtime for row in catalog.RUNTIMES if format in row.loads and row.device is DeviceKind.CPU)
 
 
 def _refusal(row: catalog.RuntimeEntry, task: PrepareTask, path: Path, signature: Signature) -> str | None:

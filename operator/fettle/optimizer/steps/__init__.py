@@ -44,11 +44,13 @@ COMPARED = 3  # items on which an exact step must leave the outputs as they were
 
 @dataclass(frozen=True)
 class Device:
-    """What the last step of a build for a GPU makes: the runtime that loads it, its form, and its inputs and outputs."""
+    """What the last step of a build for a GPU makes: the runtime that loads it, its form, and its inputs and outputs. `timings`: a file of what
+    earlier builds for such a GPU timed, which the step replaces."""
 
     family: RuntimeName
     form: DeviceForm
     signature: Signature
+    timings: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

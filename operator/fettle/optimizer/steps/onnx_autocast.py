@@ -28,8 +28,9 @@ def products(model: onnx.ModelProto, precision: Precision, *, emulated: bool = F
     """
     changed = portable.infer_shapes(model)
     floats = _floats(changed)
-    for graph in list(onnx_model.graphs(changed.graph)):
-        _Casts(graph, precision, floats, emulated).apply()
+    # Bodies first: changing the nodes of a graph copies them, with the bodies in them.
+    for number, graph in reversed(list(enumerate(onnx_model.graphs(changed.graph)))):
+        _Casts(graph, precision, floats, emulated, f"_in_{number}" if number else "").apply()
     return changed
 
 
@@ -46,12 +47,14 @@ def _floats(model: onnx.ModelProto) -> frozenset[str]:
 
 @dataclass
 class _Casts:
-    """The casts of one graph. `floats`: what may be cast, in this graph and around it."""
+    """The casts of one graph. `floats`: what may be cast, in this graph and around it. `own`: ends the names of a body's casts,
+    because a name in a body must not be one around it."""
 
     graph: onnx.GraphProto
     precision: Precision
     floats: frozenset[str]
     emulated: bool
+    own: str = ""
     _nodes: list[onnx.NodeProto] = field(default_factory=list)
     _cast: dict[str, str] = field(default_factory=dict)  # by the name of the value that was cast
 
@@ -79,7 +82,7 @@ class _Casts:
     def _rounded(self, name: str) -> str:
         """The name under which a product reads `name`."""
         if name not in self._cast:
-            rounded = f"{name}_as_{self.precision.lower()}"
+            rounded = f"{name}_as_{self.precision.lower()}{self.own}"
             stored = next((tensor for tensor in self.graph.initializer if tensor.name == name), None)
             v2, kind = TYPES[self.precision]
             if stored is None or uses_external_data(stored):

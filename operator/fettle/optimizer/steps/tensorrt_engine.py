@@ -7,11 +7,13 @@ from pathlib import Path
 from fettle.api.recipe import OptimizeGraphStep
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RecipeError
+from fettle.optimizer.onnx import model as onnx_model
+from fettle.optimizer.onnx.sparse import sparse_products
 from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.onnx_precision import in_precision, required
 from fettle.runtimes import base
 from fettle.runtimes.engine import EngineRuntime
-from fettle.runtimes.engine_build import shapes_of
+from fettle.runtimes.engine_build import EngineOptions, shapes_of
 
 _ENDS = {RuntimeName.TENSORRT: ".engine", RuntimeName.TENSORRT_RTX: ".rtx"}
 
@@ -27,8 +29,14 @@ def compile_engine(work: Work[OptimizeGraphStep]) -> Path:
     in_precision(work.entry, cast, form.precision)
     shapes = shapes_of(device.signature, form.batch_size, form.batch_sizes)
     target = work.folder / f"model{_ENDS[device.family]}"
-    note = runtime.build(cast, target, form.architecture, shapes, form.precision == Precision.TF32)
+    sparse, products = sparse_products(onnx_model.load(cast), cast.parent)
+    options = EngineOptions(tf32=form.precision == Precision.TF32, sparse=sparse > 0, timings=device.timings)
+    note = runtime.build(cast, target, form.architecture, shapes, options)
     work.notes.append(
         f"an engine of {note.library} {note.version} for {note.architecture}, {target.stat().st_size} bytes"
     )
+    if sparse:
+        work.notes.append(
+            f"{sparse} of {products} products have 2:4 sparse weights, for which the library may use sparse kernels"
+        )
     return target

@@ -28,7 +28,7 @@ from fettle.api.vocabulary import (
 from fettle.plan.run.applicable import CHECKS, Facts, allows_lossy, refused
 from fettle.plan.run.constraints import DEFAULT_MAX_DROP, in_force
 from fettle.plan.run.default_plan import default_candidates, default_lines
-from fettle.plan.run.devices import GPU_BASELINE, device_kind, loading, misplaced, on_device
+from fettle.plan.run.devices import GPU_BASELINE, device_kind, loading, misplaced, on_device, original_on_gpu
 from fettle.plan.run.images import measurable
 from fettle.plan.run.planned import Finding, PlannedCandidate, planned_candidate
 from fettle.plan.run.streams import with_streams
@@ -102,12 +102,14 @@ def baseline_plan(target: TargetSpec, prepare: PrepareReport) -> CandidatePlan:
     entry = formats.source_format(prepare.source.format)
     own = entry.runtime if entry is not None else catalog.PORTABLE_RUNTIME
     untouched = prepare.basis == Basis.SOURCE_RUNTIME
-    if device_kind(target) is DeviceKind.NVIDIA and prepare.portable.format == catalog.PORTABLE:
+    on_gpu = original_on_gpu(prepare)
+    convertible = prepare.portable.format == catalog.PORTABLE
+    if device_kind(target) is DeviceKind.NVIDIA and (on_gpu is not None or convertible):
         # Speed-ups on a GPU refer to a baseline on the GPU, and not to a framework that runs the source on the CPU.
         settings = RuntimeSettings(threads=target.threads, graph_optimization=False)
-        untouched = untouched and own == catalog.PORTABLE_RUNTIME
+        runtime = on_gpu or GPU_BASELINE
         return CandidatePlan(
-            name=ORIGINAL, recipe=ORIGINAL, runtime=GPU_BASELINE, settings=settings, untouched=untouched
+            name=ORIGINAL, recipe=ORIGINAL, runtime=runtime, settings=settings, untouched=on_gpu is not None
         )
     others = (name for name in prepare.portable_runtimes if name != own)
     runtime = own if untouched or own in prepare.portable_runtimes else next(others, own)

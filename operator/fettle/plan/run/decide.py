@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+from fettle.api import catalog
 from fettle.api.bounds import ORIGINAL, gain, is_exact, span
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, ReportStatus
 from fettle.api.reasons import Reason
@@ -23,6 +24,7 @@ from fettle.plan.run import retry
 from fettle.plan.run.attempts import TaskProgress, notes_of, requests_of
 from fettle.plan.run.choose import choose
 from fettle.plan.run.context import RunContext, context_of
+from fettle.plan.run.devices import device_kind, loading
 from fettle.plan.run.figures import shown
 from fettle.plan.run.held_back import held_back
 from fettle.plan.run.planned import Finding, with_notes
@@ -136,13 +138,15 @@ def _in_time(context: RunContext, outcome: RunOutcome) -> RunOutcome:
 def _unconverted(snapshot: RunSnapshot, report: PrepareReport) -> Finding | None:
     """Why a source without a portable form cannot be served: a target lacks the runtime that runs it without conversion. None if it can."""
     fault = report.conversion_fault
-    others = [
-        target.name for target in snapshot.spec.targets if not set(target.runtimes) & set(report.portable_runtimes)
-    ]
+    able = loading(report)
+    others = [target for target in snapshot.spec.targets if not able.intersection(target.runtimes)]
     if fault is None or not others:
         return None
-    own = " or ".join(report.portable_runtimes)
-    text = f"{fault.message}; {own} can run the model without conversion: add it to the runtimes of {', '.join(others)}"
+    devices = {device_kind(target) for target in others}
+    rows = [row for row in catalog.RUNTIMES if row.runtime in able]
+    own = " or ".join(row.runtime for row in [row for row in rows if row.device in devices] or rows)
+    names = ", ".join(target.name for target in others)
+    text = f"{fault.message}; {own} can run the model without conversion: add it to the runtimes of {names}"
     return Finding(fault.reason, text)
 
 

@@ -83,7 +83,9 @@ def _int8(
 
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
 TORCHSCRIPT, LITERT = RuntimeName.TORCHSCRIPT, RuntimeName.LITERT
-ON_GPUS = tuple(entry.runtime for entry in catalog.RUNTIMES if entry.device is DeviceKind.NVIDIA)
+TORCHSCRIPT_CUDA = RuntimeName.TORCHSCRIPT_CUDA
+GPU_RUNTIMES = tuple(entry.runtime for entry in catalog.RUNTIMES if entry.device is DeviceKind.NVIDIA)
+ON_GPUS = tuple(name for name in GPU_RUNTIMES if catalog.takes_portable(name))
 ENGINES = tuple(name for name in ON_GPUS if catalog.runs_engines(name))
 STATIC = _int8()
 TRANSFORMER = _int8(preset=QuantizePreset.TRANSFORMER)
@@ -141,6 +143,14 @@ def _from(wanted: Precision | StepKind) -> Callable[[Facts], bool]:
     return there
 
 
+def _frozen(facts: Facts) -> bool:
+    """Whether PyTorch freezes and fuses the source: it does so with scripts."""
+    return facts.prepare.source.format != FormatName.TORCH_EXPORT
+
+
+_tf32 = _from(Precision.TF32)
+
+
 def _made_for_litert(facts: Facts) -> bool:
     return facts.prepare.original.format != "TFLite"
 
@@ -161,11 +171,17 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("float32", OPENVINO, variant="static", static=True, when=_one_shape),
     PlanLine("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
     # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
-    PlanLine("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != FormatName.TORCH_EXPORT),
+    PlanLine("float32", TORCHSCRIPT, when=_frozen),
+    PlanLine("float32", TORCHSCRIPT_CUDA, when=_frozen),
+    PlanLine("tf32", TORCHSCRIPT_CUDA, precision=Precision.TF32, when=lambda facts: _frozen(facts) and _tf32(facts)),
     # 2b: what TensorFlow's converter makes of the source for LiteRT, which runs a file of its own only as it came
     PlanLine("float32", LITERT, when=_made_for_litert),
     # 2c: any other runtime, until it has lines of its own
-    *(PlanLine("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT, LITERT, *ON_GPUS)),
+    *(
+        PlanLine("float32", name)
+        for name in RuntimeName
+        if name not in (ORT, OPENVINO, TORCHSCRIPT, LITERT, *GPU_RUNTIMES)
+    ),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16, variant="static", static=True, when=_one_shape),

@@ -7,7 +7,7 @@ from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import DeviceForm
-from fettle.api.vocabulary import DeviceKind, Precision, RuntimeName, StepKind
+from fettle.api.vocabulary import Basis, DeviceKind, Precision, RuntimeName, StepKind
 from fettle.plan.run.planned import Execution, PlannedCandidate
 
 GPU_BASELINE = RuntimeName.ONNXRUNTIME_CUDA
@@ -71,8 +71,21 @@ def _since(planned: PlannedCandidate, architecture: str) -> str | None:
 
 
 def loading(prepare: PrepareReport) -> frozenset[RuntimeName]:
-    """The runtimes that load the portable form or what is built from it. GPU runtimes are included, because only a node with a GPU can tell."""
+    """The runtimes that load the portable form, what is built from it, or the source as it came. GPU runtimes are included, because only a node with
+    a GPU can tell."""
     there = frozenset(prepare.portable_runtimes)
-    if catalog.PORTABLE_RUNTIME not in there or prepare.portable.format != catalog.PORTABLE:
-        return there
-    return there | {entry.runtime for entry in catalog.RUNTIMES if entry.device is not DeviceKind.CPU}
+    convertible = catalog.PORTABLE_RUNTIME in there and prepare.portable.format == catalog.PORTABLE
+    on_gpus = {entry.runtime: entry for entry in catalog.RUNTIMES if entry.device is not DeviceKind.CPU}
+    as_it_came = {name for name, entry in on_gpus.items() if prepare.original.format in entry.loads}
+    built = {name for name in on_gpus if catalog.takes_portable(name)} if convertible else set()
+    return there | as_it_came | built
+
+
+def original_on_gpu(prepare: PrepareReport) -> RuntimeName | None:
+    """The runtime that runs the untouched source on a GPU; None if its format runs on CPUs only."""
+    if prepare.basis != Basis.SOURCE_RUNTIME:
+        return None
+    if prepare.original.format == catalog.PORTABLE:
+        return GPU_BASELINE
+    gpus = (entry for entry in catalog.RUNTIMES if entry.device is DeviceKind.NVIDIA)
+    return next((entry.runtime for entry in gpus if prepare.original.format in entry.loads), None)

@@ -32,7 +32,7 @@ def _libraries(task: AnyTask) -> frozenset[str]:
 
 
 def _of_runtimes(names: Iterable[RuntimeName]) -> frozenset[str]:
-    return frozenset(catalog.runtime(name).library for name in names)
+    return frozenset[str]().union(*(catalog.runtime(name).libraries for name in names))
 
 
 def measurable(
@@ -57,7 +57,7 @@ def measured_beside(runtime: RuntimeName, candidates: Iterable[PlannedCandidate]
     """Whether the image that measures `candidates` and the original also has `runtime`."""
     tried = (candidate.plan.runtime for candidate in candidates if candidate.refusal is None)
     entry = job_image(_of_runtimes((baseline, *tried)))
-    return entry is not None and catalog.runtime(runtime).library in entry.libraries
+    return entry is not None and catalog.runtime(runtime).libraries <= entry.libraries
 
 
 def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: FormatName) -> Finding | None:

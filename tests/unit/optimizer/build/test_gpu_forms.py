@@ -160,3 +160,72 @@ def test_models_that_the_tool_breaks_are_cast_too(
     for expected, found in zip(on_cpu(entry).run(None, feed), on_cpu(cast).run(None, feed), strict=True):
         assert found.dtype == expected.dtype
         np.testing.assert_allclose(found, expected, rtol=0.05, atol=0.05 * max(1e-3, float(np.abs(expected).max())))
+
+
+def body(name: str, given: str, made: str, **ends: list[onnx.ValueInfoProto]) -> onnx.GraphProto:
+    """Two products, with a weight of the body's own and with one of the graph around it."""
+    own = numpy_helper.from_array(np.random.default_rng(9).standard_normal((4, 4)).astype(np.float32) / 2, f"{name}_w")
+    nodes = [
+        helper.make_node("MatMul", [given, f"{name}_w"], [f"{name}_a"], f"{name}_first"),
+        helper.make_node("Tanh", [f"{name}_a"], [f"{name}_b"], f"{name}_tanh"),
+        helper.make_node("MatMul", [f"{name}_b", "w"], [made], f"{name}_second"),
+    ]
+    passed = [helper.make_node("Identity", ["going"], ["going_on"])] if "inputs" in ends else []
+    output = helper.make_tensor_value_info(made, TensorProto.FLOAT, ["N", 4] if passed else None)
+    outputs = [*ends.get("outputs", []), output]
+    return helper.make_graph([*passed, *nodes], name, ends.get("inputs", []), outputs, [own])
+
+
+def with_bodies(kind: str) -> onnx.ModelProto:
+    """A product, and then products in the branches of an If, or in the body of a Loop."""
+    one, w = np.array(0, np.float32), np.random.default_rng(8).standard_normal((4, 4)).astype(np.float32) / 2
+    weights = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(one, "zero")]
+    weights.append(numpy_helper.from_array(np.array(3), "count"))
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"], "before")]
+    if kind == "If":
+        branches = {"then_branch": body("then", "h", "then_y"), "else_branch": body("else", "h", "else_y")}
+        nodes += [
+            helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+            helper.make_node("Greater", ["largest", "zero"], ["large"]),
+            helper.make_node("If", ["large"], ["y"], "if", **branches),
+        ]
+    else:
+        flag = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("going", "going_on")]
+        inputs = [helper.make_tensor_value_info("round", TensorProto.INT64, []), flag[0]]
+        inputs.append(helper.make_tensor_value_info("state", TensorProto.FLOAT, ["N", 4]))
+        loop = body("loop", "state", "state_out", inputs=inputs, outputs=flag[1:])
+        nodes.append(helper.make_node("Loop", ["count", "", "h"], ["y"], "loop", body=loop))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "bodies", ends[:1], ends[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("kind", ["If", "Loop"])
+@pytest.mark.parametrize("precision", [F16, BF16])
+@pytest.mark.parametrize("by", ["the form", "products alone"])
+def test_products_in_branches_and_loops_are_cast_and_answer_alike(
+    kind: str, precision: Precision, by: str, tmp_path: Path
+) -> None:
+    entry = models.save(with_bodies(kind), tmp_path / "model.onnx")
+    if by == "the form":
+        cast = onnx.load(in_precision(entry, tmp_path / "cast.onnx", precision))
+    else:
+        cast = onnx_autocast.products(onnx_model.load(entry), precision)
+    wanted = {F16: TensorProto.FLOAT16, BF16: TensorProto.BFLOAT16}[precision]
+    types: dict[str, int] = {}
+    for graph in onnx_model.graphs(onnx.shape_inference.infer_shapes(cast).graph):
+        types |= {each.name: each.data_type for each in graph.initializer}
+        types |= {
+            each.name: each.type.tensor_type.elem_type for each in (*graph.input, *graph.value_info, *graph.output)
+        }
+    products = [node for node in onnx_model.nodes(cast) if node.op_type == "MatMul"]
+    assert len(products) == (5 if kind == "If" else 3)
+    assert {types[name] for node in products for name in node.input} == {wanted}
+    if precision == BF16:
+        cast = onnx_autocast.products(onnx_model.load(entry), precision, emulated=True)
+    runnable = models.save(cast, tmp_path / "runnable.onnx")
+    for sign in (1, -1):  # both branches
+        feed = {"x": sign * np.abs(np.random.default_rng(6).standard_normal((3, 4))).astype(np.float32)}
+        expected, found = (on_cpu(path).run(None, feed)[0] for path in (entry, runnable))
+        np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
+        assert not np.array_equal(found, expected), "it is rounded"

@@ -26,6 +26,7 @@ class World:
     between_starts: float = 0.0
     seed: int = 0
     load_seconds: float = 0.1
+    on_gpu: float = 0.0  # share of a run that the GPU takes, where a runtime tells it
     time: float = 0.0
     starts: dict[str, int] = field(default_factory=dict)
     awake: set[str] = field(default_factory=set)
@@ -80,7 +81,8 @@ class Simulated:
         runs = each * np.exp(self.rng.normal(0, self.world.noise, size=count))
         seconds = float(runs.sum()) / 1000
         self.world.time += seconds
-        return Runs(tuple(runs.tolist()), seconds)
+        on_gpu = tuple((runs * self.world.on_gpu).tolist()) if self.world.on_gpu else ()
+        return Runs(tuple(runs.tolist()), seconds, gpu_milliseconds=on_gpu)
 
     def peak_memory(self) -> int:
         """As much for everybody."""

@@ -115,6 +115,17 @@ def test_further_batch_sizes_are_timed_too_and_claim_their_median() -> None:
     assert [row.batch_size for row in clock.baseline.measurements()] == [1, 8]
 
 
+def test_times_on_the_gpu_are_told_and_decide_nothing() -> None:
+    speeds = {BASELINE: steady(10), "a": steady(5)}
+    plain, told = (one(World(speeds, on_gpu=share).clock().group(["a"])) for share in (0.0, 0.4))
+    assert plain.measurements()[0].gpu_milliseconds is None
+    on_gpu = told.measurements()[0].gpu_milliseconds
+    assert on_gpu is not None
+    assert on_gpu.p50 == pytest.approx(2)
+    assert told.measurements()[0].latency_milliseconds == plain.measurements()[0].latency_milliseconds
+    assert told.speedup() == plain.speedup()
+
+
 def test_the_baseline_alone_is_timed_where_no_candidate_is_left() -> None:
     world = World({BASELINE: steady(10)})
     clock = world.clock()

@@ -126,3 +126,44 @@ def test_the_last_run_of_a_block_costs_as_little_beside_the_model_as_the_first(
     timed, _ = counted.block(seconds=1e-3, runs=5)
     assert len(timed.milliseconds) >= 1000
     assert Ticks.additions <= 2 * len(timed.milliseconds)
+
+
+class OnGpu:
+    """A session that says that each run takes a quarter of a millisecond on a GPU."""
+
+    def __init__(self, session: base.Session) -> None:
+        self._session = session
+        self.marked = False
+
+    def infer(self, inputs: base.Arrays, interrupt: base.Interrupt | None = None) -> dict[str, base.Array]:
+        return self._session.infer(inputs, interrupt)
+
+    def effective_settings(self) -> RuntimeSettings:
+        return self._session.effective_settings()
+
+    def close(self) -> None:
+        self._session.close()
+
+    def time_on_gpu(self) -> None:
+        self.marked = True
+
+    def gpu_milliseconds(self) -> float:
+        assert self.marked
+        return 0.25
+
+
+@pytest.mark.parametrize(("alone", "each"), [(False, 0.25), (True, 1.0)])
+def test_times_on_the_gpu_stand_beside_the_wall_clocks_one_for_one(
+    entry: Path, alone: bool, each: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = base.get(RuntimeName.ONNXRUNTIME)
+    plain = runtime.load
+    assert not isinstance(plain(entry, RuntimeSettings(threads=1), SIGNATURE), base.TimedOnGpu)
+    counted = Counted(entry, 1)
+    assert counted.block(seconds=1e-9, runs=3)[0].gpu_milliseconds == ()
+    monkeypatch.setattr(runtime, "load", lambda *arguments: OnGpu(plain(*arguments)))
+    timed = Worker()
+    request = Load(entry, RuntimeName.ONNXRUNTIME, RuntimeSettings(threads=1), SIGNATURE, {"x": entry.parent / "x.npy"})
+    timed.handle(request)
+    runs = timed.handle(Block(batch=4, seconds=1e-9, runs=3, alone=alone))
+    assert runs.gpu_milliseconds == (each,) * len(runs.milliseconds)

@@ -75,6 +75,16 @@ def test_a_target_without_that_runtime_ends_the_run_and_the_message_says_what_to
     assert run.labels("measure") == []
 
 
+def test_a_target_with_a_gpu_is_told_of_what_runs_there() -> None:
+    device = {"kind": "nvidia", "architecture": "sm89"}
+    run = World(make_spec(targets=[{"name": "gpu", "device": device}]), answer=unconverted)
+    run.settle()
+    assert run.ready.reason == Reason.UNSUPPORTED_OPERATOR
+    assert run.ready.message == (
+        "the model uses aten.fft_rfft; torchscript-cuda can run the model without conversion: add it to the runtimes of gpu"
+    )
+
+
 def test_a_recipe_of_the_user_on_it_is_rejected_and_the_rest_goes_on() -> None:
     recipes = [{"name": "int8", "steps": [{"quantize": {"mode": "Dynamic"}}]}]
     run = world(["torchscript"], recipes=recipes)

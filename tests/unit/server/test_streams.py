@@ -1,4 +1,4 @@
-"""A token that is withdrawn while its client holds a stream of gRPC: the stream ends, whether or not the client sends something."""
+"""Streams of gRPC that end though their clients keep them open: their token is withdrawn, or they send nothing for long."""
 
 from __future__ import annotations
 
@@ -67,11 +67,28 @@ async def test_a_withdrawn_token_ends_the_stream(
     later = count(step=1000)  # each look is later than what was kept is good for
     service.access = Access(settings)
     service.access._reviews = Reviews(settings, ask, lambda: float(next(later)))
-    monkeypatch.setattr(rpc, "_IDLE_SECONDS", 0)
+    monkeypatch.setattr(rpc, "_CHECK_SECONDS", 0)
     messages = iter(sent)
     call = Call(lambda: next(messages))
+    front = rpc.RpcFront(service)
     with pytest.raises(RequestError, match="expected a token for this model") as raised:
-        await rpc.RpcFront(service)._infer_each(call)
+        await front._placed(front._infer_each, front._streams, call)
     assert raised.value.code is Code.UNAUTHENTICATED
     assert [answer.infer_response.model_name for answer in call.answers] == ["lookup"] * answered
     assert service.idle.is_set() and not service.bodies.held
+
+
+@pytest.mark.parametrize(("sent", "answered"), [([None], 0), ([message(), message(), None], 2)])
+async def test_a_stream_that_is_idle_ends_and_gives_its_place_back(
+    service: InferenceService, sent: list[bytes | None], answered: int
+) -> None:
+    told = {"grpc_stream_idle_seconds": 0.05, "grpc_max_streams": 1}
+    service.settings = service.settings.model_copy(update=told)
+    front = rpc.RpcFront(service)
+    for _ in range(2):
+        messages = iter(sent)
+        call = Call(messages.__next__)
+        with pytest.raises(RequestError, match=r"no message came within 0.05 s: open the stream again") as raised:
+            await front._placed(front._infer_each, front._streams, call)
+        assert raised.value.code is Code.TIMEOUT
+        assert [answer.infer_response.model_name for answer in call.answers] == ["lookup"] * answered
