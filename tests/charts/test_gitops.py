@@ -166,7 +166,10 @@ def test_an_object_that_the_operator_has_not_seen_is_on_its_way(kind: str) -> No
 def test_a_rollback_in_force_is_told_by_argo_cd(world: Any) -> None:  # noqa: F811
     w = situations.rolled_back(world)
     state, message = health(obj("ModelDeployment", w.status.to_json(), generation=w.generation))
-    assert (state, message.startswith("RolledBack: rolled back from b to a;")) == ("Healthy", True), message
+    assert (state, message.startswith("RolledBack: rolled back from revision b to a by rollback-to")) == (
+        "Healthy",
+        True,
+    ), message
 
 
 def test_a_spec_that_the_operator_has_not_seen_is_on_its_way(world: Any) -> None:  # noqa: F811

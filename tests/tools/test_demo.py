@@ -33,7 +33,7 @@ def test_of_all_windows_of_a_rollout_the_most_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("compared", "unsure", "says"), [(0, 0, "none of its answers was compared"), (80, 0, "confident of all of them")]
+    ("compared", "unsure", "says"), [(0, 0, "none of its answers was compared"), (80, 0, "sure of all of them")]
 )
 def test_a_better_model_that_was_not_compared_where_it_differs_ends_the_demo(
     compared: int, unsure: int, says: str

@@ -151,8 +151,8 @@ def require_differences(rollout: watch.Rollout) -> None:
         raise DemoError(f"revision {rollout.revision} was promoted, but none of its answers was compared with stable's")
     if not rollout.unsure:
         raise DemoError(
-            f"revision {rollout.revision}: {rollout.compared} answers in a window, and stable was reported as confident of all of them; "
-            "these models are not confident of about one in six"
+            f"revision {rollout.revision}: {rollout.compared} answers in a window, and stable was reported as sure of all of them; "
+            "these models are unsure of about one in six"
         )
 
 
@@ -164,7 +164,7 @@ def rollouts(kube: Kube, summary: Summary) -> None:
     load.start(requests, rate=30, clients=6, seconds=1200)
     time.sleep(5)
     scenes = summary.rollouts
-    text = "a better model as canary: it differs only where the stable one is not confident"
+    text = "a better model as canary: it differs only where the stable one is unsure"
     scenes["better"] = _scene(kube, load, "digits-better", "Promoted", text)
     require_differences(scenes["better"])
     scenes["slow"] = _scene(kube, load, "digits-slow", "RolledBack", "a canary that is far too slow")

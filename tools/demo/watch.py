@@ -122,7 +122,7 @@ def _line(found: Found) -> str:
         )
         analysis = canary.get("analysis") or {}
         if analysis.get("compared"):
-            text += f" · {analysis['agreed']} of {analysis['compared']} answers agree ({analysis['unsure']} skipped)"
+            text += f" · {analysis['agreed']} of {analysis['compared']} answers agree ({analysis['unsure']} unsure)"
         if analysis.get("verdict") in ("Bad", "Inconclusive"):
             text += f" · {analysis['verdict']}: {analysis.get('message', '')}"
     reason = condition(found, "Progressing").get("reason")

@@ -70,7 +70,7 @@ def misses_accuracy(row: CandidateStatus, rules: Rules) -> bool:
     """
     if row.reason == Reason.OUTPUTS_INVALID:
         return True
-    if row.reason == Reason.PRUNED:
+    if row.reason == Reason.NOT_MEASURED_IN_FULL:
         return exceeds(row.accuracy_drop, row.changed, rules.constraints.accuracy) is not None
     if row.accuracy_drop is None or rules.exact_only:
         return False
@@ -84,7 +84,7 @@ def exceeds(drop: Interval | None, changed: Interval | None, bound: AccuracyCons
     if drop is not None and drop.low > bound.max_drop:
         return f"the accuracy drop is {span(drop)}: even its lower end exceeds {bound.max_drop:g}"
     if changed is not None and bound.max_changed is not None and changed.low > bound.max_changed:
-        return f"the share of changed answers is {span(changed)}: even its lower end exceeds {bound.max_changed:g}"
+        return f"the share of changed answers is {span(changed)}: even its lower end exceeds maxChanged {bound.changed}"
     return None
 
 
@@ -102,13 +102,13 @@ def span(interval: Interval, bound: float = math.nan) -> str:
 def gain(row: CandidateStatus) -> str:
     """'3.1 [2.9, 3.3] times as fast as the original', or as what was timed in its place. Empty if the row has no speed-up.
 
-    If the clock was unsteady, only the lower end of the interval is claimed.
+    If the timing was unsteady, only the lower end of the interval is claimed.
     """
     if row.speedup is None:
         return ""
     beside = f"times as fast as {BASELINES[row.speedup.basis]}"
     if is_unsteady(row):
-        return f"at least {rounded(row.speedup.low)} {beside} (the clock was unsteady: {span(row.speedup)})"
+        return f"at least {rounded(row.speedup.low)} {beside} (the timing was unsteady: {span(row.speedup)})"
     return f"{span(row.speedup)} {beside}"
 
 
@@ -153,7 +153,7 @@ def _changed(row: CandidateStatus, rules: Rules) -> Miss | None:
     ):
         return None
     text = (
-        f"share of changed answers {span(changed)} must not exceed {bound.max_changed:g} at its upper end, whatever the metric says "
+        f"share of changed answers {span(changed)} must not exceed {bound.changed} at its upper end, whatever the metric says "
         "(constraints.accuracy.maxChanged)"
     )
     distance = (changed.high - bound.max_changed) / max(bound.max_changed, DROP_SCALE)

@@ -9,6 +9,10 @@ from pydantic import Field
 from fettle.api import metrics
 from fettle.api.base import ApiModel
 
+# The share of answers that may change in addition to `maxDrop`. Answers can change without a loss of accuracy, for example in an int8 build of
+# a model that is often unsure: its wrong answers become other wrong answers.
+DEFAULT_CHANGES = 0.1
+
 
 class AccuracyConstraint(ApiModel):
     """Bound on what may be lost."""
@@ -31,6 +35,18 @@ class AccuracyConstraint(ApiModel):
             "end of the 95 % interval must satisfy this bound. Default: maxDrop + 0.1, or 0.1 if the metric is in the unit of the labels.",
         ),
     ] = None
+
+    @property
+    def changed(self) -> str:
+        """'0.12 (default)': the bound on changed answers, and whether it is what it defaults to. Empty if there is none."""
+        if self.max_changed is None:
+            return ""
+        return f"{self.max_changed:g}" + (" (default)" if self.max_changed == default_changes(self.max_drop) else "")
+
+
+def default_changes(max_drop: float) -> float:
+    """The default of `maxChanged`."""
+    return round(min(max_drop + DEFAULT_CHANGES, 1.0), 6)
 
 
 class LatencyConstraint(ApiModel):

@@ -206,9 +206,21 @@ class EvaluationSpec(ApiModel):
             description=f"Output that the metric evaluates. {metrics.outputs_described()}",
         ),
     ] = None
-    average: Annotated[Average, Field(description="How F1 is averaged over the classes.")] = Average.MACRO
+    average: Annotated[
+        Average,
+        Field(
+            description="How F1 is averaged over the classes. Only used with metric F1.",
+            json_schema_extra={"x-unfilled": True},
+        ),
+    ] = Average.MACRO
     top_k: Annotated[
-        int, Field(ge=1, le=1000, description="Number of best classes among which the right one has to be (TopK).")
+        int,
+        Field(
+            ge=1,
+            le=1000,
+            description="Number of best classes among which the right one has to be. Only used with metric TopK.",
+            json_schema_extra={"x-unfilled": True},
+        ),
     ] = 5
     metric: Annotated[Metric, Field(description=metrics.described())] = Metric.ACCURACY
     custom: Annotated[CustomMetricSpec | None, Field(description="The function of metric Custom.")] = None

@@ -10,17 +10,17 @@ from fettle.api.base import ApiModel, nothing
 
 
 class Executed(ApiModel):
-    """Compute nodes by the precision in which they really ran. A count of 0 is left out."""
+    """How many compute nodes (operators) of the graph ran in which number type, as the runtime reported it. A count of 0 is left out."""
 
-    int8: Annotated[int, Field(description="Nodes with integer arithmetic.", exclude_if=nothing)] = 0
+    int8: Annotated[int, Field(description="Nodes that computed with 8-bit integers.", exclude_if=nothing)] = 0
     weight_only: Annotated[
-        int, Field(description="Nodes with int8 weights and floating-point arithmetic.", exclude_if=nothing)
+        int, Field(description="Nodes with int8 weights that computed in floating point.", exclude_if=nothing)
     ] = 0
-    f8: Annotated[int, Field(description="Nodes in 8-bit floating point.", exclude_if=nothing)] = 0
-    bf16: Annotated[int, Field(description="Nodes in bfloat16.", exclude_if=nothing)] = 0
-    f16: Annotated[int, Field(description="Nodes in float16.", exclude_if=nothing)] = 0
-    f32: Annotated[int, Field(description="Nodes in float32.", exclude_if=nothing)] = 0
-    total: Annotated[int, Field(description="Number of compute nodes.", exclude_if=nothing)] = 0
+    f8: Annotated[int, Field(description="Nodes that computed in 8-bit floating point.", exclude_if=nothing)] = 0
+    bf16: Annotated[int, Field(description="Nodes that computed in bfloat16.", exclude_if=nothing)] = 0
+    f16: Annotated[int, Field(description="Nodes that computed in float16.", exclude_if=nothing)] = 0
+    f32: Annotated[int, Field(description="Nodes that computed in float32.", exclude_if=nothing)] = 0
+    total: Annotated[int, Field(description="Number of all compute nodes.", exclude_if=nothing)] = 0
 
     @property
     def rounds(self) -> bool:

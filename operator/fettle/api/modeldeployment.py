@@ -136,7 +136,7 @@ class AgreementBound(ApiModel):
         Field(
             ge=0.01,
             le=1,
-            description="Minimum share of items with the same answer, among the items on which stable is confident.",
+            description="Minimum share of items with the same answer, among the items of which stable is sure.",
         ),
     ]
 

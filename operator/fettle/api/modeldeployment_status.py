@@ -48,14 +48,24 @@ class AnalysisStatus(ApiModel):
     """The window that is being watched, summed over the canary's pods."""
 
     window_start: Annotated[str, Field(max_length=32, description="When the window started (RFC 3339, UTC).")]
-    requests: Annotated[int, Field(description="Number of requests in the last window that was read.")] = 0
+    requests: Annotated[
+        int,
+        Field(
+            description="Number of requests to the canary in the window since windowStart or, until that is first read, in the one that ended then."
+        ),
+    ] = 0
     failures: Annotated[int, Field(description="Number of requests that the model did not answer.")] = 0
     compared: Annotated[
         int,
-        Field(description="Number of items in that window on which the canary was compared with the stable revision."),
+        Field(
+            description="Number of items on which the answers of the canary and of the stable revision were compared in that window. They are recent "
+            "items of the stable revision, not the canary's own requests."
+        ),
     ] = 0
     agreed: Annotated[int, Field(description="Number of compared items with the same answer.")] = 0
-    unsure: Annotated[int, Field(description="Number of skipped items, because stable was not confident.")] = 0
+    unsure: Annotated[
+        int, Field(description="Number of items that do not count, because stable was unsure of its own answer.")
+    ] = 0
     consecutive: Annotated[int, Field(description="Number of bad windows in a row.")] = 0
     verdict: Annotated[Verdict, Field(description="Verdict of the last complete window.")] = Verdict.PENDING
     message: Annotated[
@@ -92,7 +102,12 @@ class CanaryStatus(RevisionStatus):
     actual_weight: Annotated[
         int, Field(description="Percentage of traffic that it actually gets (its share of ready pods).")
     ] = 0
-    step: Annotated[int, Field(description="Index of the current step.")] = 0
+    step: Annotated[
+        int,
+        Field(
+            description="Index of the current step, from 0. Pauses count too; after the last step, it is the number of steps."
+        ),
+    ] = 0
     started_at: Annotated[str, Field(max_length=32, description="When this rollout started.")] = ""
     step_started_at: Annotated[str, Field(max_length=32, description="When this step took effect.")] = ""
     progressed_at: Annotated[

@@ -14,7 +14,7 @@ from fettle.api.pods import Toleration
 from fettle.api.progress import TrainingStatus
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Tensor
-from fettle.api.text import rounded
+from fettle.api.summary import Summary, size, word
 from fettle.api.vocabulary import (
     AgreementMode,
     Architecture,
@@ -179,7 +179,11 @@ class CandidateStatus(ApiModel):
     ] = None
     speedup: Annotated[SpeedupStatus | None, Field(description="Speed-up over the baseline.")] = None
     executed: Annotated[
-        Executed | None, Field(description="Number of nodes by the precision in which they really ran.")
+        Executed | None,
+        Field(
+            description="In which number types the runtime really computed: the number of the graph's compute nodes by type. It may differ from what "
+            "the recipe and settings.precision request, because a runtime keeps some operators in another type."
+        ),
     ] = None
     measurements: Annotated[
         tuple[Measurement, ...],
@@ -282,7 +286,10 @@ class ArtifactStatus(ApiModel):
     ] = None
     bytes: Annotated[int, Field(description="Total size of its files, in bytes.")]
     threads: Annotated[int, Field(description="Total number of compute threads, as measured.")] = 1
-    speedup: Annotated[float | None, Field(description="Speed-up over the baseline.")] = None
+    speedup: Annotated[
+        float | None,
+        Field(description="Speed-up over the baseline; the lower end of its interval if the measurement was unsteady."),
+    ] = None
     accuracy_drop: Annotated[float | None, Field(description="Accuracy drop compared with the original.")] = None
     placement: Annotated[
         Placement, Field(description="Nodes on which the artifact was measured.", exclude_if=nothing)
@@ -291,7 +298,11 @@ class ArtifactStatus(ApiModel):
         int | None, Field(description="Generation of the spec whose run first published the artifact.")
     ] = None
     incumbent: Annotated[
-        Sha256 | None, Field(description="sha256 of the previously published artifact, which the run also measured.")
+        Sha256 | None,
+        Field(
+            description="sha256 of the artifact that was published when the last run began, and was measured in that run too. It is the same as "
+            "sha256 if that artifact was kept."
+        ),
     ] = None
 
 
@@ -299,25 +310,6 @@ class ReportStatus(ApiModel):
     """The HTML report."""
 
     uri: Annotated[str, Field(max_length=1024, description="URI of a self-contained HTML file.")]
-
-
-class Summary(ApiModel):
-    """What is published, in words; one word per target, in the order of `targets`."""
-
-    targets: Annotated[str, Field(description="Targets with a published artifact.")]
-    speedup: Annotated[str, Field(description="Speed-up over the baseline.")]
-    drop: Annotated[str, Field(description="Accuracy drop compared with the original, in the unit of the metric.")]
-    size: Annotated[str, Field(description="Size of the artifact.")]
-
-
-def _word(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
-
-
-def _size(count: int) -> str:
-    """'1.23MB', '83.3kB'."""
-    value, unit = (count / 1e6, "MB") if count >= 1e6 else (count / 1e3, "kB")
-    return f"{rounded(value)}{unit}"
 
 
 class DeviceStatus(ApiModel):
@@ -363,7 +355,9 @@ class OptimizedModelStatus(ApiModel):
             json_schema_extra={"x-map-keys": ["type"]},
         ),
     ] = ()
-    constraints: Annotated[Constraints | None, Field(description="Constraints in force.")] = None
+    constraints: Annotated[
+        Constraints | None, Field(description="Constraints in force, with defaults for those that the spec leaves out.")
+    ] = None
     source: Annotated[SourceStatus | None, Field(description="The source model.")] = None
     devices: Annotated[
         tuple[DeviceStatus, ...] | None,
@@ -400,7 +394,7 @@ class OptimizedModelStatus(ApiModel):
             return None
         return Summary(
             targets=",".join(artifact.target for artifact in self.artifacts),
-            speedup=",".join(_word(artifact.speedup, "{:.2f}x") for artifact in self.artifacts),
-            drop=",".join(_word(artifact.accuracy_drop, "{:.4g}") for artifact in self.artifacts),
-            size=",".join(_size(artifact.bytes) for artifact in self.artifacts),
+            speedup=",".join(word(artifact.speedup, "{:.2f}x") for artifact in self.artifacts),
+            drop=",".join(word(artifact.accuracy_drop, "{:.4g}") for artifact in self.artifacts),
+            size=",".join(size(artifact.bytes) for artifact in self.artifacts),
         )

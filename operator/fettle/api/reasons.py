@@ -70,7 +70,7 @@ class Reason(StrEnum):
 
     # candidates: not faults
     NOT_PREFERRED = "NotPreferred"
-    PRUNED = "Pruned"
+    NOT_MEASURED_IN_FULL = "NotMeasuredInFull"
 
     # ModelDeployment: not faults
     DEPLOYING = "Deploying"

@@ -181,7 +181,7 @@ class RecipeSpec(ApiModel):
     name: Annotated[Name, Field(description="Name of the recipe. It becomes part of the candidates' names.")]
     steps: Annotated[tuple[RecipeStep, ...], Field(max_length=8, description="Steps, applied in this order.")] = ()
     precision: Annotated[
-        Precision, Field(description="Precision of everything that is not quantized (a runtime setting).")
+        Precision, Field(description="Number type of everything that is not quantized (a runtime setting).")
     ] = Precision.FLOAT32
     train: Annotated[TrainSpec, Field(description="Training parameters of the steps that train.")] = TrainSpec()
 
@@ -194,8 +194,8 @@ class RuntimeSettings(ApiModel):
     precision: Annotated[
         Precision,
         Field(
-            description="Precision of everything that is not quantized: Float32 in an int8 candidate is the type of the layers that remain in "
-            "floating point. `executed` counts what really ran in which type."
+            description="Requested number type of everything that is not quantized: in an int8 candidate, Float32 is that of the layers that stay "
+            "in floating point. `executed` counts which types were really used."
         ),
     ] = Precision.FLOAT32
     graph_optimization: Annotated[

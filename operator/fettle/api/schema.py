@@ -3,8 +3,9 @@
 pydantic writes JSON Schema; Kubernetes takes a small, strict part of OpenAPI 3.0. What is translated here, and nothing else:
 `$ref` is inlined, `X | None` is an optional X (nothing in this API means something by null), `int | str` is int-or-string,
 `gt` is `minimum` with a boolean `exclusiveMinimum`, CEL rules come from `base.RULES`, and a keyword that is not known here raises.
-`json_schema_extra` may say `x-map-keys` (a list that is a map), `x-set` (a list without doubles) and `x-preserve` (fields
-that the API server keeps unread); every other list is atomic.
+`json_schema_extra` may say `x-map-keys` (a list that is a map), `x-set` (a list without doubles), `x-preserve` (fields
+that the API server keeps unread) and `x-unfilled` (a default that is not filled in, because the field often does not apply).
+Every other list is atomic.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ KNOWN = {
     *COPIED,
     *COPIED_EXTENSIONS,
     *("additionalProperties", "default", "description", "exclusiveMinimum", "items", "properties", "required", "type"),
-    *("$defs", "title", "x-atomic", "readOnly", "x-map-keys", "x-preserve", "x-set"),
+    *("$defs", "title", "x-atomic", "readOnly", "x-map-keys", "x-preserve", "x-set", "x-unfilled"),
 }
 
 
@@ -130,7 +131,7 @@ def _property(node: Schema, models: Schema, defaults: bool, where: str) -> Schem
         return out | ({"default": {}} if fills else {})
     if "default" not in out.get("description", "").lower():
         out["description"] = f"{out.get('description', '')} Default: {_spoken(default)}.".lstrip()
-    return out | ({"default": default} if defaults else {})
+    return out | ({"default": default} if defaults and not node.get("x-unfilled") else {})
 
 
 def _same_defaults(node: Schema, models: Schema, default: Schema, where: str) -> None:

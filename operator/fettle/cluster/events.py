@@ -14,16 +14,18 @@ from fettle.cluster.client import Client
 from fettle.cluster.kinds import EVENT, Object, ResourceKind
 from fettle.errors import ClusterError, ExistsError
 from fettle.plan import timestamps
+from fettle.plan.events import EventDraft
 
 logger = logging.getLogger(__name__)
 
 COMPONENT = "fettle"
 
 
-def render(kind: ResourceKind, about: Object, type_: str, reason: str, message: str, now: datetime) -> Object:
-    """The Event `reason` about an object. Its name follows from what it says, so that saying it again is no second Event."""
+def render(kind: ResourceKind, about: Object, event: EventDraft, now: datetime) -> Object:
+    """The Event about an object. Its name follows from what it says and from its occurrence, so that saying it again is no second Event."""
     metadata = about["metadata"]
-    identity = "\n".join((metadata["uid"], str(metadata.get("generation", 0)), type_, reason, message))
+    said = (event.type, event.reason, event.message, *([event.occurrence] if event.occurrence else ()))
+    identity = "\n".join((metadata["uid"], str(metadata.get("generation", 0)), *said))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     at = timestamps.write(now)
     return {
@@ -37,9 +39,9 @@ def render(kind: ResourceKind, about: Object, type_: str, reason: str, message: 
             "name": metadata["name"],
             "uid": metadata["uid"],
         },
-        "type": type_,
-        "reason": reason,
-        "message": clip(without_secrets(message), EVENT_LIMIT),
+        "type": event.type,
+        "reason": event.reason,
+        "message": clip(without_secrets(event.message), EVENT_LIMIT),
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
         "firstTimestamp": at,
@@ -66,14 +68,15 @@ class EventRecorder:
         self._client = client
         self._now = now
 
-    async def emit(self, kind: ResourceKind, about: Object, type_: str, reason: str, message: str) -> None:
-        """Say `reason` (Normal or Warning in `type_`) about an object, once per generation and message."""
-        metadata, level = about["metadata"], logging.INFO if type_ == "Normal" else logging.WARNING
+    async def emit(self, kind: ResourceKind, about: Object, event: EventDraft) -> None:
+        """Write an Event about an object, once per generation, message and occurrence."""
+        metadata, level = about["metadata"], logging.INFO if event.type == "Normal" else logging.WARNING
+        reason = event.reason.value
         try:
-            await self._client.create(EVENT, render(kind, about, type_, reason, message, self._now()))
-            told = quoted(without_secrets(message), EVENT_LIMIT)  # a line, whatever a pod said
+            await self._client.create(EVENT, render(kind, about, event, self._now()))
+            told = quoted(without_secrets(event.message), EVENT_LIMIT)  # a line, whatever a pod said
             logger.log(level, "%s %s/%s: %s: %s", kind.kind, metadata["namespace"], metadata["name"], reason, told)
         except ExistsError:
             logger.debug("Event %s about %s already exists", reason, metadata["name"])
         except ClusterError as error:
-            logger.warning("Event %s about %s was not written: %s", reason, about["metadata"]["name"], error)
+            logger.warning("Event %s about %s was not written: %s", reason, metadata["name"], error)

@@ -123,10 +123,10 @@ def _lost(pod: Object, answer: WindowsHead, offset: float) -> Lost | None:
     """Seconds with traffic whose counts the pod's current server process does not have; None if there are none. A pod's first process has all."""
     name = pod["metadata"]["name"]
     if answer.known_since > answer.start + 1 and answer.kept is None:
-        text = f"pod {name} keeps only {OLD_RING_SECONDS} s, because its server is older"
+        text = f"pod {name} keeps its counts for only {OLD_RING_SECONDS} s, because its server image is older"
         return Lost(answer.known_since + offset, text, keeps=OLD_RING_SECONDS)
     if answer.known_since > answer.start + 1:
-        text = f"pod {name} no longer has its earlier counts: it keeps no more of them, or its clock was set"
+        text = f"pod {name} no longer has its earlier counts: it discarded them to save memory, or its clock was set"
         return Lost(answer.known_since + offset, text)
     if _restarts(pod):
         return Lost(answer.start + offset, f"the counts of pod {name} from before its container was restarted are lost")
@@ -142,9 +142,7 @@ def _restarts(pod: Object) -> int:
 def _doubt(pod: str, answer: WindowsHead) -> Doubt | None:
     """Why this pod cannot compare its answers with the stable revision's; None if it can."""
     if answer.agreement is None:
-        message = (
-            "it does not compare answers: its server is older, or was started without the stable revision's address"
-        )
+        message = "it does not compare answers: its server image is older, or it was started without the stable revision's address"
         return Doubt(Reason.ANALYSIS_INCONCLUSIVE, f"pod {pod}: {message}")
     problem = answer.agreement.problem
     return Doubt(problem.reason, clip(f"pod {pod}: {problem.message}")) if problem is not None else None

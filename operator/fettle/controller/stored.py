@@ -74,7 +74,7 @@ async def write_status(
     if body != (obj.get("status") or {}):
         obj = await context.client.put_status(kind, obj, body)
     for event in events:
-        await context.events.emit(kind, obj, event.type, event.reason, event.message)
+        await context.events.emit(kind, obj, event)
 
 
 async def report(
@@ -95,7 +95,7 @@ async def report(
     seen = observed_generation(status, generation)
     body = status | seen | {"conditions": [condition.to_json() for condition in conditions]}
     obj = await context.client.put_status(kind, obj, body)
-    await context.events.emit(kind, obj, fault.type, fault.reason, fault.message)
+    await context.events.emit(kind, obj, fault)
 
 
 def unreadable(error: ValidationError) -> str:

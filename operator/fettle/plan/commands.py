@@ -27,11 +27,16 @@ class Command(StrEnum):
         return f"{GROUP}/{self.value}"
 
 
-def refusal(command: Command, objection: str) -> EventDraft:
-    """The Event for a command that is refused."""
-    return EventDraft("Warning", Reason.COMMAND_REFUSED, f"{command.value} {objection}")
+def command_line(command: Command, namespace: str, subject: str) -> str:
+    """How a person gives a command: 'kubectl fettle retry om/digits -n vision'."""
+    return f"kubectl fettle {command.value} {subject}" + ("" if namespace == "default" else f" -n {namespace}")
 
 
-def acceptance(command: Command, given: str) -> EventDraft:
-    """The Event for a command that is accepted. The token in it makes each Event distinct."""
-    return EventDraft("Normal", Reason.COMMAND_ACCEPTED, f"{command.value} {given}")
+def refusal(command: Command, value: str, objection: str) -> EventDraft:
+    """The Event for a command that is refused; `value` is that of its annotation."""
+    return EventDraft("Warning", Reason.COMMAND_REFUSED, f"{command.value} refused: {objection}", value)
+
+
+def acceptance(command: Command, value: str, effect: str) -> EventDraft:
+    """The Event for a command that is accepted. Its token, which is in `value`, makes each Event distinct."""
+    return EventDraft("Normal", Reason.COMMAND_ACCEPTED, f"{command.value} accepted: {effect}", value)

@@ -122,7 +122,7 @@ class Metrics:
         ).labels(*self._labels)
         self._compared = Counter(
             "fettle_server_compared_items",
-            "Number of items compared with the stable revision: agreed, disagreed, or unsure (stable was not confident).",
+            "Number of items compared with the stable revision: agreed, disagreed, or unsure (stable was unsure of its own answer).",
             (*LABELS, "outcome"),
             registry=self.registry,
         )

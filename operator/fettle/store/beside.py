@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from fettle.api.text import RETRY_COMMAND
 from fettle.store.uris import Location, Mounts
 
 MOST_NAMED = 5
@@ -16,7 +17,7 @@ def not_there(location: Location, mounts: Mounts) -> str:
     if (names := _nearest(location)) is not None:
         text += f"; beside it: {', '.join(names)}" if names else "; nothing is beside it"
     if location.uri.startswith("pvc://") and not mounts.allow_files:
-        text += "; correct the address, or `fettle push` the file there and run `kubectl fettle retry om/NAME`"
+        text += f"; correct the address, or copy the file there with `fettle push` and run `{RETRY_COMMAND}`"
     return text
 
 

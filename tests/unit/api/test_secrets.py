@@ -11,6 +11,7 @@ from fettle.cluster.events import render
 from fettle.cluster.kinds import OPTIMIZED_MODEL
 from fettle.controller.context import utc_now
 from fettle.optimizer.stage import failed
+from fettle.plan.events import EventDraft
 
 SIGNED = "https://models.example/digits.onnx?X-Amz-Credential=AKIA123&X-Amz-Signature=0badc0de"
 
@@ -40,7 +41,7 @@ def test_conditions_events_and_termination_messages_are_clean(monkeypatch: pytes
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     (condition,) = with_condition((), "Ready", False, Reason.SOURCE_NOT_FOUND, SIGNED, generation=1, now="now")
     about = {"metadata": {"namespace": "n", "name": "digits", "uid": "u"}}
-    event = render(OPTIMIZED_MODEL, about, "Warning", Reason.SOURCE_NOT_FOUND, SIGNED, utc_now())
+    event = render(OPTIMIZED_MODEL, about, EventDraft("Warning", Reason.SOURCE_NOT_FOUND, SIGNED), utc_now())
     termination = failed(Reason.SOURCE_NOT_FOUND, f"{SIGNED} with wJalrXUtnFEMI").termination
     for message in (condition.message, event["message"], termination.message):
         assert "digits.onnx?***" in message

@@ -26,4 +26,4 @@ async def test_trees_lose_their_map_of_probabilities_and_answer_exactly(tmp_path
     assert rows["prepared-openvino"].reason == Reason.UNSUPPORTED_MODEL
     (baseline,) = status.baselines
     assert baseline.accuracy is not None
-    assert baseline.accuracy.value == pytest.approx(215 / 228)  # 57 of the 285 were split off
+    assert baseline.accuracy.value == pytest.approx(215 / 228, abs=1e-4)  # 57 of the 285 were split off

@@ -70,7 +70,7 @@ def test_both_manifests_are_taken_and_say_what_was_found(starter: Starter) -> No
     for told in (
         "#   input    image FP32 [batch, 1, 16, 16]",
         "#   output   scores FP32 [batch, 4]",
-        "#   items    96 to evaluate; labels are numbers of classes",
+        "#   items    96 to evaluate; labels are class indices",
         "#   fettle push model.onnx pvc://models/small/model.onnx --create",
         "at least 381 are needed, there are 96",
     ):

@@ -94,10 +94,10 @@ BROKEN = {"name": "int8", "target": "cpu", "runtime": "openvino", "recipe": "int
     ("found", "said"),
     [
         (model("SourceNotFound"), "retry requested (SourceNotFound)"),
-        (model("Published"), "retry requested (nothing failed; checking that the published artifacts are whole)"),
-        (model("Published", BROKEN), "retry requested (1 failed (cpu/int8))"),
-        (model("ConstraintsNotMet", BROKEN), "retry requested (1 failed (cpu/int8))"),
-        (model("Measuring", BROKEN), "retry requested, after the current measurement (1 failed (cpu/int8))"),
+        (model("Published"), "retry requested (nothing failed; checking that the published artifacts are complete)"),
+        (model("Published", BROKEN), "retry requested (1 failed candidate: cpu/int8)"),
+        (model("ConstraintsNotMet", BROKEN), "retry requested (1 failed candidate: cpu/int8)"),
+        (model("Measuring", BROKEN), "retry requested, after the current measurement (1 failed candidate: cpu/int8)"),
     ],
     ids=[
         "a fault",
@@ -195,6 +195,7 @@ def test_rollback_to_names_what_it_flees_from_and_where_to(
 
 NEVER_SERVED = {"revision": "dddd", "artifact": "x", "left": "2026-01-03T00:00:00Z", "reason": "AnalysisFailed"}
 DESIRED = {"revision": "bbbb", "artifact": "x", "entered": "2026-01-04T00:00:00Z"}
+BACK_AGAIN = {"revision": "aaaa", "artifact": "x", "entered": "2026-01-05T00:00:00Z"}
 
 
 def test_rollback_to_without_a_revision_goes_to_the_one_that_served_before(server: ApiServer, tmp_path: Path) -> None:
@@ -214,6 +215,12 @@ def test_rollback_to_now_skips_the_steps_with_the_same_token(server: ApiServer, 
     notes = server.written[0][2]["metadata"]["annotations"]
     token = notes["fettle.dev/rollback-to"].split("/")[2]
     assert notes["fettle.dev/promote-full"] == f"0000/{token}"
+
+
+def test_a_rollback_on_its_way_may_still_be_told_to_skip_the_steps(server: ApiServer, tmp_path: Path) -> None:
+    server.objects[PATH.format("default", "modeldeployments")] = deployment(GOING_BACK)
+    assert run(server, tmp_path, "rollback-to", "digits", "--now").exit_code == 0
+    assert server.written[0][2]["metadata"]["annotations"]["fettle.dev/promote-full"].startswith("aaaa/")
 
 
 @pytest.mark.parametrize(("command", "value"), [("pause", "true"), ("resume", None)])
@@ -249,6 +256,14 @@ def test_the_namespace_is_found_as_kubectl_finds_it(
     assert run(server, tmp_path, "abort", "digits", *arguments, namespace=namespace).exit_code == 0
 
 
+IN_FORCE = {"rollback": {"desired": "bbbb", "target": "aaaa"}, "revisions": [*STATUS["revisions"], DESIRED, BACK_AGAIN]}
+ROLLED_BACK = {**STATUS, **IN_FORCE, "canary": None}
+GOING_BACK = {
+    **STATUS,
+    **IN_FORCE,
+    "stable": {**STATUS["stable"], "revision": "bbbb"},
+    "canary": {**STATUS["canary"], "revision": "aaaa"},
+}
 FORBIDDEN = 'digits is forbidden: User "jo" cannot get resource "modeldeployments" in API group "fettle.dev"'
 TWINS = {**STATUS, "revisions": [*STATUS["revisions"], {"revision": "0001", "artifact": "x"}]}
 REFUSALS = [
@@ -263,6 +278,8 @@ REFUSALS = [
     ("no such revision", STATUS, None, ["rollback-to", "dead"], 2, "no revision 'dead' in the ledger"),
     ("what is asked for", STATUS, None, ["rollback-to", "bbbb"], 2, "is already the one that modeldeployment digits asks for"),
     ("no revision before it", {**STATUS, "revisions": [NEVER_SERVED, DESIRED]}, None, ["rollback-to"], 2, "no other revision of"),
+    ("a rollback that is done", ROLLED_BACK, None, ["rollback-to", "--now"], 2, "to go further back: kubectl fettle rollback-to digits 0000"),
+    ("a rollback on its way", GOING_BACK, None, ["rollback-to"], 2, "is already being rolled back (--now skips the steps) from"),
     ("a revision of two", TWINS, None, ["rollback-to", "0"], 2, "2 revisions start with '0'"),
     ("a model not ready", {**STATUS, "desiredRevision": None}, None, ["rollback-to", "0000"], 2, "is not ready"),
     ("no such context", STATUS, None, ["promote", "--context", "nowhere"], 2, "context 'nowhere' not found"),

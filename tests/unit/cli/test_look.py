@@ -46,7 +46,7 @@ def on_trial() -> dict[str, Any]:
     status = {
         "observedGeneration": 1,
         "conditions": [
-            {"type": "Ready", "status": "True", "reason": "Serving", "message": "3 pods ready"},
+            {"type": "Ready", "status": "True", "reason": "Serving", "message": "2 stable pods and 1 canary pod ready"},
             {"type": "Progressing", "status": "True", "reason": "CanaryRunning", "message": "canary bbbb: step 2 of 3"},
         ],
         "stable": {"revision": "aaaa", "artifact": "pvc://s/artifacts/1", "replicas": 2, "ready": 2},
@@ -119,9 +119,15 @@ def server() -> Iterator[ApiServer]:
         found.objects["/api/v1/namespaces/default/pods"] = {"items": []}
         found.objects["/api/v1/namespaces/default/events"] = {
             "items": [
-                event("2026-01-02T00:01:10Z", "CanaryRunning", "canary bbbb: weight 10 reached"),
-                event("2026-01-02T00:01:00Z", "CanaryRunning", "revision bbbb is the canary beside aaaa (ledger 3)"),
-                event("2026-01-02T00:07:00Z", "CommandRefused", "retry bbbb/1: has not failed", "Warning"),
+                event("2026-01-02T00:01:10Z", "CanaryRunning", "canary bbbb reached weight 10"),
+                event(
+                    "2026-01-02T00:01:00Z",
+                    "CanaryRunning",
+                    "revision bbbb is the canary beside stable revision aaaa: x",
+                ),
+                event(
+                    "2026-01-02T00:07:00Z", "CommandRefused", "retry refused: revision bbbb has not failed", "Warning"
+                ),
                 event("2026-01-01T00:02:00Z", "Serving", "long ago"),
             ]
         }
@@ -133,13 +139,13 @@ def test_status_draws_the_steps_the_weights_and_the_windows(server: ApiServer, t
     assert result.exit_code == 0, result.output
     for words in (
         "modeldeployment/digits",
-        "True     Serving: 3 pods ready",
+        "True     Serving: 2 stable pods and 1 canary pod ready",
         "aaaa  2/2 ready",
         "33 % of the pods, 10 % requested",
         "✓ 10 %",
         "▶ 60 s",
         "· 100 %",
-        "Bad (80 requests, 2 failed): success rate 0.9 < 0.99",
+        "Bad (80 requests, 2 failed, in the window until 2026-01-02T00:06:10Z): success rate 0.9 < 0.99",
         "successRate  ██▁  0.9, bound 0.99, 200 samples",
     ):
         assert words in result.output, result.output
@@ -199,10 +205,10 @@ def test_why_tells_the_chain_of_the_last_rollout_in_order(server: ApiServer, tmp
         "revision aaaa is serving; CanaryRunning: canary bbbb: step 2 of 3",
         "revision bbbb was created for",
         "got its first traffic",
-        "weight 10 reached",
+        "reached weight 10",
         "Analysis Good window at weight 10: successRate 1 >= 0.99 (200 samples)",
         "Analysis Bad window at weight 10: successRate 0.9 < 0.99 (200 samples)",
-        "retry bbbb/1: has not failed",
+        "retry refused: revision bbbb has not failed",
     ]
     text = " ".join(result.output.split())
     places = [text.index(words) for words in said]

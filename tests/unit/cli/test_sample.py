@@ -61,7 +61,7 @@ def test_items_are_those_that_were_asked_each_once(server: Server, tmp_path: Pat
     ask(server, [4, 5, 6, 7], 2)
     found = at_once([port(server)], 5)
     assert (
-        summary(found, 5) == "2 of 5 items, because there were not more requests in the time (1 repeated ones skipped)"
+        summary(found, 5) == "2 of 5 items, because there were no more requests in that time (1 repeated ones skipped)"
     )
     np.savez(tmp_path / "live.npz", **found.arrays(5))  # type: ignore[arg-type]
     request = ItemsRequest("pvc://claim/live.npz")
@@ -106,7 +106,7 @@ def test_a_text_as_long_as_a_book_does_not_make_every_other_one_as_large() -> No
     for text in ("good", "x" * 100_000):
         found.add({"text": np.array([text], object)})
     assert found.arrays(9)["text"].nbytes < 100
-    assert summary(found, 1) == "1 items (1 too large skipped)"
+    assert summary(found, 1) == "1 item (1 too large skipped)"
 
 
 def test_texts_are_saved_without_pickles(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ async def test_a_gpu_that_no_node_offers_ends_the_run_at_the_first_look(
     world.submit(targets=[TARGET])
     assert await world.look() is None, "nothing more happens by itself"
     assert (world.ready()["status"], world.ready()["reason"]) == ("False", "Unschedulable")
-    assert "no node offers nvidia.com/gpu: 1; of 1 nodes none has a GPU" in world.ready()["message"]
+    assert "no node offers nvidia.com/gpu: 1; of 1 node, none has a GPU" in world.ready()["message"]
     assert world.kind("Job") == []
     assert world.events() == ["Unschedulable"]
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

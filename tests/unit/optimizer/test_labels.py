@@ -43,12 +43,12 @@ def answered(answers: list[Array], axis: int = -1, softmax: bool = False) -> Ans
 
 
 READ = [
-    ("class numbers", [2, 0, 3], SCORES, {}, [2], "numbers of classes, 0 to 3"),
-    ("class numbers as floats", [2.0, 0.0, 3.0], SCORES, {}, [2], "numbers of classes"),
-    ("class numbers in a column", [[2], [0], [3]], SCORES, {}, [2], "numbers of classes"),
-    ("class numbers of narrow unsigned type", np.array([2, 0, 3], np.uint8), SCORES, {}, [2], "numbers of classes"),
+    ("class numbers", [2, 0, 3], SCORES, {}, [2], "class indices, 0 to 3"),
+    ("class numbers as floats", [2.0, 0.0, 3.0], SCORES, {}, [2], "class indices"),
+    ("class numbers in a column", [[2], [0], [3]], SCORES, {}, [2], "class indices"),
+    ("class numbers of narrow unsigned type", np.array([2, 0, 3], np.uint8), SCORES, {}, [2], "class indices"),
     ("class numbers from one", [3, 1, 4], SCORES, {"labelOffset": 1}, [2], "counted from 1"),
-    ("class numbers as texts", ["2", "0", "3"], SCORES, {}, [2], "texts of numbers"),
+    ("class numbers as texts", ["2", "0", "3"], SCORES, {}, [2], "texts of class indices"),
     ("class names", ["c", "a", "d"], SCORES, {"classes": NAMES}, [2], "names of 4 classes"),
     ("class names as bytes", np.array([b"c", b"a", b"d"]), SCORES, {"classes": NAMES}, [2], "names of 4 classes"),
     ("one-hot", EYE[[2, 0, 3]], SCORES, {}, [2], "one-hot"),
@@ -77,7 +77,7 @@ READ = [
         MAPS,
         {"axis": -3},
         list(np.arange(10) % 4),
-        "numbers",
+        "class indices",
     ),
 ]
 
@@ -136,7 +136,7 @@ SEVERAL = [
         [1, 0, 0, 0],
     ),
     (
-        "lists of class numbers",
+        "lists of class indices",
         [[0, 2], [1, -100], [3, 1]],
         SCORES,
         False,

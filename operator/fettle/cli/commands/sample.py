@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fettle.api.base import REVISION_LABEL
+from fettle.api.text import counted
 from fettle.cli.access.cluster import DEPLOYMENTS, Cluster
 from fettle.cli.access.completion import deployment_names
 from fettle.cli.access.live_items import LiveItems, PodPort, gather, token_of
@@ -110,8 +111,8 @@ def summary(collected: LiveItems, wanted: int) -> str:
     ]
     kept = min(len(collected), wanted)
     text = (
-        f"{kept} items"
+        counted(kept, "item")
         if kept == wanted
-        else f"{kept} of {wanted} items, because there were not more requests in the time"
+        else f"{kept} of {wanted} items, because there were no more requests in that time"
     )
     return text + (f" ({', '.join(skipped)})" if skipped else "")

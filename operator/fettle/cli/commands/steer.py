@@ -17,7 +17,7 @@ from fettle.cli.access.objects import deployment_of, echo, model_of, output_opti
 from fettle.cli.access.options import with_cluster
 from fettle.cli.access.subject import NameType, Subject, SubjectType
 from fettle.errors import MissingError, UsageError
-from fettle.plan.commands import PAUSED_ANNOTATION, Command
+from fettle.plan.commands import PAUSED_ANNOTATION, Command, command_line
 from fettle.plan.run.retry import measured_now, subject_of
 
 RevisionOf = Callable[[ModelDeploymentStatus], str | None]
@@ -147,7 +147,8 @@ def retry(cluster: Cluster, subject: Subject, output: str | None) -> None:
     revision = deployment.status.failed_revision
     if revision is None:
         text = f"modeldeployment {name} in namespace {cluster.namespace} has no failed revision to retry"
-        raise UsageError(f"{text}; to retry the optimizedmodel of that name: kubectl fettle retry om/{name}")
+        told = command_line(Command.RETRY, cluster.namespace, f"om/{name}")
+        raise UsageError(f"{text}; to retry the optimizedmodel of that name: {told}")
     _order_revision(cluster, name, Command.RETRY, revision, output)
 
 
@@ -179,8 +180,9 @@ def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
 def rollback_to(cluster: Cluster, deployment: str, revision: str | None, now: bool, output: str | None) -> None:
     """Roll back to an earlier revision until the spec asks for another revision.
 
-    Without REVISION, it is the one that served last before the revision that the spec asks for. The revision takes the same steps
-    with the same analysis as any other. With --now, it only waits for its pods. You can abbreviate REVISION to its first characters.
+    Without REVISION, it is the one that served last before the revision that the spec asks for, however often you run the command: to go
+    further back, name a REVISION. The revision takes the same steps with the same analysis as any other. With --now, it only waits for its
+    pods. You can abbreviate REVISION to its first characters.
     `kubectl fettle history` lists the revisions. The rollback ends when the spec changes the revision, or when you roll back to the
     revision that the spec asks for.
 
@@ -194,6 +196,7 @@ def rollback_to(cluster: Cluster, deployment: str, revision: str | None, now: bo
     desired = _desired(resource, deployment)
     if revision is None:
         target = _previous(resource.status, desired, deployment)
+        _not_again(cluster, resource, target, now)
     else:
         target = _target(revision, [*known(resource.status), desired], deployment)
     if target == desired and resource.status.rollback is None:
@@ -223,6 +226,28 @@ def _previous(status: ModelDeploymentStatus, desired: str, name: str) -> str:
         )
         raise UsageError(f"{text} (revisions in its ledger: {every})")
     return served[-1]
+
+
+def _not_again(cluster: Cluster, deployment: ModelDeployment, target: str, now: bool) -> None:
+    """Raises UsageError if the rollback to the previous revision is in force already and `now` cannot speed it up: a second call must neither
+    go further back unasked, nor seem to do something."""
+    status, name = deployment.status, deployment.metadata["name"]
+    if status.rollback is None or status.rollback.target != target:
+        return
+    done = status.stable is not None and status.stable.revision == target and status.canary is None
+    if now and not done:
+        return
+    used = (target, status.rollback.desired)
+    earlier = [
+        record.revision for record in reversed(status.revisions) if record.entered and record.revision not in used
+    ]
+    further = (
+        f"to go further back: {command_line(Command.ROLLBACK_TO, cluster.namespace, f'{name} {earlier[0]}')}"
+        if earlier
+        else "no earlier revision has served"
+    )
+    how = "has already been rolled back" if done else "is already being rolled back (--now skips the steps)"
+    raise UsageError(f"modeldeployment {name} {how} from revision {status.rollback.desired} to {target}; {further}")
 
 
 def _desired(deployment: ModelDeployment, name: str) -> str:

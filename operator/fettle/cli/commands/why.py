@@ -19,6 +19,7 @@ from fettle.api.conditions import DEGRADED, PROGRESSING, READY, find
 from fettle.api.modeldeployment import ModelDeployment
 from fettle.api.modeldeployment_status import AnalysisStatus, AnalysisWindow, MetricRecord, Verdict
 from fettle.api.optimizedmodel import OptimizedModel
+from fettle.api.reasons import Reason
 from fettle.cli.access.cluster import DEPLOYMENTS, MODELS, Cluster, Object
 from fettle.cli.access.completion import names
 from fettle.cli.access.objects import deployment_of, echo, model_of, output_option
@@ -36,7 +37,8 @@ from fettle.plan.rollout.analysis import SINCE
 
 Found = TypeVar("Found", ModelDeployment, OptimizedModel)
 STYLES = {"Good": "green", "Bad": "red", "Warning": "yellow", "Inconclusive": "yellow"}
-FROM_LEDGER = re.compile(r"\(ledger \d+\)")  # Events that only repeat a line of the ledger
+# Events that only repeat a line of the ledger.
+FROM_LEDGER = re.compile(r"revision \S+ (is deployed|is the canary beside|was removed)\b")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def summary(deployment: ModelDeployment) -> str:
     stable = f"revision {status.stable.revision} is serving" if status.stable is not None else "no revision is serving"
     if degraded is not None and degraded.status == "True":
         return f"{stable}; {degraded.reason}: {degraded.message}"
-    if progressing is not None and (progressing.status == "True" or progressing.message):
+    if progressing is not None and (progressing.status == "True" or progressing.reason != Reason.SERVING):
         return f"{stable}; {progressing.reason}: {progressing.message}"
     return f"{stable}; {ready.message}" if ready is not None and ready.status != "True" else stable
 
@@ -155,7 +157,7 @@ def _of_line(line: RevisionLine) -> Iterable[Decision]:
     if line.entered is not None:
         yield Decision(line.entered, line.revision, "Entered", f"revision {line.revision} got its first traffic")
     if line.left is not None:
-        text = f"revision {line.revision} left" + (f": {line.message}" if line.message else "")
+        text = f"revision {line.revision} was removed" + (f": {line.message}" if line.message else "")
         yield Decision(line.left, line.revision, line.reason or "", text)
 
 
@@ -191,7 +193,7 @@ def _measured(record: MetricRecord) -> str:
 def _of_events(events: Iterable[Object]) -> Iterable[Decision]:
     for event in events:
         message = event.get("message") or ""
-        if FROM_LEDGER.search(message):
+        if FROM_LEDGER.match(message):
             continue
         at = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
         verdict = "Warning" if event.get("type") == "Warning" else None

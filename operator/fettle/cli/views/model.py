@@ -13,6 +13,7 @@ from fettle.api.reasons import Reason
 from fettle.api.uris import is_remote
 from fettle.cli.views.progress import candidates_table, size
 from fettle.cli.views.rollout import condition
+from fettle.plan.commands import Command, command_line
 from fettle.plan.run.retry import failure_of
 from fettle.plan.run.status import IN_PROGRESS
 
@@ -56,7 +57,9 @@ def retry_hint(optimized: OptimizedModel) -> str | None:
     failure, ready = failure_of(optimized.status), find(optimized.status.conditions, READY)
     if failure is None or ready is None or ready.reason in IN_PROGRESS:
         return None
-    return f"{failure} (to retry: kubectl fettle retry om/{optimized.metadata['name']})"
+    metadata = optimized.metadata
+    command = command_line(Command.RETRY, metadata.get("namespace", "default"), f"om/{metadata['name']}")
+    return f"{failure} (to retry: {command})"
 
 
 def stages(status: OptimizedModelStatus) -> Text:

@@ -13,7 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from fettle.api.bounds import ORIGINAL
+from fettle.api.bounds import ORIGINAL, is_unsteady
 from fettle.api.conditions import READY, find
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, Interval, OptimizedModelStatus
 from fettle.api.reasons import Reason
@@ -28,9 +28,7 @@ STYLES = {
     CandidateState.REJECTED: "yellow",
     CandidateState.FAILED: "red",
 }
-PRUNED = (
-    f"{Reason.PRUNED}: rejected before a full measurement, to save time. Figures, if any, are from the timing pre-test."
-)
+EARLY = f"{Reason.NOT_MEASURED_IN_FULL}: rejected early, to save time. Figures, if any, are from the timing pre-test."
 INTERVALS_WIDTH = 132  # columns from which a table has room for intervals
 PIPE_WIDTH = 240  # a pipe has no width: nothing that grep will read is folded
 SILENT_SECONDS = 25.0  # without a line, after which what runs is told again
@@ -177,8 +175,8 @@ def candidates_table(status: OptimizedModelStatus, width: int) -> Table:
     `width` of the terminal in columns: if there is no room for intervals, only point values are shown.
     """
     several = len({row.target for row in status.candidates}) > 1
-    pruned = any(row.reason == Reason.PRUNED for row in status.candidates)
-    caption = escape(PRUNED) if pruned else None
+    early = any(row.reason == Reason.NOT_MEASURED_IN_FULL for row in status.candidates)
+    caption = escape(EARLY) if early else None
     table = Table(box=None, pad_edge=False, header_style="bold", caption=caption, caption_justify="left")
     for name in (["TARGET"] if several else []) + ["CANDIDATE"]:
         table.add_column(name, overflow="fold")
@@ -225,7 +223,8 @@ def _figures(row: CandidateStatus, *, intervals: bool) -> Sequence[str]:
 
     p50 = row.measurements[0].latency_milliseconds.p50 if row.measurements else None
     lost = "none" if row.exact else figure(row.accuracy_drop, 4)
-    return f"{p50:.3f}" if p50 is not None else "", figure(row.speedup, 2), lost, size(row.bytes)
+    gained = f"≥ {row.speedup.low:.2f}" if is_unsteady(row) and row.speedup is not None else figure(row.speedup, 2)
+    return f"{p50:.3f}" if p50 is not None else "", gained, lost, size(row.bytes)
 
 
 def size(number: int | None) -> str:

@@ -20,10 +20,13 @@ from fettle.api.modeldeployment_status import (
     RevisionStatus,
     Verdict,
 )
+from fettle.api.text import counted
 from fettle.cli.access.cluster import Object
 from fettle.cli.views.sparkline import bar, sparkline
 from fettle.cluster.kinds import holds
 from fettle.plan import timestamps
+from fettle.plan.commands import Command, command_line
+from fettle.plan.rollout.analysis import SINCE
 
 VERDICTS = {Verdict.GOOD: "green", Verdict.BAD: "red", Verdict.INCONCLUSIVE: "yellow", Verdict.PENDING: "dim"}
 WANTED = {READY: True, DEGRADED: False}  # conditions that are good or bad news; others are merely said
@@ -48,7 +51,7 @@ def rollout(deployment: ModelDeployment, pods: Sequence[Object] | None, now: dat
             table.add_row(label, _revision(revision, pods))
     if status.canary is not None:
         _trial(table, deployment, status.canary, now)
-    _orders(table, deployment.metadata["name"], status)
+    _orders(table, deployment)
     for number, record in enumerate(_history(status)):
         entered = f"{record.revision}  entered {record.entered or 'never'}  {_left_or_role(record, status)}"
         table.add_row("ledger" if not number else "", entered)
@@ -135,7 +138,7 @@ def _left(step: RolloutStep, canary: CanaryStatus, now: datetime) -> str:
 
 def analysis(watched: AnalysisStatus) -> Iterable[tuple[str, Text]]:
     """The open window, and each metric over the judged windows."""
-    counts = f"{watched.requests} requests, {watched.failures} failed"
+    counts = f"{counted(watched.requests, 'request')}, {watched.failures} failed{_period(watched)}"
     explanation = f": {watched.message}" if watched.message else ""
     yield "analysis", Text.assemble((watched.verdict.value, VERDICTS[watched.verdict]), f" ({counts}){explanation}")
     names = list(dict.fromkeys(assessment.metric for window in watched.windows for assessment in window.metrics))
@@ -155,11 +158,19 @@ def analysis(watched: AnalysisStatus) -> Iterable[tuple[str, Text]]:
         yield "windows" if not number else "", text
 
 
-def _orders(table: Table, name: str, status: ModelDeploymentStatus) -> None:
+def _period(watched: AnalysisStatus) -> str:
+    """The window that the counts are of: the open one, or the one that was judged when the open one began."""
+    judged = watched.verdict in (Verdict.GOOD, Verdict.BAD) and not (watched.message or "").startswith(SINCE)
+    return f", in the window {'until' if judged else 'since'} {watched.window_start}" if watched.window_start else ""
+
+
+def _orders(table: Table, deployment: ModelDeployment) -> None:
+    status, metadata = deployment.status, deployment.metadata
     if status.rollback is not None:
         text = f"from {status.rollback.desired} to {status.rollback.target}, until the spec asks for another revision"
         table.add_row("rollback", text)
     if status.failed_revision is not None:
-        table.add_row("failed", f"{status.failed_revision} (to retry: kubectl fettle retry {name})")
+        command = command_line(Command.RETRY, metadata.get("namespace", "default"), metadata["name"])
+        table.add_row("failed", f"{status.failed_revision} (to retry: {command})")
     if status.last_command is not None:
         table.add_row("command", f"{status.last_command.name} {status.last_command.value}")

@@ -60,7 +60,7 @@ def _class_numbers(question: Question) -> LabelReading:
         none = int(np.sum(np.all(question.uncounted.reshape(len(question.labels), -1), axis=1)))
         return question.found(
             LabelForm.ANY_OF,
-            "lists of class numbers, each of them right" + _without_class(none, len(question.labels)),
+            "lists of class indices, any of which is right" + _without_class(none, len(question.labels)),
             offset=question.spec.label_offset,
             listed=True,
         )
@@ -70,7 +70,7 @@ def _class_numbers(question: Question) -> LabelReading:
         return question.found(LabelForm.CLASSES, "-1 and 1, for the first and the second class", signed=True)
     _in_range(question)
     low, high = int(counted[0]), int(counted[-1])
-    told = f"numbers of classes, {low} to {high}" + _from(question.spec.label_offset)
+    told = f"class indices, {low} to {high}" + _from(question.spec.label_offset)
     return question.found(LabelForm.CLASSES, told, offset=question.spec.label_offset)
 
 

@@ -188,9 +188,10 @@ class Clock:
         remarks = [*self.baseline.notes, *(self._gpu.remarks() if self._gpu is not None else ())]
         if self.disturbed > DISTURBED_SHARE * self.runs:
             quieter = "measure on a quieter node for narrower intervals"
-            counted = "that time was subtracted" if threads == 1 else quieter
+            subtracted = "the time that a run waited for the CPU was subtracted from its latency"
             remarks.append(
-                f"other work on this node used the CPU during {percent(self.disturbed / self.runs, 0)} of the runs; {counted}"
+                f"other work on this node used the CPU during {percent(self.disturbed / self.runs, 0)} of the timed runs; "
+                f"{subtracted if threads == 1 else quieter}"
             )
         if self.throttled:
             remarks.append(

@@ -44,10 +44,14 @@ def mark(
     if manifest.source_sha256 != task.source_sha256 or manifest.signature != task.signature:
         return []
     if manifest.preprocess != artifact.preprocess(task):
-        notes.append("the published artifact is not measured again: it prepares images otherwise than these items were")
+        notes.append(
+            "the published artifact is not measured again: it preprocesses images differently from the items of this run"
+        )
         return []
     if manifest.tokenizer != task.tokenizer:
-        notes.append("the published artifact is not measured again: it encodes texts otherwise than these items were")
+        notes.append(
+            "the published artifact is not measured again: it tokenizes texts differently from the items of this run"
+        )
         return []
     if (seen := _seen(task, store, manifest, certifying)) is not None:
         notes.append(f"the published artifact is not measured again: {seen}")

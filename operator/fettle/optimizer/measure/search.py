@@ -79,7 +79,7 @@ def sort_out(
             shortlist.candidates.append(candidate)
         else:
             shortlist.rejected[candidate.name] = (
-                f"slower than {SLOWER:g} x {best.name} in the 1 s timing pre-test: {_against(candidate, best)}"
+                f"took more than {SLOWER:g} times as long as {best.name} in the 1 s timing pre-test: {_against(candidate, best)}"
             )
     shortlist.candidates.sort(key=lambda candidate: _rank(candidate, objective))
     return shortlist
@@ -95,7 +95,7 @@ def _rank(candidate: ScreenedCandidate, objective: Objective) -> tuple[bool, boo
 
 
 def _against(candidate: ScreenedCandidate, best: ScreenedCandidate) -> str:
-    return f"{rounded(candidate.cost)} ms per item, against {rounded(best.cost)} ms"
+    return f"{candidate.name} {rounded(candidate.cost)} ms per item, {best.name} {rounded(best.cost)} ms"
 
 
 @dataclass(frozen=True)
@@ -220,4 +220,4 @@ def _why_not_asked(candidate: ScreenedCandidate, passed: Sequence[ScreenedCandid
     names = " and ".join(other.name for other in passed)
     satisfy = "satisfies" if len(passed) == 1 else "satisfy"
     reason = f"not measured in full, because {names} already {satisfy} every constraint"
-    return f"{reason}; in the 1 s timing pre-test {_against(candidate, passed[0])}"
+    return f"{reason}; in the 1 s timing pre-test: {_against(candidate, passed[0])}"

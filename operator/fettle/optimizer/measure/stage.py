@@ -121,7 +121,7 @@ class _Measuring:
         self.task, self._original = self.task.model_copy(update={"baseline": single}), both[one_thread.NAME]
         threads = asked.plan.settings.threads
         self.notes.append(
-            f"the original has one thread, because it is {rounded(gain, 2)} times as fast as with {threads}"
+            f"the original runs with one thread, because it is then {rounded(gain, 2)} times as fast as with {threads}"
         )
 
     def judge_original(self) -> WorkerProcess:
@@ -205,7 +205,7 @@ class _Measuring:
             shortlist.candidates, self.task.places, self._certify, self._time, objective, exhaustive, in_time
         )
         for name, rejection in (shortlist.rejected | finals.rejected).items():
-            self._by_name[name].rejection = (Reason.PRUNED, rejection)
+            self._by_name[name].rejection = (Reason.NOT_MEASURED_IN_FULL, rejection)
         if not self.clock.baseline.starts:
             self.clock.group([])
         self.notes.extend(self.clock.remarks(self.task.threads))
@@ -220,7 +220,7 @@ class _Measuring:
         if not judgement.exact and not may_err:
             text = (
                 f"{percent(judgement.agreement.value)} of the answers agree with the original's, and there are too "
-                "few evaluation items to prove another candidate"
+                "few evaluation items to prove the accuracy of another candidate"
             )
             candidate.rejection = (Reason.NUMERICAL_MISMATCH, text)
             return Certificate(passes=False, spent=False)

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fettle import __version__
 from fettle.api import metrics
-from fettle.api.bounds import is_unsteady
+from fettle.api.bounds import BASELINES, is_unsteady
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, Interval
 from fettle.api.reasons import Reason
@@ -27,9 +27,7 @@ PARETO_CAPTION = (
     "Each mark is a candidate, numbered as in the table; lines are 95 % intervals. Towards the lower left is better. "
     "Candidates that were rejected by the timing pre-test are on the axis: their accuracy drop was not measured."
 )
-SPEEDUP_CAPTION = (
-    "Ratio to the original in the same rounds, with its 95 % interval. Right of the dashed line is faster."
-)
+SPEEDUP_CAPTION = "Speed-up over {} in the same rounds, with its 95 % interval. Right of the dashed line is faster."
 DROP_CAPTION = "How much worse than the original by the metric, with its interval. The whole line must be to the left of the bound."
 SPREAD_CAPTION = "Line: 1st to 99th percentile of single runs. Box: the middle half. Mark: the median."
 BASES = {
@@ -142,6 +140,8 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
     bounds = material.task.bounds
     entry = metrics.entry(metric)
     label = f"{'rise' if entry.lower_is_better else 'drop'} in {_metric_name(lines)}"
+    unit = f"{label}, percentage points" if entry.percent else label
+    beside = BASELINES[material.prepare.basis].removesuffix(" (ONNX)")
     return TargetSection(
         name=name,
         baseline=baseline,
@@ -154,7 +154,7 @@ def _target(material: Material, name: str, reports: Sequence[MeasureReport]) -> 
         artifact=material.artifacts.get(digest) if digest is not None else None,
         registry_uri=material.registry.get(name),
         promises=promises(bounds, winner) if winner is not None else (),
-        plots=_plots(points, f"{label}, percentage points" if entry.percent else label, bounds, entry.percent, reports),
+        plots=_plots(points, unit, bounds, entry.percent, reports, beside),
     )
 
 
@@ -165,14 +165,19 @@ def _judged(line: CandidateLine) -> CandidateStatus:
 
 
 def _plots(
-    points: Sequence[plot.Point], label: str, bounds: Constraints | None, share: bool, reports: Sequence[MeasureReport]
+    points: Sequence[plot.Point],
+    label: str,
+    bounds: Constraints | None,
+    share: bool,
+    reports: Sequence[MeasureReport],
+    beside: str,
 ) -> tuple[Plot, ...]:
-    """The plots that can be drawn, in the order in which a reader needs them."""
+    """The plots that can be drawn, in the order in which a reader needs them. `beside`: what the candidates were timed beside."""
     max_drop = bounds.accuracy.max_drop if bounds is not None and bounds.accuracy is not None else None
     most = bounds.latency.max_milliseconds if bounds is not None and bounds.latency is not None else None
     drawn = (
         ("Speed and accuracy", PARETO_CAPTION, plot.pareto(points, label, max_drop, share)),
-        ("Speed-up", SPEEDUP_CAPTION, plot_rows.speedups(points)),
+        ("Speed-up", SPEEDUP_CAPTION.format(beside), plot_rows.speedups(points, beside)),
         ("Accuracy drop", DROP_CAPTION, plot_rows.drops(points, label, max_drop, share)),
         ("Spread of the times", SPREAD_CAPTION, plot_rows.spreads(points, _distributions(reports), most)),
     )
@@ -192,9 +197,9 @@ def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -
         kind = "original"
     else:
         kind = "passed" if verdict.state == CandidateState.MEASURED else "rejected"
-    if kind == "rejected" and verdict.reason == Reason.PRUNED:
-        kind = "pruned"
-    words = {"selected": "Published", "passed": "Passed", "original": "Original", "pruned": "Rejected early"}
+    if kind == "rejected" and verdict.reason == Reason.NOT_MEASURED_IN_FULL:
+        kind = "early"
+    words = {"selected": "Published", "passed": "Passed", "original": "Original", "early": "Rejected early"}
     return CandidateLine(
         label=str(number),
         name=verdict.candidate,

@@ -17,8 +17,8 @@ WIDTH = 5.6  # inches: as wide as half a page, so that its type is of the page's
 ROW = 0.36
 
 
-def speedups(points: Sequence[Point]) -> str | None:
-    """Speed-up of each candidate with its interval, the fastest on top. None if there are none."""
+def speedups(points: Sequence[Point], beside: str) -> str | None:
+    """Speed-up of each candidate over `beside`, with its interval, the fastest on top. None if there are none."""
     drawn = _fastest_last([point for point in points if point.speedup is not None])
     if not drawn:
         return None
@@ -28,7 +28,7 @@ def speedups(points: Sequence[Point]) -> str | None:
         _interval(axes, row, point, point.speedup, 1.0)
     axes.axvline(1, color=FAINT, linewidth=1, linestyle=(0, (5, 4)))
     _names(axes, drawn)
-    axes.set_xlabel("times as fast as the original (more is better)")
+    axes.set_xlabel(f"times as fast as {beside} (more is better)")
     told = "; ".join(f"{p.name} {number(p.speedup.value)} times" for p in reversed(drawn) if p.speedup)
     return svg(canvas, f"Speed-up of every timed candidate with its 95 % interval: {told}")
 

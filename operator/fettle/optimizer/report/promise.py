@@ -30,7 +30,7 @@ def promises(bounds: Constraints | None, row: CandidateStatus) -> tuple[Promise,
     if bounds.accuracy is not None:
         listed.append(_accuracy(bounds.accuracy.max_drop, row))
         if bounds.accuracy.max_changed is not None and row.changed is not None:
-            listed.append(_changed(bounds.accuracy.max_changed, row.changed))
+            listed.append(_changed(bounds.accuracy.max_changed, row.changed, "default" in bounds.accuracy.changed))
     if bounds.latency is not None:
         listed.append(_latency(bounds.latency.percentile, bounds.latency.max_milliseconds, row))
     if bounds.speedup is not None:
@@ -55,9 +55,10 @@ def _accuracy(most: float, row: CandidateStatus) -> Promise:
     return Promise(name, bound, text.drop(row), worst, lost.high <= most)
 
 
-def _changed(most: float, changed: Interval) -> Promise:
+def _changed(most: float, changed: Interval, default: bool) -> Promise:
     value, worst = f"{text.points(changed.value)} %", f"{text.points(changed.high)} %"
-    return Promise("changed answers", f"≤ {text.points(most)} %", value, worst, changed.high <= most)
+    bound = f"≤ {text.points(most)} %" + (" (default)" if default else "")
+    return Promise("changed answers", bound, value, worst, changed.high <= most)
 
 
 def _latency(percentile: int, most: float, row: CandidateStatus) -> Promise:

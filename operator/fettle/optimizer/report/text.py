@@ -67,7 +67,7 @@ def times(interval: Interval | None) -> str:
 
 
 def claimed(row: CandidateStatus) -> str:
-    """The speed-up that can be claimed: '3.2 ×', or '≥ 2.9 ×' if the clock was unsteady."""
+    """The speed-up that can be claimed: '3.2 ×', or '≥ 2.9 ×' if the timing was unsteady."""
     if row.speedup is None or not is_unsteady(row):
         return times(row.speedup)
     return f"≥ {rounded(row.speedup.low)} ×"
@@ -244,7 +244,7 @@ def headline(name: str, row: CandidateStatus, before: Measurement | None, size_b
     now, then = after.latency_milliseconds.p50, before.latency_milliseconds.p50 if before is not None else None
     beside = BASELINES[row.speedup.basis] if is_converted(row) else ""
     if is_unsteady(row):
-        gained = f"The clock was unsteady; {name} answers at least {rounded(row.speedup.low)} times as fast{f' as {beside}' if beside else ''}"
+        gained = f"The timing was unsteady; {name} answers at least {rounded(row.speedup.low)} times as fast{f' as {beside}' if beside else ''}"
     elif row.speedup.low <= 1 <= row.speedup.high:
         gained = f"{name} answers as fast as {beside or 'before'}"
     elif factor > 1:

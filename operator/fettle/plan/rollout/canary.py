@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from fettle.api.modeldeployment import OnFailure, RolloutStep
 from fettle.api.modeldeployment_status import AnalysisStatus, CanaryStatus, Verdict
 from fettle.api.reasons import Reason
+from fettle.api.text import counted
 from fettle.plan import timestamps
 from fettle.plan.commands import Command
 from fettle.plan.events import EventDraft
@@ -40,6 +41,13 @@ def asked_weight(steps: tuple[RolloutStep, ...], step: int) -> int:
         return 100
     weights = (earlier.weight for earlier in reversed(steps[: step + 1]))
     return next((weight for weight in weights if weight is not None), 0)
+
+
+def place(steps: tuple[RolloutStep, ...], step: int) -> str:
+    """'step 2 (weight 67)', numbered as in status.canary.step; 'promotion' after the last step."""
+    if step >= len(steps):
+        return "promotion"
+    return f"step {step} ({'pause' if steps[step].pause is not None else f'weight {steps[step].weight}'})"
 
 
 def promoting(steps: tuple[RolloutStep, ...], step: int) -> bool:
@@ -95,7 +103,7 @@ class _Runner:
                     canary = self._forgive(canary) if promote else canary
                     return CanaryDecision(canary, pending, events=tuple(events))
                 canary = self._reach(canary, step.weight)
-                events.append(self._event(canary, Reason.CANARY_RUNNING, f"weight {step.weight} reached"))
+                events.append(self._event(canary, Reason.CANARY_RUNNING, f"reached weight {step.weight}"))
             wait = doubt or self._wait(canary, step)
             if wait is not None and not promote:
                 return CanaryDecision(canary, wait, events=tuple(events))
@@ -116,16 +124,18 @@ class _Runner:
         if missing is None and not kept_out:
             return None
         if not self.snapshot.spec.replicas:
-            return Wait(Reason.CANARY_RUNNING, "scaled to 0: the rollout continues when there are pods", hold=True)
+            return Wait(Reason.CANARY_RUNNING, "scaled to 0: the rollout continues when replicas is raised", hold=True)
         if missing is None or kept_out:
-            return Wait(Reason.CANARY_RUNNING, "waiting for the previous canary's pods to leave")
+            return Wait(Reason.CANARY_RUNNING, "waiting for the pods of the previous canary to terminate")
         if self.workload.out:  # somebody inspects a pod, for as long as that takes
-            return Wait(Reason.PAUSED_BY_USER, f"{missing}: {out_of_traffic(self.workload.out)}", hold=True)
+            text = f"{place(self.steps, canary.step)}: {missing}, {out_of_traffic(self.workload.out)}"
+            return Wait(Reason.PAUSED_BY_USER, text, hold=True)
         deadline = timedelta(seconds=self.snapshot.spec.rollout.progress_deadline_seconds)
         until = (timestamps.read(canary.progressed_at) or self.now) + deadline
         fault = f": {self.workload.fault.message}" if self.workload.fault else ""
         reason = Reason.PROMOTING if weight >= 100 else Reason.CANARY_RUNNING
-        return Wait(reason, missing + fault, pending=True, until=until)
+        text = f"{place(self.steps, canary.step)}: {missing}{fault}"
+        return Wait(reason, text, pending=True, until=until)
 
     def _reach(self, canary: CanaryStatus, weight: int) -> CanaryStatus:
         watched = analysis.begin(self.now, canary.analysis) if self.snapshot.spec.rollout.analysis else None
@@ -153,13 +163,13 @@ class _Runner:
         spec = self.snapshot.spec.rollout.analysis
         if spec is None or canary.analysis is None or canary.analysis.consecutive < spec.failure_limit:
             return None
-        return Wait(Reason.ANALYSIS_FAILED, f"{canary.analysis.message}; promote or abort", hold=True)
+        return Wait(Reason.ANALYSIS_FAILED, f"{canary.analysis.message}; run promote or abort", hold=True)
 
     def _wait(self, canary: CanaryStatus, step: RolloutStep) -> Wait | None:
-        where = f"step {canary.step + 1} of {len(self.steps)}"
+        where = place(self.steps, canary.step)
         if step.pause is not None:
             if step.pause.seconds is None:
-                return Wait(Reason.WAITING_FOR_PROMOTE, f"{where}: waiting for promote", hold=True)
+                return Wait(Reason.WAITING_FOR_PROMOTE, f"{where}: waiting for promote or abort", hold=True)
             ends = (timestamps.read(canary.step_started_at) or self.now) + timedelta(seconds=step.pause.seconds)
             if self.now < ends:
                 return Wait(Reason.CANARY_RUNNING, f"{where}: paused until {timestamps.write(ends)}", until=ends)
@@ -181,7 +191,7 @@ class _Runner:
         return Wait(Reason.CANARY_RUNNING, text)
 
     def _event(self, canary: CanaryStatus, reason: Reason, text: str) -> EventDraft:
-        return EventDraft("Normal", reason, f"canary {canary.revision} (started {canary.started_at}): {text}")
+        return EventDraft("Normal", reason, f"canary {canary.revision} {text}", canary.started_at)
 
 
 def look(
@@ -190,7 +200,7 @@ def look(
     """Judge the canary's traffic, follow commands, and take the steps that are possible now."""
     revision = canary.revision
     if orders.has(Command.ABORT, revision):
-        return CanaryDecision(canary, exit=Exit(Reason.ABORTED, "aborted by command"))
+        return CanaryDecision(canary, exit=Exit(Reason.ABORTED, "aborted by the command abort"))
     workload = snapshot.workload(revision)
     if workload.fault is not None and workload.fault.final:
         return CanaryDecision(canary, exit=Exit(workload.fault.reason, workload.fault.message))
@@ -243,7 +253,7 @@ def _failed_analysis(snapshot: RolloutSnapshot, watched: AnalysisStatus | None) 
         return None
     if watched.consecutive < spec.analysis.failure_limit:
         return None
-    return Exit(Reason.ANALYSIS_FAILED, f"{watched.message}; {watched.consecutive} bad windows in a row")
+    return Exit(Reason.ANALYSIS_FAILED, f"{watched.message}; {counted(watched.consecutive, 'bad window')} in a row")
 
 
 def late(decision: CanaryDecision, snapshot: RolloutSnapshot, *, progressed: bool) -> CanaryDecision:

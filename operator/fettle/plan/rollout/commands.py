@@ -13,6 +13,12 @@ from fettle.plan.commands import PAUSED_ANNOTATION, VALUE_LIMIT, Command, accept
 from fettle.plan.events import EventDraft
 
 ONCE = (Command.PROMOTE, Command.PROMOTE_FULL, Command.RETRY, Command.ABORT)  # the strongest last
+EFFECTS = {
+    Command.PROMOTE: "canary {} does not wait for the pause or the analysis of its current step",
+    Command.PROMOTE_FULL: "canary {} skips the remaining steps",
+    Command.RETRY: "revision {} is tried again from its first step",
+    Command.ABORT: "canary {} is removed",
+}
 
 
 @dataclass(frozen=True)
@@ -86,13 +92,16 @@ def handled(
 def events(orders: Orders, ground: Ground) -> tuple[EventDraft, ...]:
     """An Event that answers each new command: accepted, or refused with the reason."""
     said = [
-        refusal(command, f"{value!r} is not a valid command: expected <revision>/<token>")
+        refusal(command, value, f"{value!r} is not a valid command: expected <revision>/<token>")
         for command, value in orders.malformed.items()
     ]
     for command, revision in orders.new.items():
-        objection = _why_not(orders, command, revision, ground)
-        given = orders.values[command]
-        said.append(refusal(command, f"{given}: {objection}") if objection else acceptance(command, given))
+        objection, value = _why_not(orders, command, revision, ground), orders.values[command]
+        said.append(
+            refusal(command, value, objection)
+            if objection
+            else acceptance(command, value, EFFECTS[command].format(revision))
+        )
     return tuple(said)
 
 

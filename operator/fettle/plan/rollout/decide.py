@@ -165,7 +165,9 @@ def _try(ground: _Ground, stable: str, revision: str) -> Transition:
         )
     if decision.promoted:
         exits[stable] = _replaced(ground, revision)
-        said = EventDraft("Normal", Reason.SERVING, f"revision {revision} (started {previous.started_at}) was promoted")
+        said = EventDraft(
+            "Normal", Reason.SERVING, f"canary {revision} was promoted and is now stable", previous.started_at
+        )
         events = (*decision.events, said)
         return Transition(revision, exits=exits, events=events, rollback=ground.rollback.holds, over=decision.canary)
     return Transition(
@@ -225,7 +227,7 @@ def _replaced(ground: _Ground, revision: str) -> Exit:
 
 def _gone_back(ground: _Ground, revision: str) -> Exit:
     holds = ground.rollback.holds
-    text = f"rolled back to revision {revision} by command" if holds else f"the spec went back to revision {revision}"
+    text = f"{'the command rollback-to' if holds else 'the spec'} went back to revision {revision}"
     return Exit(Reason.ROLLED_BACK, text)
 
 
@@ -290,11 +292,11 @@ def _artifact(snapshot: RolloutSnapshot, revision: str) -> str:
 def _opened(transition: Transition, write: OpenEntry) -> EventDraft:
     first = write.revision == transition.stable
     reason = Reason.DEPLOYING if first else Reason.CANARY_RUNNING
-    what = "serves" if first else f"is the canary beside {transition.stable}"
-    return EventDraft("Normal", reason, f"revision {write.revision} {what}: {write.artifact} (ledger {write.serial})")
+    role = "is deployed" if first else f"is the canary beside stable revision {transition.stable}"
+    return EventDraft("Normal", reason, f"revision {write.revision} {role}: {write.artifact}", str(write.serial))
 
 
 def _exit_event(snapshot: RolloutSnapshot, write: MarkLeft) -> EventDraft:
     entry = next(entry for entry in snapshot.ledger if entry.name == write.name)
     kind = "Warning" if Exit(write.reason, write.message).failed else "Normal"
-    return EventDraft(kind, write.reason, f"revision {entry.revision} left (ledger {entry.serial}): {write.message}")
+    return EventDraft(kind, write.reason, f"revision {entry.revision} was removed: {write.message}", str(entry.serial))

@@ -90,7 +90,7 @@ def failure(snapshot: RolloutSnapshot, revision: str, *, forgotten: bool) -> Exi
     if not (status.failed_revision == revision or (closed and (cut_short or (forgotten and youngest)))):
         return None
     if entry is None or entry.reason is None:
-        return Exit(Reason.ABORTED, "it failed before; run `retry` to try it again")
+        return Exit(Reason.ABORTED, "it failed before")
     return Exit(entry.reason, entry.message)
 
 

@@ -37,7 +37,7 @@ def read(snapshot: RolloutSnapshot, stable: str | None, current: str | None, *, 
         return _recalled(value, order, desired, {stable, current})
     events: tuple[EventDraft, ...] = ()
     if before is not None and not (value and desired in (None, before.desired)):
-        events = (_ended(before),)
+        events = (_ended(before, handled_before(snapshot.status, Command.ROLLBACK_TO)),)
         before = None
     if not value or handled_before(snapshot.status, Command.ROLLBACK_TO) == value[:VALUE_LIMIT]:
         return Rollback(before, events=events)
@@ -60,14 +60,15 @@ def _new(
     handled = {Command.ROLLBACK_TO: value}
     if order is None:
         objection = f"{value!r} is not a valid command: expected <desired>/<target>/<token>"
-        return Rollback(before, handled, (refusal(Command.ROLLBACK_TO, objection),))
-    accepted = acceptance(Command.ROLLBACK_TO, value)
+        return Rollback(before, handled, (refusal(Command.ROLLBACK_TO, value, objection),))
     if order.target == order.desired and before is not None:
-        return Rollback(None, handled, (accepted, _ended(before)))
+        effect = f"back to revision {order.desired}, which the spec asks for"
+        return Rollback(None, handled, (acceptance(Command.ROLLBACK_TO, value, effect), _ended(before, value)))
     why_not = _why_not(snapshot, order, stable, current)
     if why_not is not None:
-        return Rollback(before, handled, (refusal(Command.ROLLBACK_TO, f"{value}: {why_not}"),))
-    return Rollback(order, handled, (accepted,))
+        return Rollback(before, handled, (refusal(Command.ROLLBACK_TO, value, why_not),))
+    effect = f"from revision {order.desired} to revision {order.target}"
+    return Rollback(order, handled, (acceptance(Command.ROLLBACK_TO, value, effect),))
 
 
 def _why_not(snapshot: RolloutSnapshot, order: RollbackStatus, stable: str | None, current: str | None) -> str | None:
@@ -95,6 +96,6 @@ def _parse(value: str) -> RollbackStatus | None:
     return RollbackStatus(desired=parts[0][:64], target=parts[1][:64])
 
 
-def _ended(before: RollbackStatus) -> EventDraft:
-    text = f"the rollback from {before.desired} to {before.target} is no longer in force: the spec applies again"
-    return EventDraft("Normal", Reason.ROLLED_BACK, text)
+def _ended(before: RollbackStatus, value: str | None) -> EventDraft:
+    text = f"the rollback from revision {before.desired} to {before.target} has ended: the spec decides again which revision serves"
+    return EventDraft("Normal", Reason.SUPERSEDED, text, value or "")

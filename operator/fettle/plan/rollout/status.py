@@ -28,9 +28,9 @@ from fettle.api.modeldeployment_status import (
 )
 from fettle.api.reasons import Reason
 from fettle.plan import timestamps
-from fettle.plan.commands import Command
+from fettle.plan.commands import Command, command_line
 from fettle.plan.events import EventDraft
-from fettle.plan.rollout import analysis
+from fettle.plan.rollout import analysis, pods
 from fettle.plan.rollout import commands as rollout_commands
 from fettle.plan.rollout import ledger as rollout_ledger
 from fettle.plan.rollout.canary import asked_weight, steps_of
@@ -44,7 +44,6 @@ from fettle.plan.rollout.state import (
     MarkLeft,
     PodFault,
     RolloutSnapshot,
-    Workload,
     out_of_traffic,
 )
 from fettle.plan.rollout.transition import Transition
@@ -52,6 +51,14 @@ from fettle.plan.rollout.transition import Transition
 HTTP_PORT = 8080
 MOST_RECORDS = 100
 _GOES_ON = {Reason.CANARY_RUNNING, Reason.MODEL_NOT_READY}  # these waits end by themselves
+# The messages of conditions that are False and have nothing to explain.
+_UNEVENTFUL = {
+    PROGRESSING: "no rollout is in progress",
+    DEGRADED: "no revision has failed",
+    PAUSED: "the rollout is not paused",
+    RECONCILING: "nothing is in progress",
+    STALLED: "no fault needs attention",
+}
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,7 @@ def _conditions(snapshot: RolloutSnapshot, transition: Transition, allocation: A
             kind,
             condition.holds,
             condition.reason,
-            condition.message,
+            condition.message or _UNEVENTFUL.get(kind, ""),
             generation=snapshot.generation,
             now=timestamps.write(snapshot.now),
         )
@@ -211,7 +218,7 @@ def first_deadline(snapshot: RolloutSnapshot, transition: Transition) -> datetim
 def _ready(snapshot: RolloutSnapshot, transition: Transition, allocation: Allocation, stuck: _Said | None) -> _Said:
     """Whether the requested number of pods is ready and will stay. After a rollback, the stable revision has time to return to full size."""
     asked = snapshot.spec.replicas
-    ready = sum(min(workload.ready, allocation.replicas.get(name, 0)) for name, workload in snapshot.workloads.items())
+    ready = sum(pods.staying(snapshot, allocation).values())
     if transition.stable is None:
         held = transition.held
         return _Said(
@@ -220,7 +227,7 @@ def _ready(snapshot: RolloutSnapshot, transition: Transition, allocation: Alloca
     if ready >= asked and (unrouted := _unrouted(snapshot, allocation)) is not None:
         return replace(stuck, holds=False) if stuck is not None else _Said(False, Reason.DEPLOYING, unrouted)
     if ready >= asked:
-        text = f"{ready} pods ready, stable revision {transition.stable}" if asked else "scaled to 0"
+        text = pods.serving(snapshot, transition, allocation) if asked else "scaled to 0"
         return _Said(True, Reason.SERVING, text)
     if stuck is not None:
         return _Said(False, stuck.reason, stuck.message)
@@ -232,7 +239,7 @@ def _ready(snapshot: RolloutSnapshot, transition: Transition, allocation: Alloca
     text += f": {fault.message}" if fault else ""
     ends = regrown_by(snapshot, transition)
     if ends is not None and snapshot.now < ends:
-        return _Said(True, Reason.DEPLOYING, f"{text}; revision {transition.stable} is growing back to full size")
+        return _Said(True, Reason.DEPLOYING, f"{text}; revision {transition.stable} is being scaled back up")
     return _Said(False, Reason.DEPLOYING, text)
 
 
@@ -278,27 +285,23 @@ def _progressing(
         return _Said(False, transition.held.reason, transition.held.message)
     if transition.failed is not None:
         revision, failure = transition.failed
+        retry = command_line(Command.RETRY, snapshot.namespace, snapshot.name)
         return _Said(
             False,
             failure.reason,
-            f"revision {revision} is not tried again until retry or a new spec: {failure.message}",
+            f"revision {revision} is not tried again until a new spec, or {retry}: {failure.message}",
         )
     if stuck is not None:
         return _Said(False, stuck.reason, stuck.message)
     if transition.stable is not None and snapshot.workload(transition.stable).ready < snapshot.spec.replicas:
-        return _Said(True, Reason.DEPLOYING, _missing(snapshot.workload(transition.stable), snapshot.spec.replicas))
+        return _Said(True, Reason.DEPLOYING, pods.missing(snapshot.workload(transition.stable), snapshot.spec.replicas))
     if (unrouted := _unrouted(snapshot, allocation)) is not None:
         return _Said(True, Reason.DEPLOYING, unrouted)
     if transition.rollback is not None:
         back = transition.rollback
-        text = f"rolled back from {back.desired} to {back.target}; holds until the spec asks for another revision"
+        text = f"rolled back from revision {back.desired} to {back.target} by rollback-to, until the spec asks for another revision"
         return _Said(False, Reason.ROLLED_BACK, text)
-    return _Said(False, Reason.SERVING, "")
-
-
-def _missing(workload: Workload, replicas: int) -> str:
-    out = f", {out_of_traffic(workload.out)}" if workload.out else ""
-    return f"{workload.ready} of {replicas} pods of revision {workload.revision} are ready{out}"
+    return _Said(False, Reason.SERVING)
 
 
 def _degraded(transition: Transition, stuck: _Said | None) -> _Said:
@@ -367,8 +370,8 @@ def transitions(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> 
         if old is None and new.reason == Reason.DEPLOYING:  # the ledger's line said so already
             continue
         calm = new.reason in (Reason.SERVING, Reason.DEPLOYING, Reason.WAITING_FOR_PROMOTE, Reason.PAUSED_BY_USER)
-        said = f"{new.message} ({kind} is {status} since {new.last_transition_time})"
-        events.append(EventDraft("Normal" if calm else "Warning", Reason(new.reason), said))
+        type_ = "Normal" if calm else "Warning"
+        events.append(EventDraft(type_, Reason(new.reason), new.message, f"{kind} {new.last_transition_time}"))
     return tuple(events)
 
 

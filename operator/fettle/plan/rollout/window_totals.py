@@ -12,7 +12,7 @@ from fettle.api.reasons import Reason
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Items on which the canary was compared with the stable revision. `unsure`: items that were skipped, because stable was not confident."""
+    """Items on which the canary was compared with the stable revision. `unsure`: items that do not count, because stable was unsure of its answer."""
 
     agreed: int = 0
     disagreed: int = 0

@@ -69,7 +69,7 @@ def _convertible(planned: PlannedCandidate, facts: Facts) -> Finding | None:
         return None
     family, given = planned.family, facts.prepare.source.format
     forms = joined(catalog.runtime(family).converts, "or")
-    text = f"files of {family} are made and quantized from a source in the format {forms}; one in {given} runs as it came ({ORIGINAL})"
+    text = f"{family} files are made and quantized from sources in the format {forms}; a source in {given} only runs unchanged ({ORIGINAL})"
     return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
 
 
@@ -116,7 +116,7 @@ def _trainable(planned: PlannedCandidate, facts: Facts) -> Finding | None:
 def _not_quantized_twice(planned: PlannedCandidate, facts: Facts) -> Finding | None:
     quantized = facts.prepare.traits.quantized
     if sum(step.quantizes for step in planned.steps) > 1:
-        text = f"recipe {planned.plan.recipe} quantizes what it has quantized already: leave all but one of these steps out"
+        text = f"recipe {planned.plan.recipe} quantizes twice: keep only one of these steps"
         return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
     if planned.dequantizes and not quantized:
         return Finding(Reason.RECIPE_NOT_APPLICABLE, "the source is not quantized, so there is nothing to dequantize")

@@ -174,7 +174,8 @@ def _cut(candidates: tuple[PlannedCandidate, ...], spec: OptimizedModelSpec) -> 
     """`candidates`, of which all but the cheapest `maxCandidates` are rejected; never more than status can hold for every target."""
     most = spec.search.max_candidates
     cut_off = Finding(
-        Reason.PRUNED, f"search.maxCandidates is {most}, and cheaper candidates come first: raise it to try this one"
+        Reason.NOT_MEASURED_IN_FULL,
+        f"search.maxCandidates is {most}, and cheaper candidates come first: raise it to try this one",
     )
     cut = tuple(
         replace(planned, refusal=cut_off) if place >= most else planned for place, planned in enumerate(candidates)

@@ -77,7 +77,7 @@ def _has_figures(row: CandidateStatus) -> bool:
 def _misses(row: CandidateStatus, rules: Rules) -> tuple[Miss, ...]:
     missed = misses(row, rules)
     if not missed and row.artifact is None:
-        return (Miss(Reason.CONSTRAINTS_NOT_MET, "it left no artifact to publish", UNMEASURED),)
+        return (Miss(Reason.CONSTRAINTS_NOT_MET, "it produced no artifact to publish", UNMEASURED),)
     return missed
 
 
@@ -129,8 +129,11 @@ def _why(winner: _Score, tied: Sequence[_Score], rules: Rules, incumbent: str | 
     """The message of the winner: why it was selected, or why a published artifact stays although other candidates are equally good."""
     others = [score.row.name for score in tied if score is not winner]
     if winner.row.artifact != incumbent or not others:
-        within = " within the interval" if others and rules.objective != Objective.SIZE else ""
-        return f"selected: the best {rules.objective.lower()}{within} of all candidates that satisfy every constraint"
+        tie = "as good as " if others and rules.objective != Objective.SIZE else ""
+        within = ", within the interval," if tie else ""
+        return (
+            f"selected: {tie}the best {rules.objective.lower()}{within} of all candidates that satisfy every constraint"
+        )
     are = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'}"
     return clip(f"it was already published and is kept, because {are} not faster by more than the interval")
 

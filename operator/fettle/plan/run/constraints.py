@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from fettle.api import metrics
-from fettle.api.constraints import AccuracyConstraint, Constraints
+from fettle.api.constraints import AccuracyConstraint, Constraints, default_changes
 from fettle.api.optimizedmodel import OptimizedModelSpec
 
 DEFAULT_MAX_DROP = 0.01  # unless the drop is in the unit of the labels
-# The share of answers that may change in addition to `maxDrop`. Answers can change without a loss of accuracy, for example in an int8 build of
-# a model that is often unsure: its wrong answers become other wrong answers.
-DEFAULT_CHANGES = 0.1
 
 
 def in_force(spec: OptimizedModelSpec) -> Constraints:
@@ -23,7 +20,7 @@ def in_force(spec: OptimizedModelSpec) -> Constraints:
     bound = spec.constraints.accuracy or AccuracyConstraint(max_drop=0.0 if own_unit else DEFAULT_MAX_DROP)
     if bound.max_changed is None:
         lost = 0.0 if own_unit else bound.max_drop
-        bound = bound.model_copy(update={"max_changed": round(min(lost + DEFAULT_CHANGES, 1.0), 6)})
+        bound = bound.model_copy(update={"max_changed": default_changes(lost)})
     return spec.constraints.model_copy(update={"accuracy": bound})
 
 
@@ -32,8 +29,8 @@ def describe(constraints: Constraints) -> str:
     parts = []
     if constraints.accuracy is not None:
         parts.append(f"accuracy drop <= {constraints.accuracy.max_drop:g}")
-        if constraints.accuracy.max_changed is not None:
-            parts.append(f"changed answers <= {constraints.accuracy.max_changed:g}")
+        if constraints.accuracy.changed:
+            parts.append(f"changed answers <= {constraints.accuracy.changed}")
     if constraints.latency is not None:
         parts.append(f"p{constraints.latency.percentile} <= {constraints.latency.max_milliseconds:g} ms")
     if constraints.size is not None:

@@ -16,13 +16,16 @@ from fettle.api.bounds import ORIGINAL, gain, is_exact, span
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, ReportStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, PublishReport
+from fettle.api.text import RETRY_COMMAND
 from fettle.api.uris import Address
 from fettle.api.vocabulary import CandidateState
+from fettle.plan.commands import Command, command_line
 from fettle.plan.run import retry
 from fettle.plan.run.attempts import TaskProgress, notes_of, requests_of
 from fettle.plan.run.choose import choose
 from fettle.plan.run.context import RunContext, context_of
 from fettle.plan.run.devices import device_kind, loading
+from fettle.plan.run.figures import shown
 from fettle.plan.run.held_back import held_back
 from fettle.plan.run.planned import Finding, with_notes
 from fettle.plan.run.preflight import locate
@@ -99,12 +102,18 @@ def _advance(context: RunContext) -> RunOutcome:
 def _not_prepared(context: RunContext, prepare: TaskProgress[PrepareReport]) -> RunOutcome:
     """The outcome while prepare is in progress, or after it failed."""
     if prepare.fault is not None:
-        stage = Stage(prepare.fault.reason, prepare.fault.message, finished=True)
-        status = _stopped(opened_status(context), prepare.fault)
-        return RunOutcome(stage, status, fault_conditions(prepare.fault), (prepare,))
+        fault = _with_command(context.snapshot, prepare.fault)
+        stage = Stage(fault.reason, fault.message, finished=True)
+        return RunOutcome(stage, _stopped(opened_status(context), fault), fault_conditions(fault), (prepare,))
     text = f"fetching, checking and converting {context.snapshot.spec.source.uri}"
     stage = Stage(Reason.PREPARING, with_notes(text, notes_of([prepare])))
     return RunOutcome(stage, opened_status(context), tasks=(prepare,))
+
+
+def _with_command(snapshot: RunSnapshot, fault: Finding) -> Finding:
+    """`fault` with the name of the object in the command that retries it."""
+    command = command_line(Command.RETRY, snapshot.namespace, f"om/{snapshot.name}")
+    return replace(fault, message=fault.message.replace(RETRY_COMMAND, command))
 
 
 def _in_time(context: RunContext, outcome: RunOutcome) -> RunOutcome:
@@ -174,7 +183,7 @@ def _published(
         problems = [publish.fault]
     if problems:
         return _not_published(problems), status
-    summary = "; ".join([_summary(status.candidates), *_held_back(progress, status.candidates).values()])
+    summary = "; ".join([_summary(shown(status.candidates)), *_held_back(progress, status.candidates).values()])
     return Stage(Reason.PUBLISHED, summary, finished=True), status
 
 

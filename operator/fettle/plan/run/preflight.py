@@ -13,7 +13,7 @@ from fettle.api.optimizedmodel import DeviceSpec, OptimizedModelSpec, TargetSpec
 from fettle.api.optimizedmodel_status import DeviceStatus
 from fettle.api.pods import Toleration
 from fettle.api.reasons import Reason
-from fettle.api.text import clip
+from fettle.api.text import clip, counted
 from fettle.api.vocabulary import DeviceKind
 from fettle.plan.run import retry
 from fettle.plan.run.devices import device_kind, gpu_resources
@@ -143,4 +143,4 @@ def _nothing_fits(target: TargetSpec, nodes: Sequence[NodeOffer], misfits: Mappi
     more = f"; {len(with_gpus) - SHOWN} more with GPUs" if len(with_gpus) > SHOWN else ""
     offers = told + more if with_gpus else "none has a GPU"
     advice = "add such a node, or change the target's device, resources, nodeSelector or tolerations, and retry"
-    return f"target {target.name}: no node offers {asked}; of {len(nodes)} nodes {clip(offers, 250)} ({advice})"
+    return f"target {target.name}: no node offers {asked}; of {counted(len(nodes), 'node')}, {clip(offers, 250)} ({advice})"

@@ -13,6 +13,7 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import MeasureReport, PrepareReport
 from fettle.api.task import MeasureTask, StoredModel
+from fettle.api.text import counted
 from fettle.api.vocabulary import RuntimeName
 from fettle.plan.run.attempts import AnyTaskProgress, notes_of
 from fettle.plan.run.builds import BuildProgress, build_all, placed
@@ -135,5 +136,5 @@ def _describe(busy: Sequence[TargetProgress], measured: int) -> str:
     count = sum(len(target.measuring) for target in busy)
     asked = len(busy) + measured
     done = f"{measured} of {asked} targets measured; " if asked > 1 else ""
-    text = f"{done}measuring {count} candidate{'' if count == 1 else 's'} on {names}"
+    text = f"{done}measuring {counted(count, 'candidate')} on {names}"
     return with_notes(text, notes_of(target.measurement.task for target in busy if target.measurement is not None))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from fettle.api.conditions import READY, find
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
+from fettle.api.text import counted
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.commands import VALUE_LIMIT, Command, acceptance, refusal
 from fettle.plan.run.attempts import found_loss, retries_of
@@ -36,7 +37,8 @@ def failure_of(status: OptimizedModelStatus) -> str | None:
         return ready.reason
     failed = [row for row in status.candidates if row.state == CandidateState.FAILED]
     names = ", ".join(f"{row.target}/{row.name}" for row in failed[:3])
-    return f"{len(failed)} failed ({names}{', …' if len(failed) > 3 else ''})" if failed else None
+    more = ", …" if len(failed) > 3 else ""
+    return f"{counted(len(failed), 'failed candidate')}: {names}{more}" if failed else None
 
 
 def subject_of(status: OptimizedModelStatus) -> str | None:
@@ -46,8 +48,20 @@ def subject_of(status: OptimizedModelStatus) -> str | None:
     """
     failure, ready = failure_of(status), find(status.conditions, READY)
     if failure is None and ready is not None and ready.reason == Reason.PUBLISHED:
-        return "nothing failed; checking that the published artifacts are whole"
+        return "nothing failed; checking that the published artifacts are complete"
     return failure
+
+
+def _nothing_failed(status: OptimizedModelStatus) -> str:
+    """Why a retry has nothing to do."""
+    ready = find(status.conditions, READY)
+    if ready is None or ready.reason == Reason.INVALID_SPEC:
+        return "it repeats the failed tasks of a run, and there was none: correct the spec"
+    if ready.reason in IN_PROGRESS:
+        return "it repeats the failed tasks of a run, and none has failed so far"
+    return (
+        f"it repeats the failed tasks of a run, and none failed; to change the result ({ready.reason}), change the spec"
+    )
 
 
 def measured_now(status: OptimizedModelStatus) -> bool:
@@ -73,15 +87,16 @@ def read(snapshot: RunSnapshot) -> RetryOrder:
     if status.observed_generation is None:
         return RetryOrder(value or status.last_handled_retry, retries_of(snapshot.tasks))
     unchanged = RetryOrder(status.last_handled_retry, status.retries or 0)
-    failed, changed = failure_of(status) is not None, status.observed_generation != snapshot.generation
+    failure, changed = failure_of(status), status.observed_generation != snapshot.generation
     if not is_new(value, status):
-        return replace(unchanged, retries=unchanged.retries + 1, acts=True) if changed and failed else unchanged
+        return replace(unchanged, retries=unchanged.retries + 1, acts=True) if changed and failure else unchanged
     subject = subject_of(status)
     if subject is None:
-        return RetryOrder(value, unchanged.retries, events=(refusal(Command.RETRY, f"{value}: nothing failed"),))
+        return RetryOrder(value, unchanged.retries, events=(refusal(Command.RETRY, value, _nothing_failed(status)),))
     if (measured_now(status) or _made_again(snapshot)) and not changed:
         return unchanged
-    accepted = acceptance(Command.RETRY, f"{value}: {subject}")
+    effect = f"the failed tasks run again ({failure})" if failure else subject
+    accepted = acceptance(Command.RETRY, value, effect)
     return RetryOrder(value, unchanged.retries + 1, acts=True, events=(accepted,))
 
 

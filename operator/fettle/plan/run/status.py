@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fettle.api import catalog
+from fettle.api.bounds import is_unsteady
 from fettle.api.conditions import (
     CONVERTED,
     MEASURED,
@@ -31,6 +32,7 @@ from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.builds import BuildProgress
 from fettle.plan.run.context import RunContext
 from fettle.plan.run.devices import gpu_resources
+from fettle.plan.run.figures import shown
 from fettle.plan.run.planned import Finding, PlannedCandidate
 from fettle.plan.run.progress import RunProgress
 from fettle.plan.run.state import RunSnapshot, Stage
@@ -38,6 +40,9 @@ from fettle.plan.run.targets import TargetProgress
 from fettle.plan.run.tasks import model_of
 
 IN_PROGRESS = frozenset({Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING})
+
+# The messages of conditions that have nothing to explain.
+_UNEVENTFUL = {RECONCILING: "nothing is in progress", STALLED: "no fault needs attention"}
 
 CONVERSION_FAULTS = frozenset(
     {
@@ -122,9 +127,10 @@ def closed_status(snapshot: RunSnapshot, outcome: RunOutcome) -> OptimizedModelS
     """
     stage, said = outcome.stage, {draft.kind for draft in outcome.conditions}
     kinds = (READY, SOURCE_RESOLVED, CONVERTED, MEASURED)
+    unknown = "the run ended before this stage" if stage.finished else "the run has not reached this stage"
     drafts = (
         *outcome.conditions,
-        *(ConditionDraft(kind, None, stage.reason) for kind in kinds[1:] if kind not in said),
+        *(ConditionDraft(kind, None, stage.reason, unknown) for kind in kinds[1:] if kind not in said),
         ConditionDraft(READY, stage.reason == Reason.PUBLISHED, stage.reason, stage.message),
         *settling(stage.reason, stage.message),
     )
@@ -133,7 +139,15 @@ def closed_status(snapshot: RunSnapshot, outcome: RunOutcome) -> OptimizedModelS
         conditions = _said(conditions, draft, snapshot)
     places = {kind: place for place, kind in enumerate(kinds)}
     conditions = tuple(sorted(conditions, key=lambda condition: places.get(condition.type, len(places))))
-    return outcome.status.model_copy(update={"conditions": conditions})
+    written = outcome.status
+    return written.model_copy(
+        update={
+            "conditions": conditions,
+            "baselines": shown(written.baselines),
+            "candidates": shown(written.candidates),
+            "artifacts": shown(written.artifacts),
+        }
+    )
 
 
 def _said(conditions: tuple[Condition, ...], draft: ConditionDraft, snapshot: RunSnapshot) -> tuple[Condition, ...]:
@@ -142,7 +156,7 @@ def _said(conditions: tuple[Condition, ...], draft: ConditionDraft, snapshot: Ru
         draft.kind,
         draft.holds,
         draft.reason,
-        draft.message,
+        draft.message or _UNEVENTFUL.get(draft.kind, ""),
         generation=snapshot.generation,
         now=timestamps.write(snapshot.now),
     )
@@ -162,7 +176,9 @@ def source_conditions(report: PrepareReport) -> tuple[ConditionDraft, ...]:
     """SourceResolved and Converted after a successful prepare, which may have continued without a portable form."""
     source, fault = report.source, report.conversion_fault
     resolved = f"{source.format}, {source.bytes} bytes, sha256 {source.sha256[:12]}"
-    converted = ConditionDraft(CONVERTED, True, Reason.COMPLETED, "; ".join(report.notes))
+    converted = ConditionDraft(
+        CONVERTED, True, Reason.COMPLETED, "; ".join(report.notes) or "the portable form has the source's outputs"
+    )
     if fault is not None:
         converted = ConditionDraft(CONVERTED, False, fault.reason, "; ".join((fault.message, *report.notes)))
     return ConditionDraft(SOURCE_RESOLVED, True, Reason.COMPLETED, resolved), converted
@@ -171,9 +187,8 @@ def source_conditions(report: PrepareReport) -> tuple[ConditionDraft, ...]:
 def fault_conditions(fault: Finding) -> tuple[ConditionDraft, ...]:
     """SourceResolved and Converted after prepare failed: the reason tells which of the two is False."""
     if fault.reason in CONVERSION_FAULTS:
-        return ConditionDraft(SOURCE_RESOLVED, True, Reason.COMPLETED), ConditionDraft(
-            CONVERTED, False, fault.reason, fault.message
-        )
+        resolved = ConditionDraft(SOURCE_RESOLVED, True, Reason.COMPLETED, "the source was fetched")
+        return resolved, ConditionDraft(CONVERTED, False, fault.reason, fault.message)
     return (ConditionDraft(SOURCE_RESOLVED, False, fault.reason, fault.message),)
 
 
@@ -188,7 +203,7 @@ def measured_condition(targets: Sequence[TargetProgress]) -> ConditionDraft:
         if target.baseline is not None
     ]
     notes += [f"{target.target.name}: {note}" for target in targets for note in target.notes]
-    return ConditionDraft(MEASURED, True, Reason.COMPLETED, "; ".join(notes))
+    return ConditionDraft(MEASURED, True, Reason.COMPLETED, "; ".join(notes) or "no candidate could be measured")
 
 
 def events(earlier: Sequence[Condition], stage: Stage, generation: int) -> tuple[EventDraft, ...]:
@@ -259,13 +274,15 @@ def _standing(
         return CandidateState.REJECTED, build.refusal
     if candidate.name in target.twins:
         return CandidateState.REJECTED, Finding(
-            Reason.PRUNED, f"the same file and settings as {target.twins[candidate.name]}"
+            Reason.NOT_MEASURED_IN_FULL, f"the same file and settings as {target.twins[candidate.name]}"
         )
     fault = build.fault if build is not None and build.fault is not None else target.fault
     if fault is not None:
         return CandidateState.FAILED, fault
     if candidate.name in target.left_out:
-        return CandidateState.FAILED, Finding(Reason.JOB_FAILED, "the measuring Job did not report it")
+        return CandidateState.FAILED, Finding(
+            Reason.JOB_FAILED, "the measuring Job returned no result for this candidate"
+        )
     if (build is not None and build.running) or candidate.name in target.measuring:
         return CandidateState.RUNNING, None
     return CandidateState.PENDING, None
@@ -294,6 +311,7 @@ def artifact_of(
     assert winner.bytes is not None
     same = published if published is not None and published.sha256 == winner.artifact else None
     drop = winner.accuracy_drop.value if winner.accuracy_drop is not None else 0.0
+    speedup = winner.speedup
     return ArtifactStatus(
         target=target.name,
         candidate=same.candidate if same is not None else winner.name,
@@ -303,9 +321,7 @@ def artifact_of(
         sha256=winner.artifact,
         bytes=winner.bytes,
         threads=winner.settings.threads * winner.settings.streams,
-        speedup=float(f"{winner.speedup.value:.4g}")
-        if winner.speedup is not None
-        else None,  # the candidate has all digits
+        speedup=(speedup.low if is_unsteady(winner) else speedup.value) if speedup is not None else None,
         accuracy_drop=0.0 if winner.exact else drop,
         placement=Placement(
             node_selector=target.node_selector,
@@ -315,5 +331,5 @@ def artifact_of(
             limits=gpu_resources(target) or None,
         ),
         generation=same.generation if same is not None else generation,
-        incumbent=same.incumbent if same is not None else incumbent,
+        incumbent=incumbent,
     )

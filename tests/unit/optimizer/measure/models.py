@@ -31,7 +31,7 @@ SIGNATURE = Signature(
     inputs=(Tensor(name="pixels", dtype="FP32", shape=(-1, 64), batch_axis=0),),
     outputs=(Tensor(name="logits", dtype="FP32", shape=(-1, 10), batch_axis=0),),
 )
-CLASSES = LabelReading(form=LabelForm.CLASSES, told="numbers of classes, 0 to 9", classes=10)  # as prepare reads them
+CLASSES = LabelReading(form=LabelForm.CLASSES, told="class indices, 0 to 9", classes=10)  # as prepare reads them
 STATIC = (RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC)),)
 # One process start of two short rounds: what is said of accuracy, of files and of the store does not depend on how long is timed.
 SHORT = TimingSchedule(least_starts=1, looks=(1,), least_rounds=1, rounds=2, most_rounds=2, block_seconds=0.02)

@@ -75,7 +75,7 @@ def test_what_is_slower_than_the_original_in_every_round_is_out(candidate: Scree
 
 def test_who_is_sorted_out_is_told_the_figures() -> None:
     assert sort_out([FAST, SLOW], Objective.LATENCY).rejected == {
-        "slow": "slower than 1.5 x fast in the 1 s timing pre-test: 1.6 ms per item, against 1 ms"
+        "slow": "took more than 1.5 times as long as fast in the 1 s timing pre-test: slow 1.6 ms per item, fast 1 ms"
     }
 
 
@@ -199,7 +199,7 @@ def test_what_is_much_slower_than_one_that_passes_is_no_runner_up() -> None:
     finals = stage.hold([FAST, screened("exact", 1.6, lossy=False)])
     assert (stage.certified, stage.heats) == (["fast"], [["fast"]])
     assert finals.rejected == {
-        "exact": "not measured in full, because fast already satisfies every constraint; in the 1 s timing pre-test 1.6 ms per item, against 1 ms"
+        "exact": "not measured in full, because fast already satisfies every constraint; in the 1 s timing pre-test: exact 1.6 ms per item, fast 1 ms"
     }
 
 

@@ -101,7 +101,7 @@ def test_a_script_that_is_no_candidate_has_one_thread_where_it_is_faster_so(
     two = original.plan.settings.model_copy(update={"threads": 2})
     original = original.model_copy(update={"plan": original.plan.model_copy(update={"settings": two})})
     report = bench.measure(candidate("portable", bench.original), baseline=original, schedule=SHORT)
-    told = [note for note in report.notes if note.startswith("the original has one thread, because it is ")]
+    told = [note for note in report.notes if note.startswith("the original runs with one thread, because it is then ")]
     assert len(told) == (threads == 1)
     assert report.baseline.runtime == TORCH
     assert all(note.endswith("times as fast as with 2") for note in told)

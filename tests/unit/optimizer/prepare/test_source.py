@@ -65,7 +65,7 @@ def test_of_an_address_where_nothing_is_the_names_beside_it_are_told_the_most_al
     told = bench.refused(uri="pvc://claim/mine/modle.onnx").message
     expected = "pvc://claim/mine/modle.onnx does not exist; beside it: model.onnx, a.txt, b.txt, c.txt, d.txt; "
     assert told.startswith(expected), told
-    assert "`fettle push` the file there and run `kubectl fettle retry om/NAME`" in told
+    assert "copy the file there with `fettle push` and run `kubectl fettle retry om/NAME`" in told
     assert "beside it" not in bench.refused(uri="pvc://claim/nowhere/modle.onnx").message
 
 

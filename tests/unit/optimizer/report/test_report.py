@@ -193,7 +193,7 @@ def test_the_table_is_in_the_order_that_its_caption_says(finished: tuple[Store, 
 
 
 def test_numbers_that_share_a_label_stand_in_short_lines() -> None:
-    points = [plot.Point(str(number), "pruned", "x", None, None, None) for number in range(1, 7)]
+    points = [plot.Point(str(number), "early", "x", None, None, None) for number in range(1, 7)]
     assert plot._numbers(points) == "1, 2, 3, 4,\n5, 6"
 
 
@@ -288,8 +288,8 @@ def test_an_unsteady_clock_is_said_where_the_figures_stand(finished: tuple[Store
     )
     publish.run(publish_task(store, verdicts=doubted), store, Mounts())
     page = parsed(store.read_bytes("reports/vision/digits/3.html").decode()).text
-    assert "The clock was unsteady: known to 40% only." in page
-    headline = "The clock was unsteady; digits answers at least 3.92 times as fast, from a file 73 % smaller. With 95 % confidence"
+    assert "The timing was unsteady: known to 40% only." in page
+    headline = "The timing was unsteady; digits answers at least 3.92 times as fast, from a file 73 % smaller. With 95 % confidence"
     assert headline in page
     assert "times as fast ≥ 3.92 ×" in page
     assert "It is at least 3.92 times as fast as the original: 10.4 ms became 2.6 ms (factor 4 × [3.92, 4.08])" in page
@@ -317,6 +317,7 @@ def test_the_report_of_a_converted_source_compares_times_with_the_converted_mode
     assert "times as fast as the converted model 4 ×" in page
     assert "was 12.9 MB" in page
     assert "It is 4 times as fast as the converted model (ONNX): 10.4 ms became 2.6 ms" in page
+    assert "times as fast as the converted model (more is better)" in page
     assert "as fast as the original" not in page.partition("in pictures")[0]
 
 
@@ -426,7 +427,7 @@ def test_what_was_lost_is_called_what_was_measured(metric: Metric, evidence: Evi
 def test_a_plot_of_nothing_is_no_plot() -> None:
     empty = plot.Point("1", "rejected", "a", None, None, None)
     assert plot.pareto([empty], "loss", 0.01, True) is None
-    assert plot_rows.speedups([empty]) is None
+    assert plot_rows.speedups([empty], "the original") is None
     assert plot_rows.drops([empty], "loss", 0.01, True) is None
     assert plot_rows.spreads([empty], {}, None) is None
 
@@ -450,7 +451,7 @@ def timed(label: str, kind: str, milliseconds: float, drop: Interval | None = No
 
 def test_numbers_on_the_axis_are_not_written_over_each_other() -> None:
     latencies = {"1": 12.0, "9": 6.9, "11": 7.0, "15": 7.05, "16": 7.95, "8": 7.96, "3": 14.0}
-    marks = [timed(label, "pruned", milliseconds) for label, milliseconds in latencies.items()]
+    marks = [timed(label, "early", milliseconds) for label, milliseconds in latencies.items()]
     drawn = (
         plot.pareto([timed("2", "original", 12.0, Interval(value=0, low=0, high=0)), *marks], "loss", 0.02, True) or ""
     )
@@ -463,7 +464,7 @@ def test_what_was_sorted_out_by_a_quick_clock_stands_on_the_axis_with_its_latenc
     none = Interval(value=0, low=0, high=0)
     points = [
         timed("1", "original", 8.0, none),
-        *(timed(label, "pruned", milliseconds) for label, milliseconds in (("2", 4.1), ("3", 4.0), ("4", 2.0))),
+        *(timed(label, "early", milliseconds) for label, milliseconds in (("2", 4.1), ("3", 4.0), ("4", 2.0))),
     ]
     drawn = plot.pareto(points, "loss", 0.01, True) or ""
     assert "candidate-2 4.1 ms" in drawn

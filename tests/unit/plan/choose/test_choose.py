@@ -245,7 +245,7 @@ def unstable(name: str, speed: tuple[float, float, float] | None, drop: float = 
         (
             [EXACT, row("int8", 1.52, 0.001)],
             Objective.LATENCY,
-            "the best latency within the interval of all candidates",
+            "as good as the best latency, within the interval, of all candidates",
         ),
     ],
 )

@@ -52,3 +52,14 @@ def test_a_person_reads_all_of_them() -> None:
         }
     )
     assert describe(constraints) == "accuracy drop <= 0.02, p95 <= 5 ms, size <= 1000 bytes, speed-up >= 1.2"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"maxDrop": 0.02}, "changed answers <= 0.12 (default)"),
+        ({"maxDrop": 0.02, "maxChanged": 0.3}, "changed answers <= 0.3"),
+    ],
+)
+def test_a_bound_that_nobody_set_is_called_the_default(given: dict[str, Any], told: str) -> None:
+    assert describe(in_force(spec({"accuracy": given}, "Accuracy"))) == f"accuracy drop <= 0.02, {told}"

@@ -25,4 +25,4 @@ def test_a_gain_says_what_was_timed_beside_the_candidate() -> None:
 
 def test_of_an_unsteady_clock_only_the_lower_end_is_claimed() -> None:
     found = row("int8", (1714.6, 776.3, 3789.9), reason=Reason.MEASUREMENT_UNSTABLE)
-    assert gain(found) == "at least 776 times as fast as the original (the clock was unsteady: 1,710 [776, 3,790])"
+    assert gain(found) == "at least 776 times as fast as the original (the timing was unsteady: 1,710 [776, 3,790])"

@@ -176,7 +176,7 @@ def test_every_build_of_any_plan_was_asked_for_in_prepare() -> None:
 def test_the_cheapest_come_through_a_cut() -> None:
     found = plan(make_spec(search={"maxCandidates": 4}))
     assert tried(found) == ALWAYS[:4]
-    assert set(refused(found).values()) == {Reason.PRUNED}
+    assert set(refused(found).values()) == {Reason.NOT_MEASURED_IN_FULL}
     refusal = named(found, "int8-openvino").refusal
     assert refusal is not None
     assert "search.maxCandidates is 4" in refusal.message
@@ -227,7 +227,7 @@ def test_a_recipe_quantizes_once(second: str) -> None:
     found = plan(make_spec(recipes=[{"name": "twice", "steps": steps}]))
     assert set(refused(found).values()) == {Reason.RECIPE_NOT_APPLICABLE}
     refusal = named(found, "twice-openvino").refusal
-    assert refusal is not None and "recipe twice quantizes what it has quantized already" in refusal.message
+    assert refusal is not None and "recipe twice quantizes twice: keep only one" in refusal.message
 
 
 CALIBRATION = {"calibration": {"uri": "pvc://m/c.npz"}}

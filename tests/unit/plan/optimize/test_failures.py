@@ -14,6 +14,7 @@ from fettle.api.optimizedmodel_status import ArtifactStatus, OptimizedModelStatu
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, MeasureReport
 from fettle.api.task import BuildTask, MeasureTask, PublishTask
+from fettle.api.text import RETRY_COMMAND
 from fettle.api.vocabulary import CandidateState, RuntimeName
 from fettle.plan.run.attempts import MAX_ATTEMPTS
 from fettle.plan.run.state import AnyReport, TaskPhase, TaskRequest, TaskState
@@ -346,6 +347,7 @@ def test_the_published_artifact_is_measured_again_and_stays_where_nothing_beats_
     )
     (artifact,) = world.status.artifacts
     assert (artifact.sha256, artifact.candidate, artifact.speedup) == (OLD.sha256, "tuned-openvino", 3.0)
+    assert artifact.incumbent == OLD.sha256, "what was published before the run is what it kept"
 
 
 def test_the_published_artifact_goes_where_another_beats_it_by_more_than_the_interval() -> None:
@@ -381,3 +383,11 @@ def test_a_spec_that_parses_again_is_run() -> None:
     world = World(status=OptimizedModelStatus(observed_generation=1, conditions=(bad,)))
     world.settle()
     assert world.ready.reason == Reason.PUBLISHED
+
+
+def test_a_fault_names_the_object_in_the_command_that_retries_it() -> None:
+    told = f"pvc://models/modle.onnx does not exist; run `{RETRY_COMMAND}`"
+    world = World(answer=fails("prepare", failure(Reason.SOURCE_NOT_FOUND, told)))
+    world.settle()
+    expected = "pvc://models/modle.onnx does not exist; run `kubectl fettle retry om/digits -n team`"
+    assert world.ready.message == world.condition("SourceResolved").message == expected

@@ -56,13 +56,13 @@ def device(**fields: Any) -> dict[str, Any]:
 
 
 MISFITS: list[tuple[str, tuple[NodeOffer, ...], dict[str, Any], str]] = [
-    ("a cluster without GPUs", (CPU, NodeOffer("cpu-b")), {}, "no node offers nvidia.com/gpu: 1; of 2 nodes none has a GPU"),
+    ("a cluster without GPUs", (CPU, NodeOffer("cpu-b")), {}, "no node offers nvidia.com/gpu: 1; of 2 nodes, none has a GPU"),
     ("another architecture", (CPU, T4), device(architecture="sm89"),
-     "no node offers nvidia.com/gpu: 1 of sm89; of 2 nodes t4 is sm75 (Tesla-T4)"),
+     "no node offers nvidia.com/gpu: 1 of sm89; of 2 nodes, t4 is sm75 (Tesla-T4)"),
     ("too little memory", (T4,), device(memory="16Gi"), "t4 has 15360 MiB of GPU memory (Tesla-T4)"),
     ("a whole GPU where parts are offered", (node("a", resource=MIG),), {}, "a offers nvidia.com/mig-1g.10gb: 1 (NVIDIA-L4, sm89)"),
     ("parts where whole GPUs are offered", (L4,), {"resources": {"limits": {MIG: 1}}}, "l4 offers nvidia.com/gpu: 1 (NVIDIA-L4, sm89)"),
-    ("more than a node has", (L4,), {"resources": {"limits": {GPU: 4}}}, "no node offers nvidia.com/gpu: 4; of 1 nodes l4 offers"),
+    ("more than a node has", (L4,), {"resources": {"limits": {GPU: 4}}}, "no node offers nvidia.com/gpu: 4; of 1 node, l4 offers"),
     ("a label that no such node has", (L4,), {"nodeSelector": {"pool": "gold"}}, "l4 lacks the label pool=gold"),
     ("a taint", (node("a", taints=(Taint("dedicated", "team"),)),), {}, "a has the taint dedicated=team:NoSchedule"),
     ("a node that takes no pods", (node("a", schedulable=False),), {}, "a is cordoned"),

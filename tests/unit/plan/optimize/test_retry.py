@@ -334,8 +334,13 @@ def test_a_verdict_is_no_failure() -> None:
     assert world.ready.reason == Reason.CONSTRAINTS_NOT_MET
     started = len(world.started)
     world.retry = "one"
-    assert world.look().finished
+    decision = world.look()
+    assert decision.finished
     assert (len(world.started), world.events[-1]) == (started, ("Warning", Reason.COMMAND_REFUSED))
+    (refused,) = decision.events
+    assert refused.message == (
+        "retry refused: it repeats the failed tasks of a run, and none failed; to change the result (ConstraintsNotMet), change the spec"
+    )
 
 
 def test_a_new_object_that_comes_with_the_annotation_is_run_as_any_other() -> None:

@@ -270,7 +270,7 @@ def test_the_report_is_told_every_verdict_and_the_constraints() -> None:
     states = {verdict.candidate: verdict.state for verdict in publish.verdicts}
     assert states["int8-openvino"] == CandidateState.SELECTED
     assert states.keys() == world.rows().keys()
-    assert publish.constraints == "accuracy drop <= 0.02, changed answers <= 0.12"
+    assert publish.constraints == "accuracy drop <= 0.02, changed answers <= 0.12 (default)"
     assert len(publish.builds) == 4
     assert len(publish.measures) == 1
 

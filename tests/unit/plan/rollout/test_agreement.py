@@ -22,7 +22,7 @@ def test_a_fast_canary_without_errors_that_is_wrong_is_rolled_back_and_says_why(
     assert w.stable == "a"
     assert w.condition("Degraded") == ("True", "AnalysisFailed")
     assert "agreement 0.1111 < 0.95 (95 % interval up to 0." in w.message("Degraded")
-    assert "45 items compared, 40 disagreed, 10 skipped (stable was not confident)" in w.message("Degraded")
+    assert "45 of stable's recent items compared, 40 disagreed; stable unsure of 10 more" in w.message("Degraded")
     assert w.condition("Ready")[0] == "True"
 
 

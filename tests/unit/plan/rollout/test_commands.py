@@ -99,7 +99,7 @@ def test_a_command_without_revision_and_token_is_none_and_is_told_so_once(paused
     paused.annotations["fettle.dev/abort"] = value
     paused.run(5)
     assert paused.canary == "b"
-    assert refusals(paused) == [f"abort {value!r} is not a valid command: expected <revision>/<token>"]
+    assert refusals(paused) == [f"abort refused: {value!r} is not a valid command: expected <revision>/<token>"]
 
 
 def test_an_empty_annotation_orders_nothing(paused: Any) -> None:
@@ -111,10 +111,10 @@ def test_an_empty_annotation_orders_nothing(paused: Any) -> None:
 @pytest.mark.parametrize(
     ("command", "revision", "why"),
     [
-        ("promote", "a", "promote a/1: revision a is not the canary"),
-        ("promote-full", "a", "promote-full a/1: revision a is not the canary"),
-        ("abort", "a", "abort a/1: revision a is not the canary"),
-        ("retry", "a", "retry a/1: revision a has not failed"),
+        ("promote", "a", "promote refused: revision a is not the canary"),
+        ("promote-full", "a", "promote-full refused: revision a is not the canary"),
+        ("abort", "a", "abort refused: revision a is not the canary"),
+        ("retry", "a", "retry refused: revision a has not failed"),
     ],
 )
 def test_an_order_that_has_no_effect_says_why(world: Make, command: str, revision: str, why: str) -> None:
@@ -134,8 +134,11 @@ def test_retry_twice_acts_once(paused: Any) -> None:
     paused.order("retry", "b", "3")
     paused.run(30)
     assert paused.status.canary.started_at == begun
-    assert accepted(paused) == ["abort b/1", "retry b/2"]
-    assert refusals(paused) == ["retry b/3: revision b has not failed"]
+    assert accepted(paused) == [
+        "abort accepted: canary b is removed",
+        "retry accepted: revision b is tried again from its first step",
+    ]
+    assert refusals(paused) == ["retry refused: revision b has not failed"]
 
 
 @pytest.mark.parametrize("command", ["promote", "promote-full"])
@@ -143,7 +146,7 @@ def test_a_paused_rollout_is_not_promoted_behind_the_back_of_who_paused_it(pause
     paused.annotations["fettle.dev/paused"] = "true"
     paused.order(command, "b", "1")
     paused.run(30)
-    assert refusals(paused) == [f"{command} b/1: the rollout is paused; resume it first"]
+    assert refusals(paused) == [f"{command} refused: the rollout is paused; resume it first"]
     del paused.annotations["fettle.dev/paused"]
     paused.run(30)
     assert (paused.stable, paused.waits) == ("a", True)  # the token has acted

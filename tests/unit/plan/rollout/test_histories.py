@@ -255,7 +255,9 @@ def order(w: Any, watcher: Watcher, command: str, revision: str, token: int) -> 
 def answered(w: Any) -> Counter[str]:
     """How often each order was obeyed or refused."""
     words = (Reason.COMMAND_ACCEPTED, Reason.COMMAND_REFUSED)
-    return Counter(event.message.partition(":")[0] for event in w.events if event.reason in words)
+    return Counter(
+        f"{event.message.partition(' ')[0]} {event.occurrence}" for event in w.events if event.reason in words
+    )
 
 
 def reconcile(w: Any) -> None:

@@ -76,7 +76,7 @@ def test_a_new_spec_ends_it(history: Any) -> None:
     history.until(lambda w: w.stable == "a" and w.settled())
     serve(history, "d")
     assert history.status.rollback is None
-    assert any("is no longer in force" in event.message for event in history.events)
+    assert any("has ended: the spec decides again" in event.message for event in history.events)
 
 
 def test_when_the_spec_comes_back_the_old_order_does_not_begin_again(history: Any) -> None:
@@ -144,7 +144,7 @@ def test_the_revision_that_serves_while_another_failed_is_refused(world: Make, a
     w.until(lambda w: w.status.failed_revision == "b").run(10)
     order(w, "a", "1")
     w.run(30)
-    assert refusals(w) == ["rollback-to b/a/1: revision a is already serving, and there is no canary"]
+    assert refusals(w) == ["rollback-to refused: revision a is already serving, and there is no canary"]
     assert w.condition("Degraded")[0] == "True"
 
 

@@ -23,7 +23,7 @@ def metric(window: MetricWindow) -> MetricMeasurement | None:
 def agreement(
     minimum: float, min_requests: int, comparisons: Comparisons, doubts: tuple[Doubt, ...]
 ) -> MetricMeasurement:
-    """The share of items with the same answer as stable's, among those on which stable was confident. `doubts`: why pods cannot compare.
+    """The share of items with the same answer as stable's, among those of which stable was sure. `doubts`: why pods cannot compare.
 
     The verdict is bad as soon as the whole 95 % interval is below `minimum`, even on few items, because the interval takes their
     number into account. It is good if the share is not below `minimum` and there are enough items to prove `minimum` if none disagreed.
@@ -42,7 +42,7 @@ def _judged(minimum: float, min_requests: int, comparisons: Comparisons) -> tupl
     """The verdict that follows from the counts alone, and its text."""
     needed = max(min_requests, items_needed(1 - minimum) or 0)
     count = comparisons.compared
-    text = f"{count} items compared, {comparisons.disagreed} disagreed, {comparisons.unsure} skipped (stable was not confident)"
+    text = f"{count} of stable's recent items compared, {comparisons.disagreed} disagreed; stable unsure of {comparisons.unsure} more"
     if not count:
         return Verdict.PENDING, f"0 of {needed} items needed for agreement {minimum:g} ({text})"
     share, highest = comparisons.agreed / count, 1 - tango(comparisons.disagreed, 0, count).low

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.modeldeployment import LatencySpec
 from fettle.api.modeldeployment_status import Verdict
-from fettle.api.text import rounded
+from fettle.api.text import counted, rounded
 from fettle.plan.rollout.metrics.base import MetricMeasurement, MetricWindow
 from fettle.plan.rollout.window_totals import Traffic
 
@@ -42,11 +42,11 @@ def latency(
     if not bad and count < needed:
         verdict, text = Verdict.PENDING, f"{count} of {needed} answered requests needed for p{spec.percentile} latency"
     else:
-        counted = f"{count} requests, {slower} slower" if bad else f"{count} requests"
+        counts = counted(count, "request") + (f", {slower} slower" if bad else "")
         if stable is not None:
-            counted = f"canary {counted}; stable {stable.answers} requests"
+            counts = f"canary {counts}; stable {counted(stable.answers, 'request')}"
         verdict, sign = (Verdict.BAD, ">") if bad else (Verdict.GOOD, "within")
-        text = f"p{spec.percentile} latency {rounded(canary.percentile(spec.percentile))} ms {sign} {name} ({counted})"
+        text = f"p{spec.percentile} latency {rounded(canary.percentile(spec.percentile))} ms {sign} {name} ({counts})"
     value = canary.percentile(spec.percentile) if count else None
     return MetricMeasurement(
         verdict, text, metric=f"p{spec.percentile}Milliseconds", value=value, bound=bound, samples=count

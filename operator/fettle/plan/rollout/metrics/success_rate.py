@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fettle.api.modeldeployment_status import Verdict
+from fettle.api.text import counted
 from fettle.plan.rollout.metrics.base import MetricMeasurement, MetricWindow
 from fettle.plan.rollout.window_totals import Traffic
 
@@ -23,6 +24,6 @@ def success_rate(minimum: float, min_requests: int, canary: Traffic) -> MetricMe
         )
     else:
         good = rate >= minimum
-        text = f"success rate {rate:.4f} {'>=' if good else '<'} {minimum:g} ({canary.requests} requests, {canary.errors} failed)"
+        text = f"success rate {rate:.4f} {'>=' if good else '<'} {minimum:g} ({counted(canary.requests, 'request')}, {canary.errors} failed)"
         measured = MetricMeasurement(Verdict.GOOD if good else Verdict.BAD, text)
     return replace(measured, metric="successRate", value=rate, bound=minimum, samples=canary.requests)

@@ -41,7 +41,7 @@ def pending(demand: Demand) -> str | None:
     canary = demand.canary
     if canary is None or reached(demand.weight, demand.replicas, canary):
         return None
-    return f"{canary.available} of {canary.replicas} canary pods are available for weight {demand.weight}"
+    return f"{canary.available} of {canary.replicas} canary pods are available"
 
 
 def actual_weight(revision: str, workloads: Mapping[str, Workload], routes: Routes | None) -> int:

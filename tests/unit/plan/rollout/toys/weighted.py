@@ -41,7 +41,7 @@ class Weighted:
             return None if not demand.weight else "no replicas"
         needed = pods_for(demand.weight, demand.replicas)
         if canary.steady < needed:
-            return f"{canary.available} of {needed} canary pods are available for weight {demand.weight}"
+            return f"{canary.available} of {needed} canary pods are available"
         percent, asked = share(routes, canary), self.split(demand.weight)
         if percent != asked:
             return f"{percent} % of the traffic is routed to the canary, expected {asked} %"

@@ -1,4 +1,5 @@
--- `revision` is one of status.revisions. Without it, the one that served last before the revision that the spec asks for.
+-- `revision` is one of status.revisions. Without it, the one that served last before the revision that the spec asks for,
+-- however often the action is run.
 local status = obj.status or {}
 local desired = status.desiredRevision
 if desired == nil or status.observedGeneration ~= obj.metadata.generation then
@@ -20,6 +21,9 @@ for _, record in ipairs(status.revisions or {}) do
 end
 if target == nil or target == "" then
   target = previous
+  if target ~= nil and status.rollback ~= nil and status.rollback.target == target then
+    error("already rolled back to " .. target .. "; to go further back, name a revision", 0)
+  end
 end
 if target == nil or not known[target] then
   error("no such revision in status.revisions: " .. (target or "none served before") .. "; it has: " .. table.concat(names, ", "), 0)
