@@ -192,7 +192,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT",
         ("onnx", "onnxconverter-common", "tensorrt-cu12"),
         "tensorrt_engine:compile_engine",
-        revision=2,
+        revision=3,
         finishes=True,
         on_device=True,
     ),
@@ -202,7 +202,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT-RTX",
         ("onnx", "onnxconverter-common", "tensorrt-rtx-cu12"),
         "tensorrt_engine:compile_engine",
-        revision=2,
+        revision=3,
         finishes=True,
     ),
 )

@@ -95,8 +95,7 @@ def build(
         builder = trt.Builder(log)
         network = _parsed(library, builder, entry, log)
         executed = precisions(network)
-        config = builder.create_builder_config()
-        (config.set_flag if tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+        config = configured(library, builder, tf32)
         _aim(library, config, architecture)
         if (profile := _profile(builder, network, shapes)) is not None:
             config.add_optimization_profile(profile)
@@ -109,6 +108,15 @@ def build(
     )
     target.with_name(NOTE).write_bytes(note.canonical())
     return note
+
+
+def configured(library: Library, builder: Any, tf32: bool) -> Any:
+    """What the builder may do. Weights that keep 2 of every 4 (`prune: {method: NM}`) may run on sparse tensor cores: the library looks whether
+    a layer's do, and computes all others as ever."""
+    flags, config = library.module.BuilderFlag, builder.create_builder_config()
+    (config.set_flag if tf32 else config.clear_flag)(flags.TF32)
+    config.set_flag(flags.SPARSE_WEIGHTS)
+    return config
 
 
 def error_log(trt: Any) -> Any:

@@ -6,7 +6,10 @@ import gc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
@@ -170,3 +173,24 @@ def test_the_runtime_is_found_by_its_name() -> None:
     runtime = base.get(RUNTIME.name)
     assert isinstance(runtime, EngineRuntime)
     assert {"sm75", "sm86", "sm89"} <= set(runtime.library.architectures())
+
+
+def test_weights_of_which_two_in_four_are_0_become_an_engine_that_may_skip_them(tmp_path: Path) -> None:
+    """Whether a GPU's sparse tensor cores pay is for its clock to say."""
+    model = onnx.load(str(DIGITS.file))
+    pruned = 0
+    for tensor in model.graph.initializer:
+        weights = numpy_helper.to_array(tensor)
+        if weights.ndim == 4 and weights.shape[1] % 4 == 0:
+            kept = np.zeros(weights.shape, weights.dtype)
+            kept[:, 0::4], kept[:, 2::4] = weights[:, 0::4], weights[:, 2::4]
+            tensor.CopyFrom(numpy_helper.from_array(kept, tensor.name))
+            pruned += 1
+    assert pruned
+    onnx.save(model, str(tmp_path / "pruned.onnx"))
+    cast = in_precision(tmp_path / "pruned.onnx", tmp_path / "cast.onnx", Precision.FLOAT16)
+    assert build(DIGITS, tmp_path, "sm86", cast).executed.f16 > 0
+    trt = RUNTIME.library.module
+    config = engine_build.configured(RUNTIME.library, trt.Builder(engine_build.error_log(trt)), tf32=False)
+    assert config.get_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    assert not config.get_flag(trt.BuilderFlag.TF32)
