@@ -43,6 +43,7 @@ UNSEEN = "unseen"
 DEADLINE_SECONDS = 14_400
 MEASURE_SECONDS = 5  # for each candidate: the fewest starts and rounds with which a speed-up is claimed
 Row = dict[str, Any]
+COLUMNS = "MODEL RECIPE RUNTIME SPEEDUP GAIN DROP PARAMETERS KB PACKED TRAINED STATE UNSEEN PROMISE".split()
 
 
 def split(items: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
@@ -95,9 +96,11 @@ def optimize(task: Task, folder: Path, machine: str) -> list[Row]:
     began = time.monotonic()
     with (folder / "progress.log").open("a") as log:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-    if not done.stdout:
-        raise RuntimeError(f"{task.name}: no answer: see {folder / 'progress.log'}")
-    candidates = json.loads(done.stdout)["status"]["candidates"]
+    candidates = json.loads(done.stdout or "{}").get("status", {}).get("candidates")
+    if not candidates:
+        raise RuntimeError(
+            f"{task.name}: no candidate: see {folder / 'progress.log'}, and the logs in {folder / 'store'}"
+        )
     trained = dict(trainings(folder / "store"))
     shared = {
         "cpu": cpu.detect().label,
@@ -220,8 +223,7 @@ def written(rows: Sequence[Row]) -> None:
 def table(rows: Sequence[Row]) -> Table:
     """The results for a person."""
     made = Table(box=None, pad_edge=False)
-    columns = ("MODEL", "RECIPE", "RUNTIME", "SPEEDUP", "GAIN", "DROP", "PARAMETERS", "KB", "PACKED", "TRAINED", "STATE")
-    for name in (*columns, "UNSEEN", "PROMISE"):
+    for name in COLUMNS:
         made.add_column(name, overflow="fold")
     for row in rows:
         made.add_row(*cells(row))
@@ -267,7 +269,7 @@ def main() -> None:
     unknown = sorted(set(options.names) - set(TASKS))
     if unknown:
         parser.error(f"no such task: {', '.join(unknown)}; there are {', '.join(TASKS)}")
-    machine = f"{os.cpu_count()} cores{', shared with other work' if options.shared else ''}"
+    machine = f"{cpu.usable_cores()} of {os.cpu_count()} cores{', shared with other work' if options.shared else ''}"
     rows: list[Row] = []
     for task in (TASKS[name] for name in options.names or TASKS):
         folder = options.work / task.name

@@ -66,7 +66,9 @@ def test_rows_of_other_tasks_stay_in_the_order_of_the_tasks() -> None:
 
 
 def test_every_technique_that_trains_is_tried_on_some_task() -> None:
-    tried = [RecipeStep.model_validate(step) for task in TASKS.values() for name in task.recipes for step in RECIPES[name]]
+    tried = [
+        RecipeStep.model_validate(step) for task in TASKS.values() for name in task.recipes for step in RECIPES[name]
+    ]
     kinds = {step.parameters.kind for step in tried if step.parameters is not None}
     assert {entry.kind for entry in catalog.STEPS if entry.trains} <= kinds
 
@@ -81,7 +83,14 @@ def test_a_task_is_an_optimized_model_that_the_api_takes(name: str) -> None:
 
 def test_the_table_has_what_is_known_of_a_row() -> None:
     out = io.StringIO()
-    unknown = {**ROW, "recipe": "low-rank", "speedup": None, "drop": None, "state": "Rejected", "reason": "RecipeNotApplicable"}
+    unknown = {
+        **ROW,
+        "recipe": "low-rank",
+        "speedup": None,
+        "drop": None,
+        "state": "Rejected",
+        "reason": "RecipeNotApplicable",
+    }
     Console(file=out, width=250).print(train.table([{**ROW, "promiseHeld": True}, unknown]))
     first, second = out.getvalue().splitlines()[1:]
     assert "3.00 [2.80, 3.20]" in first
