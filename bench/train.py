@@ -43,7 +43,21 @@ UNSEEN = "unseen"
 DEADLINE_SECONDS = 14_400
 MEASURE_SECONDS = 5  # for each candidate: the fewest starts and rounds with which a speed-up is claimed
 Row = dict[str, Any]
-COLUMNS = "MODEL RECIPE RUNTIME SPEEDUP GAIN DROP PARAMETERS KB PACKED TRAINED STATE UNSEEN PROMISE".split()
+COLUMNS = [
+    "MODEL",
+    "RECIPE",
+    "RUNTIME",
+    "SPEEDUP",
+    "GAIN",
+    "DROP",
+    "PARAMETERS",
+    "KB",
+    "PACKED",
+    "TRAINED",
+    "STATE",
+    "UNSEEN",
+    "PROMISE",
+]
 
 
 def split(items: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
