@@ -178,7 +178,7 @@ def dense_net() -> nn.Module:
 
 def cleaning_net() -> nn.Module:
     """[N, 3, H, W] -> the same without noise: plain convolutions without normalization, as in SRCNN."""
-    widths = (3, 32, 32, 32, 32, 32, 32, 3)
+    widths = (3, 24, 24, 24, 24, 24, 24, 3)
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layer = nn.Conv2d(inputs, outputs, 3, padding=1)
@@ -221,7 +221,7 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
     "int8-aware": [{"quantize": {"mode": "Aware"}}],
 }
 OF_RESIDUAL = (PLAIN, "pruned", "pruned-twice-as-fast", "chain", "int8")
-OF_SOUND = (PLAIN, "separable", "narrow", "shallow", "low-rank")
+OF_SOUND = (PLAIN, "separable", "narrow", "low-rank")
 OF_TEXT = (PLAIN, "pruned", "low-rank", "chain", "int8")
 OF_NUMBERS = (PLAIN, "low-rank-by-energy", "magnitude", "two-of-four", "int8")
 OF_PHOTOGRAPHS = (PLAIN, "int8", "int8-aware")
@@ -235,16 +235,18 @@ TASKS = {
             "input",
             photographs,
             cleaning_net,
-            80,
+            40,
             0.001,
             OF_PHOTOGRAPHS,
             metric="Regression",
             batch=32,
             max_changed=1.0,
-            train={"epochs": 40, "batchSize": 32},
+            train={"epochs": 20, "batchSize": 32},
         ),
         Task("languages", "tokens", texts, Reader, 10, 0.02, OF_TEXT),
-        Task("words", "input", words, partial(residual_net, 32), 12, 0.02, OF_SOUND),
+        Task(
+            "words", "input", words, partial(residual_net, 32), 10, 0.02, OF_SOUND, train={"epochs": 10, "patience": 5}
+        ),
     )
 }
 LOSSES = {"Accuracy": nn.functional.cross_entropy, "Regression": nn.functional.mse_loss}
