@@ -52,11 +52,9 @@ def test_only_what_was_certified_made_a_promise(row: dict[str, Any], held: bool 
     assert train.keeps({**ROW, **row}) is held
 
 
-def test_scores_are_shares_of_right_classes_and_of_explained_variance() -> None:
+def test_scores_are_the_share_of_right_classes_and_the_negated_squared_error() -> None:
     assert train.accuracy(np.eye(4)[[0, 1, 2, 2]], np.arange(4)) == 0.75
-    labels = np.array([[0.0, 10.0], [2.0, 30.0]])
-    assert train.explained(labels, labels) == 1
-    assert train.explained(labels.mean(0, keepdims=True).repeat(2, 0), labels) == 0
+    assert train.exact(np.array([[1.0, 2.0]]), np.array([[1.0, 4.0]])) == -2
 
 
 def test_rows_of_other_tasks_stay_in_the_order_of_the_tasks() -> None:
