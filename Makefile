@@ -122,7 +122,7 @@ bench-formats: setup ## take a model of each source format to a served artifact;
 bench-serve: setup ## run the server and its peers under load; writes bench/results/serve.json, an hour on a quiet machine
 	@$(PYTHON) -m bench.serve $(if $(ONLY),--only $(ONLY)) $(if $(SERVER),--server $(SERVER)) $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
 
-bench-train: setup ## run every technique that trains on real tasks; writes bench/results/train.json, some hours on a quiet machine
+bench-train: setup ## run every technique that trains on real tasks; writes bench/results/train.json, half an hour on a quiet machine
 	@$(PYTHON) -m bench.train $(ONLY)
 
 demo: setup ## run the demo on a real cluster: optimize, serve, canary, roll back

@@ -23,6 +23,7 @@ from tools.cluster.target import Target
 from tools.demo import install, watch
 from tools.demo.kube import Kube
 from tools.demo.scenes import post
+from tools.demo.traffic import Load, bodies, foreign_failures
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -163,3 +164,61 @@ async def test_two_pods_train_together_and_one_that_is_lost_costs_an_epoch_and_n
             kube.kubectl("logs", pod["metadata"]["name"]) for pod in workers() if pod["status"]["phase"] == "Succeeded"
         ]
         assert any("resuming from checkpoint" in log for log in logs)
+
+
+def served(model: str) -> dict[str, Any]:
+    """Two pods, of which one is a canary's first."""
+    small = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": 1, "memory": "512Mi"}}
+    spec = {
+        "model": {"ref": {"name": model, "target": "cpu"}},
+        "replicas": 2,
+        "server": {"resources": small},
+        "rollout": {
+            "steps": [{"weight": 50}, {"pause": {"seconds": 10}}, {"weight": 100}],
+            "analysis": {"intervalSeconds": 5, "minRequests": 20, "agreement": {"min": 0.8}},
+        },
+    }
+    return {
+        "apiVersion": "fettle.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "lean"},
+        "spec": spec,
+    }
+
+
+async def test_three_techniques_chained_in_one_manifest_end_as_a_canary_that_serves(
+    target: Target, tmp_path: Path
+) -> None:
+    save_learned(tmp_path)
+    plain, chain = trained(), trained()
+    plain["metadata"]["name"] = "plain"
+    plain["spec"]["recipes"] = [{"name": "plain", "steps": [{"optimizeGraph": {}}]}]
+    chain["spec"]["recipes"][0]["steps"] = [
+        {"prune": {"ratio": 0.5}},
+        {"distill": {"temperature": 2}},
+        {"quantize": {"mode": "Static"}},
+    ]
+    requests, labels = bodies(tmp_path / "evaluation.npz", 40)
+    async with operated(target, tmp_path) as (kube, refs):
+        kube.apply([plain, served("plain")])
+        await asyncio.to_thread(watch.optimized, kube, "plain", 300, print)
+        await asyncio.to_thread(watch.serving, kube, "lean", 200, print)
+        kube.apply([chain])
+        found = await asyncio.to_thread(watch.optimized, kube, "lean", 600, print)
+        (row,) = (row for row in found["status"]["candidates"] if row["name"] == "lean-onnxruntime")
+        assert row["accuracyDrop"]["high"] <= 0.1
+        assert found["status"]["artifacts"][0]["candidate"] == "lean-onnxruntime"
+        selector = "fettle.dev/stage=build,fettle.dev/optimizedmodel=lean"
+        jobs = json.loads(kube.kubectl("get", "jobs", "-l", selector, "-o", "json"))["items"]
+        built_in = [job["spec"]["template"]["spec"]["containers"][0]["image"] for job in jobs]
+        assert sorted(built_in) == sorted([refs["optimizer-torch"], refs["optimizer-torch"], refs["optimizer"]])
+
+        load = Load(kube, "lean")
+        await asyncio.to_thread(load.start, requests, rate=20, clients=4, seconds=600)
+        kube.patch("mdep", "lean", {"spec": {"model": {"ref": {"name": "lean"}}}})
+        rollout = await asyncio.to_thread(watch.rolled_out, kube, "lean", 300, print)
+        assert rollout.outcome == "Promoted", rollout.reason
+        assert foreign_failures(await asyncio.to_thread(load.stop), set()) == 0
+        answers = [post(kube, body, "lean")["outputs"][0]["data"] for body in requests]
+        right = sum(answer.index(max(answer)) == label for answer, label in zip(answers, labels, strict=True))
+        assert right >= 34

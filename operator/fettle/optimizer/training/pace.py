@@ -1,6 +1,7 @@
 """How much of a model has to go for it to be so many times as fast, found by the clock before anything is trained.
 
-The clock is ONNX Runtime's on this machine, with one thread and one item: a first guess. What the step made is measured like every candidate.
+The model runs in ONNX Runtime on this machine, with one item and one thread. What counts is the thread's time on the processor, so that other work
+on the machine does not make a model slower. It is a first guess: what the step made is measured like every candidate.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from fettle.api.catalog import PORTABLE_RUNTIME
+from fettle.api.recipe import RuntimeSettings
 from fettle.errors import RecipeError, RuntimeFailure
 from fettle.optimizer.training.export import as_onnx
 from fettle.optimizer.training.program import Module
 from fettle.optimizer.training.session import Training
+from fettle.runtimes import base
 
 LEAST, MOST = 0.05, 0.875  # with less than an eighth of its channels a layer has none left to round to
 STEPS = 5
@@ -59,20 +63,19 @@ def _found(
 
 def _seconds(module: Module, training: Training, folder: Path) -> float:
     """Of one run: the median of rounds."""
-    from fettle.optimizer.onnx.session import session
-
     try:
-        opened = session(as_onnx(module.eval(), training.example, training.signature, folder), training.signature)
+        model = as_onnx(module.eval(), training.example, training.signature, folder)
+        opened = base.get(PORTABLE_RUNTIME).load(model, RuntimeSettings(threads=1), training.signature)
     except RuntimeFailure as error:
         raise RecipeError(f"it cannot be timed: {error.message}") from error
     feed = training.seen.feed([0])
     opened.infer(feed)
     times = []
     for _ in range(ROUNDS):
-        runs, started = 0, time.perf_counter()
-        while time.perf_counter() - started < SECONDS:
+        runs, started = 0, time.thread_time()
+        while time.thread_time() - started < SECONDS:
             opened.infer(feed)
             runs += 1
-        times.append((time.perf_counter() - started) / runs)
+        times.append((time.thread_time() - started) / runs)
     opened.close()
     return median(times)

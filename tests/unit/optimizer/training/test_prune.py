@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
 import onnx
 import pytest
 from onnx import numpy_helper
 from tests.unit.optimizer.training.course import Course
 
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildReport
+from fettle.api.signature import Signature
+from fettle.errors import RecipeError
+from fettle.optimizer.training import pace
+from fettle.optimizer.training.program import Module
+from fettle.optimizer.training.session import Training
+from fettle.optimizer.training.together import ALONE
+from fettle.runtimes.base import Session
+from fettle.runtimes.onnxruntime import OnnxRuntime
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +70,32 @@ def test_what_cannot_be_pruned_that_fast_is_refused_with_what_was_reached(course
     report = course.build({"prune": {"targetSpeedup": 100}})
     assert report.built is None
     assert "targetSpeedup 100 cannot be reached" in report.message
+
+
+def test_the_smallest_share_that_is_fast_enough_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A model whose time falls with what is removed, and never below a fifth."""
+    monkeypatch.setattr(pace, "_seconds", lambda share, *_: max(1 - share, 0.2))
+    training = cast("Training", SimpleNamespace(group=ALONE))
+
+    def least(wanted: float) -> float:
+        return pace.least_for(wanted, lambda share: cast("Module", share), cast("Module", 0.0), training, tmp_path)
+
+    assert 0.5 <= least(2) < 0.53
+    with pytest.raises(RecipeError, match=r"targetSpeedup 6 cannot be reached: .* it is 5\.00 times as fast"):
+        least(6)
+
+
+def test_a_speed_up_is_looked_for_with_one_thread(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    load = OnnxRuntime.load
+
+    def watched(self: OnnxRuntime, entry: Path, settings: RuntimeSettings, signature: Signature | None) -> Session:
+        threads.append(settings.threads)
+        return load(self, entry, settings, signature)
+
+    monkeypatch.setattr("fettle.runtimes.cpu.usable_cores", lambda: 2)
+    monkeypatch.setattr(pace, "SECONDS", 0.001)
+    monkeypatch.setattr(OnnxRuntime, "load", watched)
+    report = course.build({"prune": {"targetSpeedup": 100}})
+    assert report.built is None
+    assert threads == [1, 1], "the original and the smallest"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def test_magnitude_pruning_sets_the_smallest_weights_to_0_and_training_keeps_the
     assert "the measured speed-up shows whether the model gets faster" in report.message
     assert report.training is not None
     assert report.training.score > 0.7
+    assert report.built is not None
+    packed = [len(zlib.compress(course.path(model).read_bytes())) for model in (report.built, course.prepared.portable)]
+    assert packed[0] < 0.7 * packed[1], "zeros compress"
 
 
 def test_of_every_four_neighbouring_weights_two_stay(course: Course) -> None:
