@@ -36,7 +36,7 @@ class Bodies:
         self._shares = Shares(what, Code.UNAVAILABLE, unread=True)
         self._plenty = settings.max_reading * TIMES // (TIMES + 1)  # of so many, all may be one client's
         # By task, when it is late and whose it is. One timer for all, since asyncio.timeout would cost each small request a twentieth of its time.
-        self._reading: dict[asyncio.Task[Any], tuple[float, Who]] = {}
+        self._reading: dict[asyncio.Task[Any], tuple[float, Who | str]] = {}
         self._late: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -79,7 +79,11 @@ class Bodies:
         if free < 0:
             raise RequestError(Code.UNAVAILABLE, f"{reading} request bodies are already being read", unread=True)
         client = who()
-        own = sum(other() == client for _, other in self._reading.values())
+        own = 0
+        for task, (late, other) in self._reading.items():
+            known = other if isinstance(other, str) else other()
+            self._reading[task] = late, known  # looked up once, since there are many
+            own += known == client
         if not fits(own + 1, free):
             what = f"{own} request bodies of this client are already being read"
             raise refusal(Code.LIMITED, what, unread=True)
