@@ -36,7 +36,7 @@ class Bodies:
         self._shares = Shares(what, Code.UNAVAILABLE, unread=True)
         self._plenty = settings.max_reading * TIMES // (TIMES + 1)  # of so many, all may be one client's
         self._limits = TimeLimits()
-        self._reading: dict[TimeLimit, Who] = {}
+        self._reading: dict[TimeLimit, Who | str] = {}
 
     async def read(self, incoming: Incoming, size: int | None, who: Who = nobody) -> bytes | bytearray:
         """The body; `release` it when its request is answered. `size`: bytes that the client says it has.
@@ -75,7 +75,11 @@ class Bodies:
         if free < 0:
             raise RequestError(Code.UNAVAILABLE, f"{reading} request bodies are already being read", unread=True)
         client = who()
-        own = sum(other() == client for other in self._reading.values())
+        own = 0
+        for limit, other in self._reading.items():
+            known = other if isinstance(other, str) else other()
+            self._reading[limit] = known  # looked up once, since there are many
+            own += known == client
         if not fits(own + 1, free):
             what = f"{own} request bodies of this client are already being read"
             raise refusal(Code.LIMITED, what, unread=True)

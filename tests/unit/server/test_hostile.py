@@ -28,7 +28,7 @@ BOUNDS = {"body_seconds": 1.5, "max_reading": 4, "max_bodies_bytes": 300_000, "m
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("server"), **BOUNDS)
+    started = Server(tmp_path_factory.mktemp("server"), trusted_proxies='["127.0.0.3"]', **BOUNDS)
     yield started
     started.stop()
 
@@ -115,6 +115,10 @@ def test_a_client_that_sends_its_bodies_slowly_keeps_nobody_else_from_being_answ
     assert "3 request bodies of this client are already being read" in refused.json()["error"]
     with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as other:
         assert other.post(f"{server.url}/infer", json=BODY).status_code == 200
+    with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.3")) as proxy:
+        for client, status in (("127.0.0.1", 429), ("192.0.2.7", 200)):
+            headers = [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-For", client)]
+            assert proxy.post(f"{server.url}/infer", json=BODY, headers=headers).status_code == status
     for half in halves:
         assert answer(half).startswith(b"HTTP/1.1 408")
 
