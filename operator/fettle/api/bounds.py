@@ -70,7 +70,7 @@ def misses_accuracy(row: CandidateStatus, rules: Rules) -> bool:
     """
     if row.reason == Reason.OUTPUTS_INVALID:
         return True
-    if row.reason == Reason.NOT_MEASURED_IN_FULL:
+    if row.reason == Reason.PRUNED:
         return exceeds(row.accuracy_drop, row.changed, rules.constraints.accuracy) is not None
     if row.accuracy_drop is None or rules.exact_only:
         return False

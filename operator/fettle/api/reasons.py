@@ -70,7 +70,7 @@ class Reason(StrEnum):
 
     # candidates: not faults
     NOT_PREFERRED = "NotPreferred"
-    NOT_MEASURED_IN_FULL = "NotMeasuredInFull"
+    PRUNED = "Pruned"
 
     # ModelDeployment: not faults
     DEPLOYING = "Deploying"

@@ -38,7 +38,7 @@ Rejection = tuple[Reason, str]
 class ScreenedOut(RuntimeFailure):
     """The candidate was rejected in the screening: it works, but it loses too much, or others are better."""
 
-    default_reason = Reason.NOT_MEASURED_IN_FULL
+    default_reason = Reason.PRUNED
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ DOES_NOT_FIT = {
     Reason.UNSUPPORTED_OPSET,
     Reason.UNSUPPORTED_MODEL,
     Reason.OUTPUTS_INVALID,
-    Reason.NOT_MEASURED_IN_FULL,
+    Reason.PRUNED,
 }
 
 

@@ -205,7 +205,7 @@ class _Measuring:
             shortlist.candidates, self.task.places, self._certify, self._time, objective, exhaustive, in_time
         )
         for name, rejection in (shortlist.rejected | finals.rejected).items():
-            self._by_name[name].rejection = (Reason.NOT_MEASURED_IN_FULL, rejection)
+            self._by_name[name].rejection = (Reason.PRUNED, rejection)
         if not self.clock.baseline.starts:
             self.clock.group([])
         self.notes.extend(self.clock.remarks(self.task.threads))

@@ -197,7 +197,7 @@ def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -
         kind = "original"
     else:
         kind = "passed" if verdict.state == CandidateState.MEASURED else "rejected"
-    if kind == "rejected" and verdict.reason == Reason.NOT_MEASURED_IN_FULL:
+    if kind == "rejected" and verdict.reason == Reason.PRUNED:
         kind = "early"
     words = {"selected": "Published", "passed": "Passed", "original": "Original", "early": "Rejected early"}
     return CandidateLine(

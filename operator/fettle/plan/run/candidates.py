@@ -174,7 +174,7 @@ def _cut(candidates: tuple[PlannedCandidate, ...], spec: OptimizedModelSpec) -> 
     """`candidates`, of which all but the cheapest `maxCandidates` are rejected; never more than status can hold for every target."""
     most = spec.search.max_candidates
     cut_off = Finding(
-        Reason.NOT_MEASURED_IN_FULL,
+        Reason.PRUNED,
         f"search.maxCandidates is {most}, and cheaper candidates come first: raise it to try this one",
     )
     cut = tuple(

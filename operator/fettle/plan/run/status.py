@@ -274,7 +274,7 @@ def _standing(
         return CandidateState.REJECTED, build.refusal
     if candidate.name in target.twins:
         return CandidateState.REJECTED, Finding(
-            Reason.NOT_MEASURED_IN_FULL, f"the same file and settings as {target.twins[candidate.name]}"
+            Reason.PRUNED, f"the same file and settings as {target.twins[candidate.name]}"
         )
     fault = build.fault if build is not None and build.fault is not None else target.fault
     if fault is not None:

@@ -56,7 +56,7 @@ def test_a_finalist_that_loses_too_much_is_not_timed(ruined: MeasureReport) -> N
 
 def test_what_ruins_the_screening_items_never_sees_those_that_certify(ruined: MeasureReport) -> None:
     row, _ = ruined.candidates
-    assert (row.state, row.reason, row.samples) == (CandidateState.REJECTED, Reason.NOT_MEASURED_IN_FULL, 32)
+    assert (row.state, row.reason, row.samples) == (CandidateState.REJECTED, Reason.PRUNED, 32)
     assert "on 32 screening items the accuracy drop is" in (row.message or "")
     rules = Rules(BOUND, Objective.LATENCY, 1, False, 0.05)
     assert misses_accuracy(row, rules)

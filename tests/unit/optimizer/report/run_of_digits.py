@@ -198,7 +198,7 @@ def verdicts() -> tuple[CandidateVerdict, ...]:
         )
     )
     slow = "its 1 s clock says p50 21 ms, 1.5 times the best's 2.6 ms and more"
-    found.append(("slow-openvino", (CandidateState.REJECTED, Reason.NOT_MEASURED_IN_FULL, slow)))
+    found.append(("slow-openvino", (CandidateState.REJECTED, Reason.PRUNED, slow)))
     return tuple(
         CandidateVerdict(target="cpu", candidate=name, state=state, reason=reason, message=message)
         for name, (state, reason, message) in found

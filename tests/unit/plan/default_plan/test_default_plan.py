@@ -176,7 +176,7 @@ def test_every_build_of_any_plan_was_asked_for_in_prepare() -> None:
 def test_the_cheapest_come_through_a_cut() -> None:
     found = plan(make_spec(search={"maxCandidates": 4}))
     assert tried(found) == ALWAYS[:4]
-    assert set(refused(found).values()) == {Reason.NOT_MEASURED_IN_FULL}
+    assert set(refused(found).values()) == {Reason.PRUNED}
     refusal = named(found, "int8-openvino").refusal
     assert refusal is not None
     assert "search.maxCandidates is 4" in refusal.message
