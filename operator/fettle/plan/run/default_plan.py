@@ -82,7 +82,7 @@ def _int8(
 
 
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
-TORCHSCRIPT, LITERT = RuntimeName.TORCHSCRIPT, RuntimeName.LITERT
+TORCHSCRIPT, INDUCTOR, LITERT = RuntimeName.TORCHSCRIPT, RuntimeName.INDUCTOR, RuntimeName.LITERT
 ON_GPUS = tuple(entry.runtime for entry in catalog.RUNTIMES if entry.device is DeviceKind.NVIDIA)
 ENGINES = tuple(name for name in ON_GPUS if catalog.runs_engines(name))
 STATIC = _int8()
@@ -162,10 +162,16 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("float32", OPENVINO, variant="1thread", one_thread=True, when=_quick),
     # 2a: a script frozen and fused by PyTorch itself; an exported program runs only as it came
     PlanLine("float32", TORCHSCRIPT, when=lambda facts: facts.prepare.source.format != FormatName.TORCH_EXPORT),
-    # 2b: what TensorFlow's converter makes of the source for LiteRT, which runs a file of its own only as it came
+    # 2b: what PyTorch's compiler makes of a program; what TensorFlow's converter makes for LiteRT, which runs a file of its own only as it came
+    PlanLine("float32", INDUCTOR),
+    PlanLine("float32", INDUCTOR, variant="1thread", one_thread=True, when=_quick),
     PlanLine("float32", LITERT, when=_made_for_litert),
     # 2c: any other runtime, until it has lines of its own
-    *(PlanLine("float32", name) for name in RuntimeName if name not in (ORT, OPENVINO, TORCHSCRIPT, LITERT, *ON_GPUS)),
+    *(
+        PlanLine("float32", name)
+        for name in RuntimeName
+        if name not in (ORT, OPENVINO, TORCHSCRIPT, INDUCTOR, LITERT, *ON_GPUS)
+    ),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16, variant="static", static=True, when=_one_shape),
