@@ -51,11 +51,11 @@ def _options(threads: int | None, note: PackageNote) -> dict[str, Any]:
         "freezing": True,
         "cpp.threads": threads or 1,
         "cpp.dynamic_threads": (threads or 1) > 1,  # a pod may be given another number
+        "cpp.vec_isa_ok": True,  # else a library is loaded to see whether it works, and slower code is written where that takes a minute
         # Nothing but what the chosen vectors need, instead of all that this very CPU has: `requires` says that.
         "cpp.march": "",
-        "cpp.simdlen": None
-        if platform.machine() == "x86_64"
-        else 128,  # no word of `requires` stands for longer vectors of arm64
+        # No word of `requires` stands for the longer vectors of arm64.
+        "cpp.simdlen": None if platform.machine() == "x86_64" else 128,
         "aot_inductor.metadata": {NOTE: note.canonical().decode()},
     }
 
