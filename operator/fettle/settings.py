@@ -64,7 +64,10 @@ class Settings(BaseSettings):
         str, Field(description="Image of serving pods. A change takes effect with the next revision.")
     ] = "ghcr.io/fettle/server:0.1.0"
     optimizer_torch_image: Annotated[
-        str, Field(description="Image of the Jobs that need PyTorch: for PyTorch sources, and to measure torchscript.")
+        str,
+        Field(
+            description="Image of the Jobs that need PyTorch: for PyTorch sources, to compile for inductor, and to measure torchscript or inductor."
+        ),
     ] = "ghcr.io/fettle/optimizer-torch:0.1.0"
     optimizer_tensorflow_image: Annotated[
         str,
@@ -82,7 +85,7 @@ class Settings(BaseSettings):
     server_litert_image: Annotated[str, Field(description="Image of serving pods that use litert.")] = (
         "ghcr.io/fettle/server-litert:0.1.0"
     )
-    server_torch_image: Annotated[str, Field(description="Image of serving pods that use torchscript.")] = (
+    server_torch_image: Annotated[str, Field(description="Image of serving pods that use torchscript or inductor.")] = (
         "ghcr.io/fettle/server-torch:0.1.0"
     )
     optimizer_gpu_image: Annotated[

@@ -5,9 +5,11 @@ Import this only where PyTorch is needed: it takes seconds.
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -145,4 +147,26 @@ def save_program(example: Example, path: Path) -> Path:
     batch = torch.export.Dim("batch", min=1, max=64)
     shapes = tuple({0: batch} for _ in example.inputs) if example.dynamic else None
     torch.export.save(torch.export.export(module_of(example), tensors(example), dynamic_shapes=shapes), path)
+    return path
+
+
+@cache
+def _package(name: str, threads: int) -> bytes:
+    from fettle.api.recipe import OptimizeGraphStep
+    from fettle.api.signature import Signature
+    from fettle.api.task import DeviceForm
+    from fettle.api.vocabulary import RuntimeName
+    from fettle.optimizer.steps import Device, Work
+    from fettle.optimizer.steps.inductor_compile import compile_program
+
+    device = Device(RuntimeName.INDUCTOR, DeviceForm(threads=threads), Signature(inputs=(), outputs=()))
+    with tempfile.TemporaryDirectory() as folder:
+        entry = save_program(EXAMPLES[name], Path(folder) / "model.pt2")
+        work = Work(entry=entry, folder=entry.parent, step=OptimizeGraphStep(), device=device)
+        return compile_program(work).read_bytes()
+
+
+def save_package(name: str, path: Path, threads: int = 1) -> Path:
+    """The program of an example, compiled: once in a process, for it takes a while."""
+    path.write_bytes(_package(name, threads))
     return path

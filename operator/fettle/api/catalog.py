@@ -40,7 +40,7 @@ class StepEntry:
     training: bool = False  # needs training items; one that trains and does not need them takes calibration items where there are none
     finishes: bool = False  # ends each build of its family: puts the file into the form that its device takes
     on_device: bool = False  # is built on a node of the target, for the device at hand
-    converts: bool = False  # makes its family's file of the source as a SavedModel, not of the portable form: the only step of a build
+    converts: bool = False  # makes its family's file of the source as its framework saves it, not of the portable form: the only step of a build
 
     def calibrates(self, learns: bool) -> bool:
         """Whether the step needs calibration items. `learns`: there are training items, which a step that trains uses instead."""
@@ -64,6 +64,7 @@ class RuntimeEntry:
     device: DeviceKind = DeviceKind.CPU
     repeats: bool = True  # answers the same inputs alike each time, but for float noise
     converts: tuple[FormatName, ...] = ()  # sources that a converter of its own makes into what it loads
+    compiled: bool = False  # its files are machine code for one class of CPU, and made for a number of threads
     beside: tuple[str, ...] = ()  # distributions that an image must have as well
 
     @property
@@ -82,7 +83,8 @@ STEPS: tuple[StepEntry, ...] = (
             StepKind.DEQUANTIZE, family, "ONNX", ("onnx", "onnxruntime"), "onnx_dequantize:dequantize", lossy=True
         )
         for family in RuntimeName
-        if family not in (RuntimeName.TORCHSCRIPT, RuntimeName.LITERT, RuntimeName.TORCHSCRIPT_CUDA)
+        if family
+        not in (RuntimeName.TORCHSCRIPT, RuntimeName.INDUCTOR, RuntimeName.LITERT, RuntimeName.TORCHSCRIPT_CUDA)
     ),
     # QDQ, activations unsigned and weights signed: what x86 runs fast with and without VNNI.
     StepEntry(
@@ -235,6 +237,20 @@ STEPS += (
     _converting(StepKind.QUANTIZE_STATIC, "static", calibration=True),
 )
 
+STEPS += (
+    # PyTorch's compiler, for the CPU at hand: of a C++ compiler's packages nothing is in the key, because answers are measured anyway.
+    StepEntry(
+        StepKind.OPTIMIZE_GRAPH,
+        RuntimeName.INDUCTOR,
+        "AOTInductor",
+        ("torch",),
+        "inductor_compile:compile_program",
+        instruction_set=True,
+        on_device=True,
+        converts=True,
+    ),
+)
+
 TRAINER = RuntimeName.TORCHSCRIPT  # the family of steps that train: PyTorch
 
 
@@ -291,6 +307,16 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         ("TorchScript", "TorchExport"),
         (Precision.FLOAT32,),
         process_bytes=480 << 20,
+    ),
+    # What PyTorch's compiler makes of a program of torch.export: machine code, and calls of the same library's kernels.
+    RuntimeEntry(
+        RuntimeName.INDUCTOR,
+        "torch",
+        ("AOTInductor",),
+        (Precision.FLOAT32,),
+        process_bytes=480 << 20,
+        converts=(FormatName.TORCH_EXPORT, FormatName.TORCH_MODULE, FormatName.HUGGING_FACE),
+        compiled=True,
     ),
     # It runs sources as they came, too, and what TensorFlow's converter makes of others.
     RuntimeEntry(

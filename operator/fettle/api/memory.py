@@ -9,6 +9,7 @@ from fettle.api.task import BuildTask, BuiltCandidate
 
 GROUP = 5  # candidates that are loaded at once beside the baseline, at most
 JOB_BYTES = 400 << 20  # the measuring process itself, with what it computes intervals with
+COMPILER_BYTES = 1 << 30  # of PyTorch's compiler and the C++ compiler, beside the model
 COPIES = (
     3  # of a model's bytes while it loads: the file, the weights read from it, the weights as the kernels want them
 )
@@ -22,7 +23,9 @@ def process_bytes(candidate: BuiltCandidate) -> int:
 
 def build_bytes(task: BuildTask) -> int:
     """Bytes that a Job needs which builds for the device that it runs on: itself, and a process that has loaded the model."""
-    return JOB_BYTES + catalog.runtime(task.plan.family).process_bytes + COPIES * task.portable.bytes
+    row = catalog.runtime(task.plan.family)
+    compiling = COMPILER_BYTES if row.compiled else 0
+    return JOB_BYTES + row.process_bytes + compiling + COPIES * task.portable.bytes
 
 
 def job_bytes(baseline: BuiltCandidate, candidates: Iterable[BuiltCandidate], items: int) -> int:

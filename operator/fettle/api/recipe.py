@@ -107,7 +107,7 @@ class RecipeStep(ApiModel):
         OptimizeGraphStep | None,
         Field(
             description="Use the portable form as it is. Its graph is already folded and fused, and each runtime optimizes it further when it "
-            "loads it, so this step has no effect beside other steps. Outputs stay equal. For litert, it is the conversion of the source."
+            "loads it, so this step has no effect beside other steps. Outputs stay equal. For litert and inductor, it converts the source."
         ),
     ] = None
     dequantize: Annotated[

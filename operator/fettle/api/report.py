@@ -58,9 +58,9 @@ class PrepareReport(ApiModel):
     portable: StoredModel
     # None where it was converted; else `portable` is the source as it came, which only its own runtime loads.
     conversion_fault: ConversionFault | None = None
-    # The source as TensorFlow's converter takes it, where it does and a build of the plan may need it.
-    saved_model: StoredModel | None = None
-    portable_runtimes: tuple[RuntimeName, ...]  # which could load the portable form, or what is made of `saved_model`
+    # The source as its own framework saves it, where a build of the plan starts from that.
+    native: StoredModel | None = None
+    portable_runtimes: tuple[RuntimeName, ...]  # which could load the portable form, or what is made of `native`
     signature: Signature
     traits: Traits
     calibration: StoredData | None = None

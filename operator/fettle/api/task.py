@@ -111,19 +111,23 @@ class TrainingPlan(ApiModel):
 
 
 class DeviceForm(ApiModel):
-    """The form of a build's file for a GPU. For other runtimes, these are settings; here they are part of the file.
+    """The form of a build's file for one kind of device. For other runtimes, these are settings; here they are part of the file.
 
-    `architecture` is set for an engine, which also has either one `batch_size` or a range from 1 to the largest of `batch_sizes`.
+    `architecture` is set for an engine, which also has either one `batch_size` or a range from 1 to the largest of `batch_sizes`; `threads` for
+    machine code for a CPU.
     """
 
     precision: Precision = Precision.FLOAT32
     architecture: Architecture | None = None
     batch_size: int | None = None
     batch_sizes: tuple[int, ...] = (1,)
+    threads: int | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
         """The words in a build's name that distinguish builds of one recipe for several devices: ('float16', 'sm89', 'batch8')."""
+        if self.threads is not None:
+            return (f"threads{self.threads}",)
         if self.architecture is None:
             return (self.precision.lower(),)
         batch = f"batch{self.batch_size}" if self.batch_size is not None else f"batch1to{max(self.batch_sizes)}"
@@ -241,7 +245,7 @@ class BuildTask(ApiModel):
     evaluation: EvaluationSpec | None = None
     original: StoredModel | None = None  # the source as it came, where a step trains: the teacher
     training: StoredData | None = None
-    saved_model: StoredModel | None = None  # what a step that converts starts from; the key is that of `portable`
+    native: StoredModel | None = None  # what a step that converts starts from; the key is that of `portable`
 
     @property
     def nodes(self) -> int:

@@ -120,6 +120,7 @@ class RuntimeName(StrEnum):
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TORCHSCRIPT = "torchscript"
+    INDUCTOR = "inductor"
     LITERT = "litert"
     ONNXRUNTIME_CUDA = "onnxruntime-cuda"
     TENSORRT = "tensorrt"
@@ -137,9 +138,9 @@ class DeviceKind(StrEnum):
 # Compute capability of an NVIDIA GPU: sm89 is 8.9.
 Architecture = Annotated[str, Field(pattern=r"^sm[0-9]{2,3}$", max_length=8)]
 
-# What the files of a model in the store are. SavedModel is only built from; the last two are engines, one library's each.
+# What the files of a model in the store are. SavedModel is only built from; AOTInductor is machine code; the last two are one library's engines each.
 ModelFormat = Literal[
-    "ONNX", "OpenVINO", "TorchScript", "TorchExport", "SavedModel", "TFLite", "TensorRT", "TensorRT-RTX"
+    "ONNX", "OpenVINO", "TorchScript", "TorchExport", "AOTInductor", "SavedModel", "TFLite", "TensorRT", "TensorRT-RTX"
 ]
 
 

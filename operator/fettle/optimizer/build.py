@@ -73,7 +73,7 @@ def run(task: BuildTask, store: Store) -> BuildReport:
 def _build(task: BuildTask, store: Store, notes: list[str]) -> StoredModel:
     with tempfile.TemporaryDirectory(prefix="fettle-build-") as name:
         folder = Path(name)
-        source = store.fetch_model(task.saved_model or task.portable, folder / "given")
+        source = store.fetch_model(task.native or task.portable, folder / "given")
         items = _items(store, task.calibration, task.signature, folder / "calibration")
         loss: Loss | None = None
         if items is not None and task.plan.loss is not None:

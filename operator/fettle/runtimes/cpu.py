@@ -40,6 +40,11 @@ def detect() -> CpuClass:
     return parse(path.read_text() if path.exists() else "", platform.machine())
 
 
+def features(cpu: CpuClass) -> tuple[str, ...]:
+    """All that `cpu` has, as words of a manifest's `requires`."""
+    return tuple(word for word in FLAGS if getattr(cpu, word))
+
+
 def missing(requires: Iterable[str], cpu: CpuClass) -> list[str]:
     """Words of `requires` that `cpu` lacks; a word that this version does not know is lacking too. Empty = it fits."""
     return [word for word in requires if not getattr(cpu, word, False) or word not in FLAGS]

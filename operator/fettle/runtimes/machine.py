@@ -22,8 +22,10 @@ def detect(runtimes: Iterable[RuntimeName]) -> CpuClass:
     return here.model_copy(update={"gpu": f"{gpu.name()} {gpu.architecture()}"})
 
 
-def requirements(runtime: RuntimeName) -> tuple[str, ...]:
-    """What a model that was measured here in `runtime` needs of a GPU elsewhere: an engine the same architecture."""
+def requirements(runtime: RuntimeName, here: CpuClass) -> tuple[str, ...]:
+    """What a model that was measured here in `runtime` needs elsewhere: machine code all that this CPU has, an engine the same GPU architecture."""
+    if catalog.runtime(runtime).compiled:
+        return cpu.features(here)
     if not _on_gpu(runtime):
         return ()
     return (f"{NVIDIA}-{cuda.connect().architecture()}" if catalog.runs_engines(runtime) else NVIDIA,)

@@ -136,10 +136,10 @@ def test_a_model_that_nobody_wants_in_litert_is_not_saved_for_it(bench: Workbenc
     evaluation = EvaluationSpec(uri=bench.data("items", **items))
     task = bench.task(source=SourceSpec(uri=f"pvc://claim/{file}"), evaluation=evaluation)
     report = bench.prepare(task)
-    assert (report.saved_model, LITERT in report.portable_runtimes) == (None, False)
+    assert (report.native, LITERT in report.portable_runtimes) == (None, False)
     asked = bench.prepare(task.model_copy(update={"builds": (planned(),)}))
-    assert asked.saved_model is not None, "the earlier report does not answer for it"
-    assert bench.prepare(task).saved_model == asked.saved_model, "and its own answers for both"
+    assert asked.native is not None, "the earlier report does not answer for it"
+    assert bench.prepare(task).native == asked.native, "and its own answers for both"
 
 
 def test_an_operator_that_litert_lacks_is_named(bench: Workbench) -> None:

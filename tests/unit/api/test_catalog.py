@@ -37,6 +37,7 @@ WEIGHT_ONLY = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.WEIGHT_ONLY))
         (STATIC, RuntimeName.ONNXRUNTIME, True, True, ("onnx", "onnxruntime")),
         (STATIC, RuntimeName.OPENVINO, True, True, ("nncf", "openvino")),
         (DYNAMIC, RuntimeName.ONNXRUNTIME, True, False, ("onnx", "onnxruntime")),
+        (GRAPH, RuntimeName.INDUCTOR, False, False, ("torch",)),
         (GRAPH, RuntimeName.LITERT, False, False, ("tensorflow-cpu",)),
         (STATIC, RuntimeName.LITERT, True, True, ("tensorflow-cpu",)),
         (FLOAT16, RuntimeName.LITERT, True, False, ("tensorflow-cpu",)),

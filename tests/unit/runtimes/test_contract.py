@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -73,11 +74,20 @@ def program_file(folder: Path) -> Path:
     return torch_models.save_program(torch_models.EXAMPLES["pair"], folder / "model.pt2")
 
 
+def package_file(folder: Path) -> Path:
+    from tests.data import torch_models
+
+    if shutil.which("g++") is None:
+        pytest.skip("compiling a package needs g++")
+    return torch_models.save_package("pair", folder / "model.aoti")
+
+
 FILES: dict[ModelFormat, tuple[Callable[[Path], Path], Signature]] = {
     "ONNX": (onnx_file, signature("product", "total")),
     "OpenVINO": (openvino_file, signature("product", "total")),
     "TorchScript": (script_file, signature("output_0", "output_1")),
     "TorchExport": (program_file, signature("output_0", "output_1")),
+    "AOTInductor": (package_file, signature("output_0", "output_1")),
 }
 # Those of GPUs are held to it where there is one: bench/gpu, and tests/unit/runtimes/test_engine.py on a GPU that is played. LiteRT is, in the
 # environment of its toolchain: tests/toolchains/tensorflow/test_litert.py.
@@ -110,7 +120,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Loaded]:
     name, format = request.param
     make, told = FILES[format]
     yield Loaded(base.get(name), make(tmp_path), told)
-    if name == RuntimeName.TORCHSCRIPT:  # its number of threads belongs to the process
+    if name in (RuntimeName.TORCHSCRIPT, RuntimeName.INDUCTOR):  # their number of threads belongs to the process
         import torch
 
         torch.set_num_threads(1)

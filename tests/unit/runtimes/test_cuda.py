@@ -181,7 +181,7 @@ def test_an_artifact_needs_the_gpu_it_was_built_for_or_any(
     runtime: RuntimeName, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda, "connect", FakeCuda)
-    assert machine.requirements(runtime) == words
+    assert machine.requirements(runtime, cpu.detect()) == words
     assert machine.missing(words, cpu.detect()) == []
 
 

@@ -92,7 +92,7 @@ def preprocess(task: MeasureTask) -> PreprocessSpec | None:
 
 def requirements(plan: CandidatePlan, quantized: bool, here: CpuClass) -> tuple[str, ...]:
     """The features of the CPU, or the GPU, that a node needs to load the candidate and give the same answers."""
-    return machine.requirements(plan.runtime) or cpu.requirements(quantized, plan.settings.precision, here)
+    return machine.requirements(plan.runtime, here) or cpu.requirements(quantized, plan.settings.precision, here)
 
 
 def write_figures(store: Store, task: MeasureTask, row: CandidateStatus, here: CpuClass) -> None:

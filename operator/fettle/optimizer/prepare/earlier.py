@@ -17,7 +17,7 @@ from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.portable import REVISION
 from fettle.optimizer.prepare import batch, data
 from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
-from fettle.optimizer.prepare.saved_model import asking
+from fettle.optimizer.prepare.native import asking
 from fettle.store.cache import Learned, version, versions
 
 
@@ -49,7 +49,7 @@ def earlier(job: Job) -> PrepareReport | None:
         return None
     if report.custom_code != job.custom_code:
         return None
-    if report.saved_model is None and asking(job):
+    if report.native is None and asking(job):
         return None  # nobody asked for it then
     if report.source.sha256 != job.source.sha256 or not _is_stored(job, report) or not _same_items(job, report):
         return None
@@ -59,7 +59,7 @@ def earlier(job: Job) -> PrepareReport | None:
 
 
 def _is_stored(job: Job, report: PrepareReport) -> bool:
-    models = (report.original, report.portable, report.saved_model)
+    models = (report.original, report.portable, report.native)
     files = (file for model in models if model is not None for file in model.files)
     texts = (report.tokenizer.file,) if report.tokenizer is not None else ()
     whole = all(job.store.has_blob(file.sha256, file.bytes) for file in (*files, *texts))

@@ -31,9 +31,9 @@ from fettle.optimizer.prepare.conversion import difference
 from fettle.optimizer.prepare.data import Data
 from fettle.optimizer.prepare.earlier import earlier, kept_as, preparation
 from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
+from fettle.optimizer.prepare.native import asking, native
 from fettle.optimizer.prepare.portable import portable
 from fettle.optimizer.prepare.profile import traits
-from fettle.optimizer.prepare.saved_model import asking, saved_model
 from fettle.optimizer.prepare.states import refuse_states
 from fettle.optimizer.prepare.texts import stored_tokenizer
 from fettle.optimizer.reference import OriginalAnswers, reference
@@ -80,7 +80,7 @@ class Form:
     basis: Basis
     notes: tuple[str, ...]
     fault: ConversionFault | None = None
-    saved_model: StoredModel | None = None
+    native: StoredModel | None = None
 
 
 def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
@@ -132,18 +132,18 @@ def _converted(job: Job) -> PrepareReport:
         job, form.path, judged.signature, job.source.format.name if original.untouched else None
     )
     stored = job.store.put_model(form.path.parent, form.path.name)
-    savable, why_not = saved_model(job)
+    stored_native, why_not = native(job)
     return _report(
         job,
         judged,
         Form(
             original=_stored_source(job) if original.untouched else stored,
             portable=stored,
-            runtimes=(*runtimes, *(asking(job) if savable is not None else ())),
+            runtimes=(*runtimes, *(asking(job) if stored_native is not None else ())),
             traits=traits(form, judged.signature, reference_data.data.probes),
             basis=Basis.SOURCE_RUNTIME if original.untouched else Basis.PORTABLE_FORM,
             notes=(*form.notes, *judged.notes, *((told,) if told else ()), *refusals, *why_not),
-            saved_model=savable,
+            native=stored_native,
         ),
     )
 
@@ -155,7 +155,11 @@ def _unconverted(job: Job, subject: RunnableModel, fault: ConversionFault) -> Pr
     judged = _judged(job, subject, reference_data, subject.run)
     stored = _stored_source(job)
     own = tuple(_as_it_came(job.source.format.stored))
-    form = Form(stored, stored, own, Traits(opset=0), Basis.SOURCE_RUNTIME, judged.notes, fault)
+    stored_native, why_not = native(job)
+    if stored_native is not None:
+        own = (*own, *asking(job))
+    notes = (*judged.notes, *why_not)
+    form = Form(stored, stored, own, Traits(opset=0), Basis.SOURCE_RUNTIME, notes, fault, stored_native)
     return _report(job, judged, form)
 
 
@@ -203,7 +207,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         original=form.original,
         portable=form.portable,
         conversion_fault=form.fault,
-        saved_model=form.saved_model,
+        native=form.native,
         portable_runtimes=form.runtimes,
         signature=judged.signature,
         traits=form.traits,

@@ -160,9 +160,9 @@ class SourceFormat(Protocol):
         """What makes the inputs of the model at `path` of texts, where the source brings it. Raises SourceError."""
         ...
 
-    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
-        """The source as a SavedModel in `folder`, with one signature that has the names of the portable form; None where TensorFlow is not its
-        framework. May raise whatever the framework raises."""
+    def native(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """The source in `folder`, as its framework saves it for a converter or a compiler of its own: a SavedModel with one signature, which has the
+        names of the portable form, or a program of torch.export (`.pt2`). None where there is none. May raise whatever the framework raises."""
         ...
 
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:

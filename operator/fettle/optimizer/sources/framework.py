@@ -116,8 +116,8 @@ class FrameworkFormat(ABC):
             encoder=self.encoder(path, inputs),
         )
 
-    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
-        """See `SourceFormat.saved_model`."""
+    def native(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """See `SourceFormat.native`."""
         return None
 
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,9 +21,12 @@ from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.sources import sentence, tokenizer
 from fettle.optimizer.sources.base import Beside, Inputs
 from fettle.optimizer.sources.configuration import read_json
-from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
+from fettle.optimizer.sources.framework import FrameworkFormat, require_modules
 from fettle.optimizer.sources.tokenizer import Tokenizer
 from fettle.runtimes.base import numpy_dtype
+
+if TYPE_CHECKING:  # PyTorch is imported where a model is loaded
+    from fettle.optimizer.sources.torch_eager import EagerModel
 
 ENTRY = "config.json"
 # The weights, and where there are several files of them the table of what lies in which; the first that is there counts.
@@ -124,7 +127,7 @@ class HuggingFace(FrameworkFormat):
         fixed = length if isinstance(length, int) and length > 0 else None
         return Tokenizer(path.parent, fixed, trusted=inputs.trusted)
 
-    def load(self, path: Path, inputs: Inputs) -> LoadedModel:
+    def load(self, path: Path, inputs: Inputs) -> EagerModel:
         """See `FrameworkFormat.load`."""
         import torch
         import transformers
@@ -157,6 +160,10 @@ class HuggingFace(FrameworkFormat):
         shapes = {name: each.shape for name, each in taken.items()}
         examples = {name: each.example(name) for name, each in taken.items()}
         return EagerModel(whole.eval(), shapes, examples, LEAST, vary=False)
+
+    def native(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """See `SourceFormat.native`."""
+        return self.load(path, inputs).save(folder)
 
 
 FORMATS = (HuggingFace(),)

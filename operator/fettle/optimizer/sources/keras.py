@@ -68,8 +68,8 @@ class Keras(FrameworkFormat):
             raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
         return _Loaded(model)
 
-    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
-        """See `SourceFormat.saved_model`."""
+    def native(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """See `SourceFormat.native`."""
         return self.load(path, inputs).to_saved_model(folder)
 
 
@@ -153,7 +153,7 @@ class _Loaded:
         return tensorflow.converted(self._function, self._specs)
 
     def to_saved_model(self, folder: Path) -> Path:
-        """See `SourceFormat.saved_model`."""
+        """See `SourceFormat.native`."""
         import keras
 
         archive = keras.export.ExportArchive()

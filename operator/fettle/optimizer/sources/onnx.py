@@ -82,8 +82,8 @@ class Onnx:
         """A file without a tokenizer."""
         return None
 
-    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
-        """See `SourceFormat.saved_model`."""
+    def native(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """See `SourceFormat.native`."""
         return None
 
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel | None:

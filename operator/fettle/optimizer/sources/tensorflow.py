@@ -55,8 +55,8 @@ class SavedModel(FrameworkFormat):
         name = _signature(list(loaded.signatures), inputs.signature, path)
         return _Loaded(path.parent, name, loaded, loaded.signatures[name])
 
-    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
-        """See `SourceFormat.saved_model`: the one signature that is the model."""
+    def native(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """See `SourceFormat.native`: the one signature that is the model."""
         return self.load(path, inputs).to_saved_model(folder)
 
 
@@ -112,7 +112,7 @@ class _Loaded:
             return read_by_tf2onnx("--saved-model", str(self.folder), "--signature_def", self.name)
 
     def to_saved_model(self, folder: Path) -> Path:
-        """See `SourceFormat.saved_model`."""
+        """See `SourceFormat.native`."""
         import tensorflow
 
         tensorflow.saved_model.save(self.owner, str(folder), signatures={SERVING: self.function})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,10 +46,12 @@ class Torch:
     contents: Contents
 
     def recognizes(self, path: Path, head: bytes) -> bool:
-        """By the archive's table of contents. A pickle is refused by name: loading one runs whatever code it names."""
+        """By the archive's table of contents. A pickle and machine code are refused by name: loading one runs whatever is in it."""
         kind = kind_of(path, head)
         if kind == Contents.PICKLE:
             raise _refused_pickle(path)
+        if kind == Contents.COMPILED:
+            raise _refused_machine_code(path)
         return kind == self.contents
 
     def require(self, path: Path, trusted: bool) -> None:
@@ -79,9 +82,12 @@ class Torch:
         """A file without a tokenizer."""
         return None
 
-    def saved_model(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
-        """See `SourceFormat.saved_model`."""
-        return None
+    def native(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """A program of torch.export, as it is; a script has no graph that PyTorch's compiler takes."""
+        if self.contents != Contents.EXPORT:
+            return None
+        folder.mkdir()
+        return Path(shutil.copy(path, folder / "model.pt2"))
 
     def unconverted(self, path: Path, inputs: Inputs) -> RunnableModel:
         """The runtime `torchscript` runs both kinds."""
@@ -122,6 +128,15 @@ def _refused_pickle(path: Path) -> SourceError:
     from fettle.optimizer.sources import torch_pickle
 
     return torch_pickle.refusal(path)
+
+
+def _refused_machine_code(path: Path) -> SourceError:
+    """Why a package of AOTInductor is no source, trusted or not: there is no graph in it, and it fits one class of CPU."""
+    message = (
+        f"{path.name} is a package of AOTInductor: machine code for one class of CPU, and no graph that could be optimized; loading it would run it, "
+        "so it was not loaded; provide the program that it was compiled from (torch.export.save), and add inductor to the target's runtimes"
+    )
+    return SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
 
 
 def _opened(path: Path) -> Any:

@@ -54,6 +54,12 @@ class EagerModel:
         _name_sizes(made, self.shapes)
         return made
 
+    def save(self, folder: Path) -> Path:
+        """See `SourceFormat.native`. Raises SourceError, ConversionError."""
+        folder.mkdir()
+        torch.export.save(self._exported(), folder / "model.pt2")
+        return folder / "model.pt2"
+
     def run(self, inputs: NamedArrays) -> NamedArrays:
         """See `LoadedModel.run`."""
         with torch.inference_mode():

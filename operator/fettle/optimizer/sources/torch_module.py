@@ -6,6 +6,7 @@ The module is exported by torch.export and converted as a program of it is; it s
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fettle.api.reasons import Reason
 from fettle.api.text import joined
@@ -13,9 +14,12 @@ from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer.sources import archive
 from fettle.optimizer.sources.base import CODE, Inputs
-from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
+from fettle.optimizer.sources.framework import FrameworkFormat, require_modules
 from fettle.optimizer.sources.torch import kind_of
 from fettle.runtimes.torch_archive import Contents
+
+if TYPE_CHECKING:  # PyTorch is imported where a model is loaded
+    from fettle.optimizer.sources.torch_eager import EagerModel
 
 SAFETENSORS = ".safetensors"
 _MOST_NAMED = 3
@@ -46,7 +50,7 @@ class TorchModule(FrameworkFormat):
         if path.suffix.lower() != SAFETENSORS:
             _require_weights(path)
 
-    def load(self, path: Path, inputs: Inputs) -> LoadedModel:
+    def load(self, path: Path, inputs: Inputs) -> EagerModel:
         """See `FrameworkFormat.load`."""
         from fettle.optimizer.sources import torch_eager, torch_factory, torch_state
 
@@ -57,6 +61,10 @@ class TorchModule(FrameworkFormat):
         state = torch_state.read(path, inputs.factory.key)
         return torch_eager.described(torch_state.filled(module, state, path.name), inputs.specs)
 
+    def native(self, path: Path, inputs: Inputs, folder: Path) -> Path | None:
+        """See `SourceFormat.native`."""
+        return self.load(path, inputs).save(folder)
+
 
 FORMATS = (TorchModule(),)
 
@@ -65,7 +73,7 @@ def _require_weights(path: Path) -> None:
     """Raises SourceError: UnsafePickle for a pickle that needs more than tensors, InvalidSpec for a whole model, SourceCorrupted."""
     with path.open("rb") as stream:
         kind = kind_of(path, stream.read(len(archive.ZIP)))
-    if kind in (Contents.SCRIPT, Contents.EXPORT):
+    if kind in (Contents.SCRIPT, Contents.EXPORT, Contents.COMPILED):
         message = f"{path.name} is {kind}, a whole model: remove source.factory"
         raise SourceError(message, reason=Reason.INVALID_SPEC)
     if kind is None:

@@ -35,6 +35,7 @@ FORMATS: dict[str, ModelFormat] = {
     ".onnx": "ONNX",
     ".xml": "OpenVINO",
     ".pt2": "TorchExport",
+    ".aoti": "AOTInductor",
     ".tflite": "TFLite",
     ".engine": "TensorRT",
     ".rtx": "TensorRT-RTX",

@@ -13,6 +13,7 @@ from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
 from fettle.api.text import joined
+from fettle.api.vocabulary import FormatName
 from fettle.plan.run.devices import loading, misplaced
 from fettle.plan.run.planned import Finding, PlannedCandidate
 
@@ -56,7 +57,8 @@ def _loads(planned: PlannedCandidate, facts: Facts) -> Finding | None:
             if not notes and fault is not None:
                 notes = fault.message
             elif not notes and facts.prepare.portable.format not in entry.loads:
-                notes = f"it only loads sources in the format {joined((*entry.loads, *entry.converts), 'or')}"
+                sources = [form for form in (*entry.loads, *entry.converts) if form in set(FormatName)]
+                notes = f"it only loads sources in the format {joined(sources, 'or')}"
             explained = f": {notes}" if notes else ""
             return Finding(Reason.UNSUPPORTED_MODEL, f"{runtime} cannot load this model{explained}")
     return None
@@ -65,7 +67,7 @@ def _loads(planned: PlannedCandidate, facts: Facts) -> Finding | None:
 def _convertible(planned: PlannedCandidate, facts: Facts) -> Finding | None:
     """A step that makes its family's file of the source needs one that its converter takes."""
     converts = any(entry is not None and entry.converts for entry in planned.entries)
-    if facts.prepare.saved_model is not None or not converts:
+    if facts.prepare.native is not None or not converts:
         return None
     family, given = planned.family, facts.prepare.source.format
     forms = joined(catalog.runtime(family).converts, "or")
@@ -105,7 +107,7 @@ def _trainable(planned: PlannedCandidate, facts: Facts) -> Finding | None:
     elif any(not one.trains and other.trains for one, other in pairwise(entries)):
         text = f"recipe {recipe} has a step that trains after one that does not: put the steps that train first"
     elif catalog.PORTABLE not in catalog.runtime(planned.plan.runtime).loads and catalog.finish(planned.family) is None:
-        text = f"{planned.plan.runtime} only runs untouched sources, not the result of a recipe that trains"
+        text = f"{planned.plan.runtime} only runs what is made of the source, not the result of a recipe that trains"
     elif facts.prepare.traits.quantized:
         text = "the source is already quantized, so it cannot be trained"
     else:

@@ -82,7 +82,7 @@ def _int8(
 
 
 ORT, OPENVINO = RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO
-TORCHSCRIPT, LITERT = RuntimeName.TORCHSCRIPT, RuntimeName.LITERT
+TORCHSCRIPT, INDUCTOR, LITERT = RuntimeName.TORCHSCRIPT, RuntimeName.INDUCTOR, RuntimeName.LITERT
 TORCHSCRIPT_CUDA = RuntimeName.TORCHSCRIPT_CUDA
 GPU_RUNTIMES = tuple(entry.runtime for entry in catalog.RUNTIMES if entry.device is DeviceKind.NVIDIA)
 ON_GPUS = tuple(name for name in GPU_RUNTIMES if catalog.takes_portable(name))
@@ -174,13 +174,15 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("float32", TORCHSCRIPT, when=_frozen),
     PlanLine("float32", TORCHSCRIPT_CUDA, when=_frozen),
     PlanLine("tf32", TORCHSCRIPT_CUDA, precision=Precision.TF32, when=lambda facts: _frozen(facts) and _tf32(facts)),
-    # 2b: what TensorFlow's converter makes of the source for LiteRT, which runs a file of its own only as it came
+    # 2b: what PyTorch's compiler makes of a program; what TensorFlow's converter makes for LiteRT, which runs a file of its own only as it came
+    PlanLine("float32", INDUCTOR),
+    PlanLine("float32", INDUCTOR, variant="1thread", one_thread=True, when=_quick),
     PlanLine("float32", LITERT, when=_made_for_litert),
     # 2c: any other runtime, until it has lines of its own
     *(
         PlanLine("float32", name)
         for name in RuntimeName
-        if name not in (ORT, OPENVINO, TORCHSCRIPT, LITERT, *GPU_RUNTIMES)
+        if name not in (ORT, OPENVINO, TORCHSCRIPT, INDUCTOR, LITERT, *GPU_RUNTIMES)
     ),
     # 3: reduced precision; the measuring node rejects what its CPU only emulates
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16),

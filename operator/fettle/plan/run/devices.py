@@ -32,8 +32,11 @@ def device_kind(target: TargetSpec) -> DeviceKind:
 def on_device(runtime: RuntimeName, settings: RuntimeSettings, target: TargetSpec) -> Execution:
     """How a candidate in `runtime` with `settings` is run on a target.
 
-    An engine is built for the target's batch size if there is one, and otherwise for the range from 1 to the largest.
+    An engine is built for the target's batch size if there is one, and otherwise for the range from 1 to the largest. Machine code for a CPU is
+    compiled for a number of threads.
     """
+    if catalog.runtime(runtime).compiled:
+        return Execution(settings, DeviceForm(threads=settings.threads))
     if catalog.finish(runtime) is None:
         return Execution(settings)
     if not catalog.runs_engines(runtime):

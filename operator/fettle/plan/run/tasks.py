@@ -68,7 +68,7 @@ def build_task(
         evaluation=_without_labels(evaluation, prepare) if training is None else evaluation,
         original=prepare.original if training is not None and prepare.original.format == "TorchExport" else None,
         training=prepare.training if training is not None else None,
-        saved_model=prepare.saved_model if any(step.converts for step in steps) else None,
+        native=prepare.native if any(step.converts for step in steps) else None,
     )
 
 

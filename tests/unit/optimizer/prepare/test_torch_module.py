@@ -15,12 +15,14 @@ import pytest
 from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.data import EvaluationSpec
+from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.source import FactorySpec, InputSpec, SourceSpec
 from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.errors import FettleError
+from fettle.plan.run.default_plan import default_lines
 from fettle.runtimes import base
 from fettle.runtimes.base import Array
 
@@ -374,3 +376,21 @@ def test_code_among_large_files_is_to_have_a_folder_of_its_own(claim: Workbench)
     error = refused(claim, saved_archive(net(), claim.folder))
     assert error.reason == Reason.INVALID_SPEC
     assert "put the code into a folder of its own" in error.message
+
+
+def test_the_exported_program_is_kept_where_a_build_of_the_plan_compiles_it(claim: Workbench) -> None:
+    module = net()
+    file = saved_archive(module, claim.folder)
+    (line, *_) = default_lines(frozenset({RuntimeName.INDUCTOR}))
+    plan = line.candidate(TargetSpec(name="cpu", threads=1, runtimes=(RuntimeName.INDUCTOR,))).build
+    assert plan is not None
+    data = {"evaluation": EvaluationSpec(uri=claim.data("items", image=images()))}
+    asked = claim.prepare(claim.task(source=source(file), builds=[plan], **data))
+    assert asked.native is not None
+    assert (asked.native.format, RuntimeName.INDUCTOR in asked.portable_runtimes) == ("TorchExport", True)
+    entry = claim.store.fetch_model(asked.native, claim.folder / "native")
+    session = base.get(RuntimeName.TORCHSCRIPT).load(
+        entry, RuntimeSettings(threads=1, graph_optimization=False), asked.signature
+    )
+    (found,) = session.infer({"image": images()}).values()
+    np.testing.assert_allclose(found, eager(module, images()), rtol=1e-4, atol=1e-5)

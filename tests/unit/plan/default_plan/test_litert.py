@@ -33,7 +33,7 @@ def planned(format: FormatName, *runtimes: RuntimeName, **fields: Any) -> tuple[
         update={
             "source": SourceStatus(sha256=digest("source"), format=format, bytes=1000),
             "original": FILE if format == TFLITE else stored("original"),
-            "saved_model": SAVED if format in (KERAS, SAVED_MODEL) else None,
+            "native": SAVED if format in (KERAS, SAVED_MODEL) else None,
             "basis": Basis.SOURCE_RUNTIME if format in (TFLITE, FormatName.ONNX) else Basis.PORTABLE_FORM,
         }
     )
@@ -69,7 +69,7 @@ def test_what_the_converter_makes_is_tried_beside_the_portable_form(format: Form
     assert row.build is not None
     entry = next(entry for entry in report.builds if entry.name == row.build.name)
     task = build_task(row.build, entry, BuildInput(report.portable), report, "pvc://store")
-    assert (task.saved_model, task.portable) == (SAVED, report.portable)
+    assert (task.native, task.portable) == (SAVED, report.portable)
     assert image_of(task) == Image.OPTIMIZER_TENSORFLOW
 
 
@@ -78,7 +78,7 @@ def test_other_builds_start_from_the_portable_form_alone() -> None:
     row = next(row for row in found.candidates if row.name == "int8-onnxruntime")
     assert row.build is not None
     entry = next(entry for entry in report.builds if entry.name == row.build.name)
-    assert build_task(row.build, entry, BuildInput(report.portable), report, "pvc://store").saved_model is None
+    assert build_task(row.build, entry, BuildInput(report.portable), report, "pvc://store").native is None
 
 
 def test_a_source_in_onnx_gets_one_row_that_says_what_litert_runs() -> None:

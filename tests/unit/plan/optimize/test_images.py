@@ -128,9 +128,10 @@ def test_every_image_has_a_setting() -> None:
 
 def test_each_runtime_is_served_with_what_it_needs_and_no_more() -> None:
     served = {name: server_image(name) for name in RuntimeName}
-    slim = {ORT: Image.SERVER, OPENVINO: Image.SERVER, TORCHSCRIPT: Image.SERVER_TORCH, LITERT: Image.SERVER_LITERT}
-    with_torch = {RuntimeName.TORCHSCRIPT_CUDA: Image.SERVER_GPU_TORCH}
-    assert served == slim | with_torch | dict.fromkeys(ON_GPUS, Image.SERVER_GPU)
+    slim = {ORT: Image.SERVER, OPENVINO: Image.SERVER, LITERT: Image.SERVER_LITERT}
+    slim |= dict.fromkeys((TORCHSCRIPT, RuntimeName.INDUCTOR), Image.SERVER_TORCH)
+    slim |= {RuntimeName.TORCHSCRIPT_CUDA: Image.SERVER_GPU_TORCH}
+    assert served == slim | dict.fromkeys(ON_GPUS, Image.SERVER_GPU)
 
 
 def images(*rows: tuple[Image, set[str]]) -> tuple[ImageEntry, ...]:
