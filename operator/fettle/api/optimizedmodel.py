@@ -81,7 +81,7 @@ class TargetSpec(ApiModel):
         tuple[RuntimeName, ...],
         Field(
             min_length=1,
-            max_length=8,
+            max_length=16,
             description=f"Runtimes that may serve the model. Defaults to {' and '.join(catalog.DEFAULT_RUNTIMES)}, "
             f"on a target with a GPU to {' and '.join(catalog.DEFAULT_GPU_RUNTIMES)}.",
         ),
