@@ -50,7 +50,12 @@ def test_of_every_four_neighbouring_weights_two_stay(course: Course) -> None:
     for kernel in grouped:
         last = np.moveaxis(kernel, 1, -1)
         assert (np.sum(last.reshape(*last.shape[:-1], -1, 4) != 0, axis=-1) <= 2).all()
-    assert "no runtime on a CPU gains from it" in report.message
+    assert "2:4 sparsity: GPUs may use sparse kernels; no runtime on a CPU gains from it" in report.message
+
+
+def test_where_three_of_four_weights_stay_nothing_is_promised_of_gpus(course: Course) -> None:
+    report = course.build({"prune": {"method": "NM", "n": 3, "m": 4}}, epochs=1)
+    assert "3:4 sparsity: no runtime on a CPU gains from it" in report.message
 
 
 @pytest.mark.parametrize(
