@@ -149,7 +149,7 @@ def _converted(job: Job) -> PrepareReport:
 
 
 def _unconverted(job: Job, subject: RunnableModel, fault: ConversionFault) -> PrepareReport:
-    """Prepare a model without a portable form, which only the source's own runtime can run."""
+    """Prepare a model without a portable form, for the runtimes that load the source as it came, or compile it."""
     refuse_states(subject.signature)
     reference_data = _reference_data(job, subject)
     judged = _judged(job, subject, reference_data, subject.run)
