@@ -125,8 +125,8 @@ class ServerSettings(BaseSettings):
     client_max_concurrent: int | None = Field(
         default=None,
         ge=1,
-        description="Maximum number of concurrent requests of a client. Exceeding it returns 429 with Retry-After. Without it, a client may hold "
-        "three quarters of what clients share: bodies and their bytes, requests that wait to be decoded, gRPC streams.",
+        description="Maximum number of concurrent requests of a client. Exceeding it returns 429 with Retry-After. In any case, a client may hold "
+        "at most three quarters of what clients share: bodies and their bytes, requests that wait to be decoded, gRPC streams.",
     )
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         default=(),
@@ -147,7 +147,10 @@ class ServerSettings(BaseSettings):
         description="Time after SIGTERM in which requests are still answered, until routes no longer contain the pod, in seconds.",
     )
     max_body_bytes: int = Field(
-        default=64 * 1024 * 1024, ge=1, description="Maximum size of a request body. Exceeding it returns 413."
+        default=64 * 1024 * 1024,
+        ge=1,
+        description="Maximum size of a request body. Exceeding it returns 413, and so does a body of more than three quarters of "
+        "FETTLE_SERVER_MAX_BODIES_BYTES.",
     )
     max_image_pixels: int = Field(
         default=4096 * 4096,
