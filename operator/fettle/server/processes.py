@@ -22,9 +22,7 @@ from fettle.runtimes import cpu
 from fettle.server.settings import MOST_PROCESSES, ServerSettings
 from fettle.store.manifest import Manifest, MeasurementRecord, read_fetched, read_figures
 
-PATH_MILLISECONDS = (
-    0.15  # of a core, which a small request takes without its model; docs/design/server.md has the measurement
-)
+PATH_MILLISECONDS = 0.15  # of a core, which a small request takes without its model: the table in docs/design/server.md#several-processes
 FRONTS_BYTES = 64 << 20  # of a process, beside what was measured with the model
 SUPERVISOR_BYTES = 96 << 20
 DECODING = 8  # bytes that a byte of a body takes while it is decoded, of which there is one at a time in each process
