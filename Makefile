@@ -72,7 +72,7 @@ install: setup ## the same, and install or upgrade the operator on that cluster 
 	@$(if $(IMAGES),$(PYTHON) -m tools.cluster images $(IMAGES))
 	@$(PYTHON) -m tools.demo install
 
-images-torch: setup ## the same, with the PyTorch images (1.3 GB more each)
+images-torch: setup ## the same, with the PyTorch images (server-torch 1.3 GB more, optimizer-torch 1.6 GB)
 	@$(PYTHON) -m tools.cluster images --torch
 
 images-gpu: setup ## the same, with the images for NVIDIA GPUs (some GB more each; TORCH=1: those with PyTorch too; docs/guides/gpu.md)
@@ -100,7 +100,7 @@ test-e2e: setup ## run the tests with real pods
 test-integrations: setup ## run the tests with Argo CD, an S3 server and Helm under load, on a cluster of their own; builds their programs once
 	@$(PYTHON) -m tools.cluster run --name fettle-integrations --images -- $(PYTEST) -o faulthandler_timeout=0 tests/integrations
 
-test-torch: setup ## run the PyTorch tests with real pods (images of 1.3 GB more each)
+test-torch: setup ## run the PyTorch tests with real pods (images of 1.3 and 1.6 GB more)
 	@FETTLE_TORCH_IMAGES=1 $(ON_OWN_CLUSTER) --torch -- $(PYTEST) tests/e2e/test_torch.py
 
 test-toolchains: setup ## run the tests of large toolchains, each in an environment of its own (ONLY=NAME for one)

@@ -178,7 +178,7 @@ def registry(cluster: Cluster) -> None:
 @main.command(short_help="Build and deliver Fettle's images.")
 @click.argument("names", nargs=-1)
 @_named(FETTLE, "Cluster whose registry is used; fettle by default.")
-@click.option("--torch", is_flag=True, help="Include the PyTorch images (1.3 GB more each).")
+@click.option("--torch", is_flag=True, help="Include the PyTorch images (1.3 and 1.6 GB more).")
 @click.option(
     "--gpu",
     is_flag=True,
