@@ -242,7 +242,8 @@ def screen(candidate: MeasuredCandidate, bench: Bench, bound: AccuracyConstraint
         candidate.look_at_neighbours(worker, bench)
         answers = candidate.answers(worker, bench)
         candidate.screening_judgement = judgement = bench.reference.judge(answers, candidate.built.lossy, SCREEN_ALPHA)
-        too_much = None if judgement.exact else exceeds(judgement.drop, judgement.changed, bound)
+        metric = judgement.accuracy.metric
+        too_much = None if judgement.exact else exceeds(judgement.drop, judgement.changed, bound, metric)
         if too_much is not None:
             candidate.judgement = judgement
             gone = f"; {judgement.gone}" if judgement.gone is not None else ""

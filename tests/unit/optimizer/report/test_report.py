@@ -119,6 +119,24 @@ def test_a_promise_is_judged_at_the_unfavourable_end(bounds: Constraints, kept: 
     assert one.kept is kept
 
 
+@pytest.mark.parametrize(
+    ("metric", "max_changed", "told"),
+    [
+        (Metric.ACCURACY, 0.1, "≤ 10.00 %"),
+        (Metric.ACCURACY, 1.0, "≤ 100.00 % (default)"),
+        (Metric.MEAN_SQUARED_ERROR, 0.1, "≤ 10.00 % (default)"),
+        (Metric.MEAN_SQUARED_ERROR, 1.0, "≤ 100.00 %"),
+    ],
+)
+def test_a_bound_on_changed_answers_that_nobody_set_is_called_the_default(
+    metric: Metric, max_changed: float, told: str
+) -> None:
+    seen = {"accuracy": MetricValue(metric=metric, value=1.0), "changed": Interval(value=0.0, low=0.0, high=0.1)}
+    bounds = Constraints(accuracy=AccuracyConstraint(max_drop=9, max_changed=max_changed))
+    _, changed = promises(bounds, found("int8-nncf-openvino").model_copy(update=seen))
+    assert changed.bound == told
+
+
 def test_a_promise_that_nothing_was_measured_for_is_not_called_kept() -> None:
     every = Constraints(
         accuracy=AccuracyConstraint(max_drop=0.02),
