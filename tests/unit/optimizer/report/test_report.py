@@ -211,7 +211,7 @@ def test_the_table_is_in_the_order_that_its_caption_says(finished: tuple[Store, 
 
 
 def test_numbers_that_share_a_label_stand_in_short_lines() -> None:
-    points = [plot.Point(str(number), "early", "x", None, None, None) for number in range(1, 7)]
+    points = [plot.Point(str(number), "pruned", "x", None, None, None) for number in range(1, 7)]
     assert plot._numbers(points) == "1, 2, 3, 4,\n5, 6"
 
 
@@ -469,7 +469,7 @@ def timed(label: str, kind: str, milliseconds: float, drop: Interval | None = No
 
 def test_numbers_on_the_axis_are_not_written_over_each_other() -> None:
     latencies = {"1": 12.0, "9": 6.9, "11": 7.0, "15": 7.05, "16": 7.95, "8": 7.96, "3": 14.0}
-    marks = [timed(label, "early", milliseconds) for label, milliseconds in latencies.items()]
+    marks = [timed(label, "pruned", milliseconds) for label, milliseconds in latencies.items()]
     drawn = (
         plot.pareto([timed("2", "original", 12.0, Interval(value=0, low=0, high=0)), *marks], "loss", 0.02, True) or ""
     )
@@ -482,7 +482,7 @@ def test_what_was_sorted_out_by_a_quick_clock_stands_on_the_axis_with_its_latenc
     none = Interval(value=0, low=0, high=0)
     points = [
         timed("1", "original", 8.0, none),
-        *(timed(label, "early", milliseconds) for label, milliseconds in (("2", 4.1), ("3", 4.0), ("4", 2.0))),
+        *(timed(label, "pruned", milliseconds) for label, milliseconds in (("2", 4.1), ("3", 4.0), ("4", 2.0))),
     ]
     drawn = plot.pareto(points, "loss", 0.01, True) or ""
     assert "candidate-2 4.1 ms" in drawn
