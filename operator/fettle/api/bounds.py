@@ -15,7 +15,7 @@ from fettle.api.interval import items_needed
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement
 from fettle.api.reasons import Reason
 from fettle.api.text import beyond, rounded
-from fettle.api.vocabulary import Basis, Evidence, Objective
+from fettle.api.vocabulary import Basis, Evidence, Metric, Objective
 
 ORIGINAL = "original"  # name and recipe of the untouched source; every other candidate's name ends with its runtime
 DROP_SCALE = 0.01  # a distance to a bound on the drop is told in units of the bound, or of this where the bound is less
@@ -71,20 +71,28 @@ def misses_accuracy(row: CandidateStatus, rules: Rules) -> bool:
     if row.reason == Reason.OUTPUTS_INVALID:
         return True
     if row.reason == Reason.PRUNED:
-        return exceeds(row.accuracy_drop, row.changed, rules.constraints.accuracy) is not None
+        return exceeds(row.accuracy_drop, row.changed, rules.constraints.accuracy, metric_of(row)) is not None
     if row.accuracy_drop is None or rules.exact_only:
         return False
     return _accuracy(row, rules) is not None or _changed(row, rules) is not None
 
 
-def exceeds(drop: Interval | None, changed: Interval | None, bound: AccuracyConstraint | None) -> str | None:
+def metric_of(row: CandidateStatus) -> Metric:
+    """The metric by which its answers were judged."""
+    return row.accuracy.metric if row.accuracy is not None else Metric.AGREEMENT
+
+
+def exceeds(
+    drop: Interval | None, changed: Interval | None, bound: AccuracyConstraint | None, metric: Metric
+) -> str | None:
     """Text if even the favorable end of the drop or of the changed answers violates its bound; None if the bound may be satisfied."""
     if bound is None:
         return None
     if drop is not None and drop.low > bound.max_drop:
         return f"the accuracy drop is {span(drop)}: even its lower end exceeds {bound.max_drop:g}"
     if changed is not None and bound.max_changed is not None and changed.low > bound.max_changed:
-        return f"the share of changed answers is {span(changed)}: even its lower end exceeds maxChanged {bound.changed}"
+        most = bound.changed(metric)
+        return f"the share of changed answers is {span(changed)}: even its lower end exceeds maxChanged {most}"
     return None
 
 
@@ -153,7 +161,7 @@ def _changed(row: CandidateStatus, rules: Rules) -> Miss | None:
     ):
         return None
     text = (
-        f"share of changed answers {span(changed)} must not exceed {bound.changed} at its upper end, whatever the metric says "
+        f"share of changed answers {span(changed)} must not exceed {bound.changed(metric_of(row))} at its upper end, whatever the metric says "
         "(constraints.accuracy.maxChanged)"
     )
     distance = (changed.high - bound.max_changed) / max(bound.max_changed, DROP_SCALE)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fettle.api import metrics
 from fettle.api.base import ApiModel
+from fettle.api.vocabulary import Metric
 
 # The share of answers that may change in addition to `maxDrop`. Answers can change without a loss of accuracy, for example in an int8 build of
 # a model that is often unsure: its wrong answers become other wrong answers.
@@ -36,17 +37,21 @@ class AccuracyConstraint(ApiModel):
         ),
     ] = None
 
-    @property
-    def changed(self) -> str:
+    def changes_by_default(self, metric: Metric) -> bool:
+        """Whether `maxChanged` is what it defaults to."""
+        return self.max_changed == default_changes(self.max_drop, metric)
+
+    def changed(self, metric: Metric) -> str:
         """'0.12 (default)': the bound on changed answers, and whether it is what it defaults to. Empty if there is none."""
         if self.max_changed is None:
             return ""
-        return f"{self.max_changed:g}" + (" (default)" if self.max_changed == default_changes(self.max_drop) else "")
+        return f"{self.max_changed:g}" + (" (default)" if self.changes_by_default(metric) else "")
 
 
-def default_changes(max_drop: float) -> float:
-    """The default of `maxChanged`."""
-    return round(min(max_drop + DEFAULT_CHANGES, 1.0), 6)
+def default_changes(max_drop: float, metric: Metric) -> float:
+    """The default of `maxChanged`. A drop in the unit of the labels says nothing about a share of answers."""
+    lost = 0.0 if metrics.in_unit_of_labels(metric) else max_drop
+    return round(min(lost + DEFAULT_CHANGES, 1.0), 6)
 
 
 class LatencyConstraint(ApiModel):

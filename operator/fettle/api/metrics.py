@@ -252,6 +252,11 @@ def entry(metric: Metric) -> MetricEntry:
     return _ENTRIES[Metric.ACCURACY if metric is Metric.AUTO else metric]
 
 
+def in_unit_of_labels(metric: Metric) -> bool:
+    """Whether a drop of the metric is counted in the labels' own unit."""
+    return entry(metric).drop is DropUnit.LABELS
+
+
 def those(chosen: Callable[[MetricEntry], bool]) -> tuple[Metric, ...]:
     """The metrics whose rows are chosen."""
     return tuple(row.metric for row in METRICS if chosen(row))

@@ -62,6 +62,11 @@ def rounded(value: float, digits: int = 3) -> str:
     return f"{float(f'{value:.{digits}g}'):,.15g}"
 
 
+def significant(value: float) -> float:
+    """`value` with the four significant digits that a status tells."""
+    return float(f"{value:.4g}")
+
+
 def beyond(value: float, bound: float, digits: int = 3) -> str:
     """`value` with `digits` significant digits, or with more if it would otherwise look equal to the bound that it violates."""
     for places in range(digits, 18):

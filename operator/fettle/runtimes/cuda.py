@@ -7,12 +7,16 @@ beside kernels only if it is pinned.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 
+from fettle.api import catalog
 from fettle.api.reasons import Reason
+from fettle.api.vocabulary import Precision
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array
 
@@ -127,6 +131,23 @@ def connect() -> Cuda:
         message = f"cuda-bindings is not installed here ({error}); use an image for GPUs"
         raise RuntimeFailure(message) from error
     return _CudaBindings(runtime)
+
+
+def offered(precisions: Iterable[Precision]) -> frozenset[Precision]:
+    """Those of the precisions in which the GPU can compute. Raises RuntimeFailure as `connect`."""
+    here = connect().architecture()
+    return frozenset(each for each in precisions if catalog.offers(here, each))
+
+
+@contextmanager
+def telling_lost_contexts() -> Iterator[None]:
+    """A run by a library that does not tell whether a kernel left the GPU's context unusable: raises ContextLost where one did."""
+    try:
+        yield
+    except RuntimeFailure as error:
+        if error.reason != Reason.DATA_INVALID:
+            connect().memory()  # raises ContextLost
+        raise
 
 
 class _CudaBindings:

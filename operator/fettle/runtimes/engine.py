@@ -24,7 +24,7 @@ from fettle.api.vocabulary import Precision
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array, Arrays, Interrupt, Interrupted, Session, checked_inputs, numpy_dtype
 from fettle.runtimes.compiled_kernels import KERNELS, CompiledKernels
-from fettle.runtimes.cuda import ContextLost, Cuda, connect
+from fettle.runtimes.cuda import ContextLost, Cuda, connect, offered
 from fettle.runtimes.engine_build import (
     AS_IT_IS,
     EngineNote,
@@ -313,8 +313,7 @@ class EngineRuntime:
 
     def capabilities(self) -> frozenset[Precision]:
         """See `base.Runtime.capabilities`."""
-        known = set(catalog.runtime(self.name).precisions)
-        return frozenset(each for each in known if catalog.offers(connect().architecture(), each))
+        return offered(catalog.runtime(self.name).precisions)
 
     def _require_release(self, note: EngineNote) -> None:
         if (note.library, note.version) == (self.library.distribution, self.library.version):

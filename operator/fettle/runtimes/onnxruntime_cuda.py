@@ -28,12 +28,8 @@ class OnnxRuntimeCudaSession(OnnxRuntimeSession):
 
     def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
         """See `base.Session.infer`. Raises ContextLost where no later run can succeed."""
-        try:
+        with cuda.telling_lost_contexts():
             return super().infer(inputs, interrupt)
-        except RuntimeFailure as error:
-            if error.reason != Reason.DATA_INVALID:
-                cuda.connect().memory()  # raises ContextLost
-            raise
 
 
 class OnnxRuntimeCuda(OnnxRuntime):
@@ -50,8 +46,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
 
     def capabilities(self) -> frozenset[Precision]:
         """See `base.Runtime.capabilities`."""
-        here = cuda.connect().architecture()
-        return frozenset(each for each in self.precisions if catalog.offers(here, each))
+        return cuda.offered(self.precisions)
 
     def open(self, entry: Path, options: ort.SessionOptions, settings: RuntimeSettings) -> ort.InferenceSession:
         """As on the CPU. Raises RuntimeFailure: NodeIncompatible without a GPU, or where this build of the library has no CUDA."""

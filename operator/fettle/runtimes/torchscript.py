@@ -44,7 +44,7 @@ COMPUTE = frozenset(
     {"aten::convolution", "aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::lstm", "aten::gru"}
 )
 COMPUTE |= {"aten::dot", "aten::mv", "aten::_scaled_dot_product_flash_attention_for_cpu"}
-_CLASSES = {torch.bfloat16: "bf16", torch.float16: "f16"}
+CLASSES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class TorchScript:
         fused = self.fused(entry) if settings.graph_optimization else 0
         weights = open_program(entry).module.parameters()
         kinds = Counter(tensor.dtype for tensor in weights if tensor.is_floating_point())
-        kind = _CLASSES.get(kinds.most_common(1)[0][0], "f32") if kinds else "f32"
+        kind = CLASSES.get(kinds.most_common(1)[0][0], "f32") if kinds else "f32"
         names = [event.name for event in profile.events()]
         int8 = sum(name.startswith("quantized::") for name in names)
         plain = sum(name in self.compute for name in names) + fused

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch.export.passes import move_to_device_pass
 
-from fettle.api import catalog
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
@@ -139,12 +138,8 @@ class TorchScriptCudaSession(TorchScriptSession):
 
     def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
         """See `base.Session.infer`. Raises ContextLost where no later run can succeed."""
-        try:
+        with cuda.telling_lost_contexts():
             return super().infer(inputs, interrupt)
-        except RuntimeFailure as error:
-            if error.reason != Reason.DATA_INVALID:
-                cuda.connect().memory()  # raises ContextLost
-            raise
 
     def answers(self, program: Program, feed: Arrays) -> dict[str, torch.Tensor]:
         """See `TorchScriptSession.answers`: copies in, kernels and copies out on one stream, and one wait at the end."""
@@ -242,8 +237,7 @@ class TorchScriptCuda(TorchScript):
 
     def capabilities(self) -> frozenset[Precision]:
         """See `base.Runtime.capabilities`."""
-        here = cuda.connect().architecture()
-        return frozenset(each for each in PRECISIONS if catalog.offers(here, each))
+        return cuda.offered(PRECISIONS)
 
 
 def on_device(program: Program, device: str) -> Program:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import TIMES, Shares, Who, fits, nobody, refusal
+from fettle.server.shares import Shares, Who, fits, most_of, nobody, refusal
 from fettle.server.time_limits import TimeLimit, TimeLimits
 
 AT_ONCE = 1 << 16  # a declared body of so many bytes is taken in one go; more count against the share of their client
@@ -31,10 +31,10 @@ class Bodies:
         self._settings = settings
         self.held = 0
         # A larger one could never be held.
-        self._largest = min(settings.max_body_bytes, settings.max_bodies_bytes * TIMES // (TIMES + 1))
+        self._largest = min(settings.max_body_bytes, most_of(settings.max_bodies_bytes))
         what = "requests of this client with {held} bytes in total are being read or waiting for the model"
         self._shares = Shares(what, Code.UNAVAILABLE, unread=True)
-        self._plenty = settings.max_reading * TIMES // (TIMES + 1)  # of so many, all may be one client's
+        self._plenty = most_of(settings.max_reading)  # of so many, all may be one client's
         self._limits = TimeLimits()
         self._reading: dict[TimeLimit, Who | str] = {}
 

@@ -159,11 +159,6 @@ class Drift(Collector):
                     side.count(own, arrays)
             self._items[-1] += 1
 
-    def told(self) -> tuple[int, list[FeatureDrift]]:
-        """Items of the last ten minutes, and the drift of each feature; none below `LEAST_ITEMS`."""
-        counted = self.counted()
-        return counted.items, counted.told()
-
     def counted(self) -> Counted:
         """The items of the last ten minutes."""
         with self._lock:
@@ -175,10 +170,6 @@ class Drift(Collector):
             ]
         sides = zip(self._sides, sums, strict=True)
         return Counted(self._labels, items, tuple(SideCounts(side.name, side.expected, own) for side, own in sides))
-
-    def window(self) -> WindowDrift:
-        """The feature that has moved most, as the window tells it."""
-        return self.counted().window()
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Its names, to the registry."""

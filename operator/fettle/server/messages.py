@@ -117,12 +117,10 @@ class Messages:
             shape = list(entry.shape)
             if entry.name != tensor.name or entry.datatype != tensor.dtype or tensor.dtype in _SPECIAL:
                 return None
-            if entry.parameters or entry.HasField("contents") or not usual.fits(tensor, shape):
+            known = usual.rows_with(tensor, shape, rows, max_rows)
+            if entry.parameters or entry.HasField("contents") or known is None:
                 return None
-            if tensor.batch_axis is not None:
-                if not 1 <= shape[tensor.batch_axis] <= max_rows or rows not in (0, shape[tensor.batch_axis]):
-                    return None
-                rows = shape[tensor.batch_axis]
+            rows = known
             try:
                 inputs[tensor.name] = binary.read(Raw(memoryview(content)), tensor.dtype, shape)
             except ElementsError:

@@ -20,6 +20,7 @@ from fettle.api.vocabulary import DeviceKind
 from fettle.errors import UsageError
 from fettle.runtimes import cpu
 from fettle.server.settings import MOST_PROCESSES, ServerSettings
+from fettle.server.shares import total_for
 from fettle.store.manifest import Manifest, MeasurementRecord, read_fetched, read_figures
 
 PATH_MILLISECONDS = 0.15  # of a core, which a small request takes without its model: the table in docs/design/server.md#several-processes
@@ -102,8 +103,8 @@ def share(settings: ServerSettings, count: int, number: int) -> ServerSettings:
     def part(total: int) -> int:
         return -(-total // count)
 
-    # The largest body has room in each process, and leaves a quarter of it to others.
-    least = min(settings.max_body_bytes * 4 // 3 + 1, settings.max_bodies_bytes)
+    # The largest body has room in each process, and leaves some of it to others.
+    least = min(total_for(settings.max_body_bytes), settings.max_bodies_bytes)
     return settings.model_copy(
         update={
             "processes": count,

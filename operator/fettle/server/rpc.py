@@ -20,9 +20,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from fettle.api.text import clip
 from fettle.errors import UsageError
-from fettle.server import describe, proxies
+from fettle.server import call_metadata, describe, proxies
 from fettle.server import inference_pb2 as pb
-from fettle.server.logs import HEADERS, Header, told
+from fettle.server.call_metadata import Context
+from fettle.server.logs import HEADERS, told
 from fettle.server.messages import Messages
 from fettle.server.reading import PATIENCE_SECONDS, Places, Reading
 from fettle.server.request import Code, RequestError
@@ -57,8 +58,6 @@ _MOST_WATCHERS = 1024  # of health: each client that balances by itself is one, 
 _OPEN_AT_ONCE = 4  # messages that are read of those who need no token: they take no turn from those who need one
 _OPEN = (health_pb2.HealthCheckRequest, pb.ServerLiveRequest, pb.ServerReadyRequest)  # what load balancers ask
 _RESPONSE = 2  # number of the field ModelStreamInferResponse.infer_response
-
-Context = Any  # grpc.aio.ServicerContext
 
 
 class RpcFront:
@@ -154,7 +153,7 @@ class RpcFront:
         return not self.service.draining
 
     async def _infer(self, requests: Any, context: Context) -> bytes:
-        HEADERS.set(_headers(context))
+        HEADERS.set(call_metadata.headers(context))
         try:
             answer = await self._answer(context, partial(self._receive, context))
         except RequestError as error:
@@ -178,7 +177,7 @@ class RpcFront:
         """The client of a call; an inference call counts against its limits. None if no token is needed. Raises RequestError."""
         if self.service.access.open:
             return None
-        authorization = _headers(context)("authorization")
+        authorization = call_metadata.headers(context)("authorization")
         return await self.service.admit(authorization, self._who(None, context), infer=infer)
 
     def _who(self, client: str | None, context: Context) -> str:
@@ -186,7 +185,7 @@ class RpcFront:
         if client is not None:
             return client
         peer = unquote(context.peer()).partition(":")[2]
-        return self.service.access.address(peer, lambda: _values(context, proxies.HEADER))
+        return self.service.access.address(peer, lambda: call_metadata.values(context, proxies.HEADER))
 
     async def _receive(self, context: Context, who: Who) -> bytes:
         """The single message of a request, accounted for by `bodies`. Raises RequestError."""
@@ -256,7 +255,7 @@ class RpcFront:
             return Code.OK, function(request).SerializeToString()
 
         async def answer(requests: Any, context: Context) -> bytes:
-            HEADERS.set(_headers(context))
+            HEADERS.set(call_metadata.headers(context))
             try:
                 client = None if kind in _OPEN else await self._admit(context)
                 who, reading = (
@@ -319,7 +318,7 @@ class RpcFront:
         """A handler for a stream. The number of streams is limited, because the library may hold a message for each."""
 
         async def handle(requests: Any, context: Context) -> None:
-            HEADERS.set(_headers(context))
+            HEADERS.set(call_metadata.headers(context))
             context.set_trailing_metadata(self._told())
             try:
                 await self._placed(work, places, context)
@@ -342,7 +341,7 @@ class RpcFront:
 
     def _unknown(self) -> Any:
         async def handle(requests: Any, context: Context) -> bytes:
-            HEADERS.set(_headers(context))
+            HEADERS.set(call_metadata.headers(context))
             error = RequestError(Code.NOT_ALLOWED, f"this server has {SERVICE}; see its reflection")
             self.service.metrics.count(error.code)
             await self._refuse(context, error)
@@ -358,26 +357,6 @@ class RpcFront:
     def _told(self) -> tuple[tuple[str, str], ...]:
         """The trailing metadata of every response: the revision that answered, and the client's request id."""
         return (*self._trailing, *told(HEADERS.get()).items())
-
-
-def _headers(context: Context) -> Header:
-    """A function that reads a call's metadata by name, only when needed."""
-    given: dict[str, str] | None = None
-
-    def header(name: str) -> str | None:
-        nonlocal given
-        if given is None:  # the library makes them anew each time that it is asked
-            given = {}
-            for key, value in context.invocation_metadata() or ():
-                given.setdefault(key, str(value))
-        return given.get(name)
-
-    return header
-
-
-def _values(context: Context, name: str) -> list[str]:
-    """All values of a call's metadata of that name."""
-    return [str(value) for key, value in context.invocation_metadata() or () if key == name]
 
 
 def _credentials(certificate: Certificate) -> Any:

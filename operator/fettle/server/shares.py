@@ -25,6 +25,16 @@ def fits(held: int, free: int) -> bool:
     return held <= max(1, TIMES * free)
 
 
+def most_of(total: int) -> int:
+    """How much of so much a client may hold that is alone."""
+    return max(1, total * TIMES // (TIMES + 1))
+
+
+def total_for(most: int) -> int:
+    """The least of which a client that is alone may hold so much."""
+    return -(-most * (TIMES + 1) // TIMES)
+
+
 def refusal(code: Code, what: str, *, unread: bool = False) -> RequestError:
     """The error for a client that holds its share already. `what`: what it holds, as a sentence."""
     message = f"{what}, and the rest is kept for other clients: try again later"

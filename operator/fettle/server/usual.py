@@ -38,27 +38,29 @@ def read(body: bytes | bytearray, signature: Signature, max_rows: int) -> InferR
             shape, data = entry["shape"], entry["data"]
             if entry["name"] != tensor.name or entry["datatype"] != tensor.dtype or len(entry) != 4:
                 return None
-            if type(data) is not list or not fits(tensor, shape):
+            known = rows_with(tensor, shape, rows, max_rows)
+            if type(data) is not list or known is None:
                 return None
-            if tensor.batch_axis is not None:
-                if not 1 <= shape[tensor.batch_axis] <= max_rows or rows not in (0, shape[tensor.batch_axis]):
-                    return None
-                rows = shape[tensor.batch_axis]
+            rows = known
             inputs[tensor.name] = elements.take(data, tensor.dtype, shape)
     except (AttributeError, KeyError, TypeError, orjson.JSONDecodeError, ElementsError):
         return None
     return InferRequest(inputs, rows or 1, None, identity)
 
 
-def fits(tensor: Tensor, shape: list[Any]) -> bool:
-    """Whether these are the signature's sizes, or any where they may vary."""
+def rows_with(tensor: Tensor, shape: list[Any], rows: int, max_rows: int) -> int | None:
+    """The rows of a request with an input of this shape. `rows`: of its inputs before that, 0 where none has a batch axis. None where these are not
+    the signature's sizes, or any where they may vary, or there are more rows than allowed or others than before."""
     expected, batch = tensor.shape, tensor.batch_axis
     if type(shape) is not list or len(shape) != len(expected) or not {*map(type, shape)} <= _INTEGERS:
-        return False
-    for axis, size in enumerate(shape):  # noqa: SIM110  a generator costs twice as much, with every request
+        return None
+    for axis, size in enumerate(shape):  # a generator costs twice as much, with every request
         if size < 0 or (size != expected[axis] != -1 and axis != batch):
-            return False
-    return True
+            return None
+    if batch is None:
+        return rows
+    size = shape[batch]
+    return size if 1 <= size <= max_rows and rows in (0, size) else None
 
 
 def write(

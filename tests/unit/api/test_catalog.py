@@ -16,7 +16,7 @@ from fettle.api.images import Image
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.task import BuiltCandidate, StoredModel
-from fettle.api.vocabulary import FormatName, Precision, QuantizeMode, RuntimeName
+from fettle.api.vocabulary import FormatName, Precision, QuantizeMode, RuntimeName, StepKind
 from fettle.optimizer import sources
 from fettle.plan.run.planned import Execution, planned_candidate
 
@@ -99,6 +99,11 @@ def test_what_a_step_writes_its_family_loads_or_what_ends_its_builds_does() -> N
         assert entry.writes in loads or (catalog.finish(entry.family) and entry.writes == catalog.PORTABLE)
     assert all(entry.writes in catalog.runtime(entry.family).loads for entry in catalog.STEPS if entry.finishes)
     assert all(entry.writes == "TorchExport" for entry in catalog.STEPS if entry.trains)
+
+
+def test_what_takes_the_portable_form_takes_a_source_that_is_put_into_float32_again() -> None:
+    again = {entry.family for entry in catalog.STEPS if entry.kind is StepKind.DEQUANTIZE}
+    assert again == {name for name in RuntimeName if catalog.takes_portable(name)}
 
 
 @pytest.mark.parametrize("entry", images.IMAGES, ids=lambda entry: entry.image)

@@ -83,7 +83,7 @@ def watch(
     rng = np.random.default_rng(seed)
     for _ in range(items):
         drift.count(*drawn(rng, shift))
-    return {(each.tensor, each.feature): each.psi for each in drift.told()[1]}
+    return {(each.tensor, each.feature): each.psi for each in drift.counted().told()}
 
 
 @given(COUNTS, st.randoms())
@@ -141,7 +141,7 @@ def test_the_same_kind_of_data_does_not_drift(drift: Drift) -> None:
 def test_what_has_moved_is_named_and_nothing_else(drift: Drift, tensor: str, by: float) -> None:
     moved = {name for (name, _), psi in watch(drift, 1000, {tensor: by}).items() if psi > 0.25}
     assert moved == {tensor}
-    worst = drift.window()
+    worst = drift.counted().window()
     assert (worst.items, worst.tensor) == (1000, tensor)
     assert worst.ks is not None and worst.ks > 0.3
 
@@ -152,7 +152,7 @@ def test_values_that_are_no_numbers_are_drift(drift: Drift) -> None:
 
 def test_nothing_is_told_of_few_items(drift: Drift) -> None:
     assert watch(drift, LEAST_ITEMS - 1, {"x": 5}) == {}
-    assert drift.window().to_json() == {"items": LEAST_ITEMS - 1}
+    assert drift.counted().window().to_json() == {"items": LEAST_ITEMS - 1}
 
 
 def test_what_is_ten_minutes_old_is_forgotten_and_memory_stays_what_it_was(drift: Drift, clock: Clock) -> None:
@@ -169,14 +169,15 @@ def test_what_is_ten_minutes_old_is_forgotten_and_memory_stays_what_it_was(drift
     assert max(moved.values()) < 0.15
     assert len(drift._blocks) == BLOCKS and max(sizes) == sizes[-1] < 100_000
     clock.now += BLOCKS * BLOCK_SECONDS
-    assert drift.told() == (0, [])
+    counted = drift.counted()
+    assert (counted.items, counted.told()) == (0, [])
 
 
 @pytest.mark.parametrize("change", [{"inputs": ()}, {"outputs": made(50).inputs}], ids=["no inputs", "another model's"])
 def test_a_profile_of_something_else_tells_nothing_of_that_side(change: dict[str, Any], clock: Clock) -> None:
     drift = Drift(made(50).model_copy(update=change), SIGNATURE, ("m", "r"), clock)
     watch(drift, LEAST_ITEMS)
-    sides = {each.side for each in drift.told()[1]}
+    sides = {each.side for each in drift.counted().told()}
     assert sides == {"input", "output"} - {"input" if "inputs" in change else "output"}
 
 

@@ -12,7 +12,7 @@ from fettle.server.bodies import AT_ONCE, Bodies
 from fettle.server.reading import Places
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Who, fits
+from fettle.server.shares import Who, fits, most_of, total_for
 
 MOST = 16 * AT_ONCE
 
@@ -31,8 +31,13 @@ def test_a_client_alone_has_three_quarters_and_the_next_one_finds_room(capacity:
     held = 0
     while held < capacity and fits(held + 1, capacity - held - 1):
         held += 1
-    assert held == alone
+    assert held == alone == most_of(capacity)
     assert held < capacity or capacity == 1
+
+
+def test_the_least_total_for_a_share_is_no_larger_than_it_must_be() -> None:
+    assert [total for total in map(total_for, range(2, 100)) if most_of(total - 1) >= most_of(total)] == []
+    assert [most_of(total_for(most)) for most in range(2, 100)] == list(range(2, 100))
 
 
 def test_two_greedy_clients_leave_room_for_a_third_one() -> None:

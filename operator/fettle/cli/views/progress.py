@@ -28,7 +28,7 @@ STYLES = {
     CandidateState.REJECTED: "yellow",
     CandidateState.FAILED: "red",
 }
-EARLY = f"{Reason.PRUNED}: rejected early, to save time. Figures, if any, are from the timing pre-test."
+PRUNED = f"{Reason.PRUNED}: rejected early, to save time. Figures, if any, are from the timing pre-test."
 INTERVALS_WIDTH = 132  # columns from which a table has room for intervals
 PIPE_WIDTH = 240  # a pipe has no width: nothing that grep will read is folded
 SILENT_SECONDS = 25.0  # without a line, after which what runs is told again
@@ -175,8 +175,8 @@ def candidates_table(status: OptimizedModelStatus, width: int) -> Table:
     `width` of the terminal in columns: if there is no room for intervals, only point values are shown.
     """
     several = len({row.target for row in status.candidates}) > 1
-    early = any(row.reason == Reason.PRUNED for row in status.candidates)
-    caption = escape(EARLY) if early else None
+    pruned = any(row.reason == Reason.PRUNED for row in status.candidates)
+    caption = escape(PRUNED) if pruned else None
     table = Table(box=None, pad_edge=False, header_style="bold", caption=caption, caption_justify="left")
     for name in (["TARGET"] if several else []) + ["CANDIDATE"]:
         table.add_column(name, overflow="fold")

@@ -10,7 +10,7 @@ from typing import Any
 
 from fettle.api import catalog
 from fettle.api.base import canonical_digest
-from fettle.api.catalog import StepEntry
+from fettle.api.catalog_rows import StepEntry
 from fettle.api.data import PreprocessSpec
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.report import CpuClass

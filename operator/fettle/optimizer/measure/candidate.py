@@ -35,7 +35,7 @@ SCREEN_ALPHA = 0.05
 Rejection = tuple[Reason, str]
 
 
-class ScreenedOut(RuntimeFailure):
+class Pruned(RuntimeFailure):
     """The candidate was rejected in the screening: it works, but it loses too much, or others are better."""
 
     default_reason = Reason.PRUNED
@@ -234,7 +234,7 @@ def _answer_all(original: MeasuredCandidate, worker: WorkerProcess, bench: Bench
 def screen(candidate: MeasuredCandidate, bench: Bench, bound: AccuracyConstraint | None) -> WorkerProcess:
     """Load a candidate and run it on the screening items. Its process is used again in the timing pre-test.
 
-    Raises RuntimeFailure if it does not load or run, and ScreenedOut if even the favourable end of its drop, or of its changed answers, exceeds
+    Raises RuntimeFailure if it does not load or run, and Pruned if even the favourable end of its drop, or of its changed answers, exceeds
     `bound` (None: the screening items cannot tell).
     """
     worker = candidate.start(bench)
@@ -242,11 +242,12 @@ def screen(candidate: MeasuredCandidate, bench: Bench, bound: AccuracyConstraint
         candidate.look_at_neighbours(worker, bench)
         answers = candidate.answers(worker, bench)
         candidate.screening_judgement = judgement = bench.reference.judge(answers, candidate.built.lossy, SCREEN_ALPHA)
-        too_much = None if judgement.exact else exceeds(judgement.drop, judgement.changed, bound)
+        metric = judgement.accuracy.metric
+        too_much = None if judgement.exact else exceeds(judgement.drop, judgement.changed, bound, metric)
         if too_much is not None:
             candidate.judgement = judgement
             gone = f"; {judgement.gone}" if judgement.gone is not None else ""
-            raise ScreenedOut(f"on {judgement.samples} screening items {too_much}{gone}")
+            raise Pruned(f"on {judgement.samples} screening items {too_much}{gone}")
     except BaseException:
         worker.close()
         raise

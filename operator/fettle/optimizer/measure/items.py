@@ -17,6 +17,7 @@ import numpy as np
 
 from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2, Signature, Tensor
+from fettle.api.text import counted
 from fettle.errors import DataError, RuntimeFailure
 from fettle.store.arrays import Texts, mapped, restored, unpack_npz
 
@@ -159,7 +160,7 @@ def answers(signature: Signature, outputs: Mapping[str, Array], count: int) -> l
         return by_item
     shapes = {name: list(array.shape) for name, array in outputs.items()}
     message = (
-        f"{count} {'item' if count == 1 else 'items'} in one run gave outputs of shapes {shapes}; their batch axis does not follow: where "
+        f"{counted(count, 'item')} in one run gave outputs of shapes {shapes}; their batch axis does not follow: where "
         "how many rows there are depends on what an item holds, fix the size of that axis at 1 in source.inputs[].shape"
     )
     raise RuntimeFailure(message, reason=Reason.OUTPUTS_INVALID)

@@ -10,7 +10,7 @@ from fettle.api.bounds import span
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SpeedupStatus
 from fettle.api.reasons import Reason
 from fettle.api.task import MeasureTask
-from fettle.api.text import MESSAGE_LIMIT, beyond, percent, quoted, rounded
+from fettle.api.text import MESSAGE_LIMIT, beyond, counted, percent, quoted, rounded
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import FettleError
 from fettle.optimizer.measure.accuracy import Reference
@@ -133,7 +133,7 @@ def _unstable(task: MeasureTask, timed: TimedCandidate) -> Rejection | None:
         )
     elif rounds < LEAST_ROUNDS:
         text = (
-            f"the speed-up {rounded(speedup.value)} is based on {rounds} {'round' if rounds == 1 else 'rounds'} per process start, but "
+            f"the speed-up {rounded(speedup.value)} is based on {counted(rounds, 'round')} per process start, but "
             f"{LEAST_ROUNDS} are required: a round takes too long for {task.seconds_per_candidate:g} s, allow more time (jobs.measureSeconds)"
         )
     elif spread(speedup) > UNSTABLE:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fettle.api import catalog, formats, images
+from fettle.api.catalog_rows import RuntimeEntry
 from fettle.api.optimizedmodel import PublishSpec
 from fettle.api.optimizedmodel_status import SourceStatus
 from fettle.api.report import ConversionFault, PrepareReport, Traits
@@ -264,7 +265,7 @@ def _as_it_came(format: str | None) -> Iterator[RuntimeName]:
     return (row.runtime for row in catalog.RUNTIMES if format in row.loads and row.device is DeviceKind.CPU)
 
 
-def _refusal(row: catalog.RuntimeEntry, task: PrepareTask, path: Path, signature: Signature) -> str | None:
+def _refusal(row: RuntimeEntry, task: PrepareTask, path: Path, signature: Signature) -> str | None:
     """Why that runtime does not load the portable form. What this Job's image need not have is not asked: the measuring Job will tell."""
     image = images.job_image(formats.source_libraries(task.source.uri, task.source.known_format))
     here = image is None or row.library in image.libraries or version(row.library) != ABSENT

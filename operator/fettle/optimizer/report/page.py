@@ -198,8 +198,8 @@ def _line(number: int, verdict: CandidateVerdict, row: CandidateStatus | None) -
     else:
         kind = "passed" if verdict.state == CandidateState.MEASURED else "rejected"
     if kind == "rejected" and verdict.reason == Reason.PRUNED:
-        kind = "early"
-    words = {"selected": "Published", "passed": "Passed", "original": "Original", "early": "Rejected early"}
+        kind = "pruned"
+    words = {"selected": "Published", "passed": "Passed", "original": "Original", "pruned": "Rejected early"}
     return CandidateLine(
         label=str(number),
         name=verdict.candidate,

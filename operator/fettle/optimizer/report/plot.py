@@ -55,14 +55,14 @@ MARKERS: dict[str, tuple[str, str, int]] = {
     "selected": ("*", GOOD, 190),
     "passed": ("o", PLAIN, 48),
     "rejected": ("X", BAD, 52),
-    "early": ("x", PLAIN, 40),
+    "pruned": ("x", PLAIN, 40),
     "original": ("D", BASE, 52),
 }
 LEGEND = {
     "selected": "published",
     "passed": "passed, not preferred",
     "rejected": "rejected",
-    "early": "rejected early",
+    "pruned": "rejected early",
     "original": "the original",
 }
 

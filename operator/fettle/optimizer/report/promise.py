@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fettle.api import metrics
+from fettle.api.bounds import metric_of
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import CandidateStatus, Interval
 from fettle.api.vocabulary import Metric
@@ -28,9 +29,11 @@ def promises(bounds: Constraints | None, row: CandidateStatus) -> tuple[Promise,
         return ()
     listed: list[Promise] = []
     if bounds.accuracy is not None:
-        listed.append(_accuracy(bounds.accuracy.max_drop, row))
+        metric = metric_of(row)
+        listed.append(_accuracy(bounds.accuracy.max_drop, metric, row))
         if bounds.accuracy.max_changed is not None and row.changed is not None:
-            listed.append(_changed(bounds.accuracy.max_changed, row.changed, "default" in bounds.accuracy.changed))
+            default = bounds.accuracy.changes_by_default(metric)
+            listed.append(_changed(bounds.accuracy.max_changed, row.changed, default))
     if bounds.latency is not None:
         listed.append(_latency(bounds.latency.percentile, bounds.latency.max_milliseconds, row))
     if bounds.speedup is not None:
@@ -41,8 +44,7 @@ def promises(bounds: Constraints | None, row: CandidateStatus) -> tuple[Promise,
     return tuple(listed)
 
 
-def _accuracy(most: float, row: CandidateStatus) -> Promise:
-    metric = row.accuracy.metric if row.accuracy is not None else Metric.AGREEMENT
+def _accuracy(most: float, metric: Metric, row: CandidateStatus) -> Promise:
     share = metrics.entry(metric).percent
     bound = f"≤ {text.points(most)} points" if share else f"≤ {text.number(most)}"
     name = f"drop in {text.metric_name(metric, row.evidence)}"

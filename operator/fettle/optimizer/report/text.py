@@ -13,7 +13,7 @@ from fettle.api.optimizedmodel_status import (
     Measurement,
 )
 from fettle.api.recipe import RecipeStep, RuntimeSettings
-from fettle.api.text import percent, rounded
+from fettle.api.text import counted, percent, rounded
 from fettle.api.vocabulary import Basis, Evidence, Metric, Precision
 
 MISSING = "–"
@@ -106,7 +106,7 @@ def metric_value(metric: Metric, value: float) -> str:
 
 def settings(runtime: RuntimeSettings) -> str:
     """'1 thread, bfloat16, batch 1 fixed'."""
-    parts = [f"{runtime.threads} thread" + ("s" if runtime.threads != 1 else "")]
+    parts = [counted(runtime.threads, "thread")]
     if runtime.streams != 1:
         parts.append(f"{runtime.streams} streams")
     if runtime.precision != Precision.FLOAT32:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them from reporting their use
 from fettle.api import catalog
-from fettle.api.catalog import StepEntry
+from fettle.api.catalog_rows import StepEntry
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.step import StepParameters

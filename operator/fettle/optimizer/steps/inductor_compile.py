@@ -19,7 +19,7 @@ from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.onnx_precision import required
 from fettle.runtimes import cpu
 from fettle.runtimes.inductor import NOTE, PackageNote
-from fettle.runtimes.torchscript import open_program
+from fettle.runtimes.torchscript import CLASSES, open_program
 
 ENTRY = "model.aoti"  # a program's file ends in .pt2, as PyTorch would have a package's too
 _SOURCE = ".pt2"
@@ -27,7 +27,6 @@ _SOURCE = ".pt2"
 _COMPUTE = {"convolution", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 _COMPUTE |= {"linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "dot", "mv", "einsum", "lstm", "gru"}
 _COMPUTE |= {"scaled_dot_product_attention"}
-_CLASSES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
 def compile_program(work: Work[OptimizeGraphStep]) -> Path:
@@ -76,7 +75,7 @@ def _require_compiler() -> None:
 def _layers(program: Any) -> Executed:
     """The layers that compute, by their precision."""
     computing = [node for node in program.graph.nodes if getattr(node.target, "_opname", "") in _COMPUTE]
-    kinds = Counter(_CLASSES.get(_answer(node).dtype, "f32") for node in computing)
+    kinds = Counter(CLASSES.get(_answer(node).dtype, "f32") for node in computing)
     return Executed(**kinds, total=kinds.total())
 
 

@@ -106,7 +106,7 @@ def _trainable(planned: PlannedCandidate, facts: Facts) -> Finding | None:
         text = f"recipe {recipe} trains, and there is no training data{left}: set data.training"
     elif any(not one.trains and other.trains for one, other in pairwise(entries)):
         text = f"recipe {recipe} has a step that trains after one that does not: put the steps that train first"
-    elif catalog.PORTABLE not in catalog.runtime(planned.plan.runtime).loads and catalog.finish(planned.family) is None:
+    elif not catalog.takes_portable(planned.plan.runtime):
         text = f"{planned.plan.runtime} only runs what is made of the source, not the result of a recipe that trains"
     elif facts.prepare.traits.quantized:
         text = "the source is already quantized, so it cannot be trained"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fettle.api import metrics
 from fettle.api.constraints import AccuracyConstraint, Constraints, default_changes
 from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.vocabulary import Metric
 
 DEFAULT_MAX_DROP = 0.01  # unless the drop is in the unit of the labels
 
@@ -15,22 +16,26 @@ def in_force(spec: OptimizedModelSpec) -> Constraints:
     Leaving out the bound does not mean "any loss". The unit of the labels has no natural scale, so nothing may be lost in it. The default of
     `maxChanged` follows from `maxDrop`.
     """
-    evaluation = spec.data.evaluation
-    own_unit = evaluation is not None and metrics.entry(evaluation.metric).drop is metrics.DropUnit.LABELS
-    bound = spec.constraints.accuracy or AccuracyConstraint(max_drop=0.0 if own_unit else DEFAULT_MAX_DROP)
+    metric = metric_of(spec)
+    most = 0.0 if metrics.in_unit_of_labels(metric) else DEFAULT_MAX_DROP
+    bound = spec.constraints.accuracy or AccuracyConstraint(max_drop=most)
     if bound.max_changed is None:
-        lost = 0.0 if own_unit else bound.max_drop
-        bound = bound.model_copy(update={"max_changed": default_changes(lost)})
+        bound = bound.model_copy(update={"max_changed": default_changes(bound.max_drop, metric)})
     return spec.constraints.model_copy(update={"accuracy": bound})
 
 
-def describe(constraints: Constraints) -> str:
-    """The constraints as text: 'accuracy drop <= 0.02, p99 <= 5 ms'."""
+def metric_of(spec: OptimizedModelSpec) -> Metric:
+    """The metric whose drop is bounded."""
+    return spec.data.evaluation.metric if spec.data.evaluation is not None else Metric.AGREEMENT
+
+
+def describe(constraints: Constraints, metric: Metric) -> str:
+    """The constraints as text: 'accuracy drop <= 0.02, p99 <= 5 ms'. `metric`: whose drop is bounded."""
     parts = []
     if constraints.accuracy is not None:
         parts.append(f"accuracy drop <= {constraints.accuracy.max_drop:g}")
-        if constraints.accuracy.changed:
-            parts.append(f"changed answers <= {constraints.accuracy.changed}")
+        if constraints.accuracy.max_changed is not None:
+            parts.append(f"changed answers <= {constraints.accuracy.changed(metric)}")
     if constraints.latency is not None:
         parts.append(f"p{constraints.latency.percentile} <= {constraints.latency.max_milliseconds:g} ms")
     if constraints.size is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from fettle.api.base import ApiModel
+from fettle.api.text import significant
 
 Row = TypeVar("Row", bound=ApiModel)
 
@@ -17,7 +18,7 @@ def shown(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.4g}")
+        return significant(value)
     if isinstance(value, Mapping):
         return {key: _rounded(item) for key, item in value.items()}
     return tuple(map(_rounded, value)) if isinstance(value, list | tuple) else value

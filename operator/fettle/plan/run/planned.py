@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fettle.api import catalog
+from fettle.api.catalog_rows import StepEntry
 from fettle.api.reasons import Reason
 from fettle.api.recipe import OptimizeGraphStep, RecipeStep, RuntimeSettings, completed
 from fettle.api.task import BuildPlan, CandidatePlan, DeviceForm, TrainingPlan
@@ -64,7 +65,7 @@ class PlannedCandidate:
         return self.build.family if self.build is not None else self.plan.runtime
 
     @property
-    def entries(self) -> tuple[catalog.StepEntry | None, ...]:
+    def entries(self) -> tuple[StepEntry | None, ...]:
         """The catalog's entry for each step; None if the family has no such step."""
         return tuple(catalog.step(step, self.family) for step in self.steps)
 

@@ -27,7 +27,7 @@ from fettle.api.vocabulary import AgreementMode, Basis, CandidateState, Metric, 
 from fettle.plan.run.applicable import allows_lossy
 from fettle.plan.run.attempts import AnyTaskProgress
 from fettle.plan.run.candidates import TargetPlan, possible_builds
-from fettle.plan.run.constraints import describe
+from fettle.plan.run.constraints import describe, metric_of
 from fettle.plan.run.planned import PlannedCandidate
 from fettle.plan.run.state import AnyReport, RunSnapshot
 
@@ -193,7 +193,7 @@ def publish_task(
         builds=tuple(answered.builds),
         measures=tuple(answered.measures),
         verdicts=verdicts,
-        constraints=describe(constraints),
+        constraints=describe(constraints, metric_of(snapshot.spec)),
         bounds=constraints,
         publish=snapshot.spec.publish,
     )

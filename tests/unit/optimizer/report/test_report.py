@@ -119,6 +119,24 @@ def test_a_promise_is_judged_at_the_unfavourable_end(bounds: Constraints, kept: 
     assert one.kept is kept
 
 
+@pytest.mark.parametrize(
+    ("metric", "max_changed", "told"),
+    [
+        (Metric.ACCURACY, 0.1, "≤ 10.00 %"),
+        (Metric.ACCURACY, 1.0, "≤ 100.00 % (default)"),
+        (Metric.MEAN_SQUARED_ERROR, 0.1, "≤ 10.00 % (default)"),
+        (Metric.MEAN_SQUARED_ERROR, 1.0, "≤ 100.00 %"),
+    ],
+)
+def test_a_bound_on_changed_answers_that_nobody_set_is_called_the_default(
+    metric: Metric, max_changed: float, told: str
+) -> None:
+    seen = {"accuracy": MetricValue(metric=metric, value=1.0), "changed": Interval(value=0.0, low=0.0, high=0.1)}
+    bounds = Constraints(accuracy=AccuracyConstraint(max_drop=9, max_changed=max_changed))
+    _, changed = promises(bounds, found("int8-nncf-openvino").model_copy(update=seen))
+    assert changed.bound == told
+
+
 def test_a_promise_that_nothing_was_measured_for_is_not_called_kept() -> None:
     every = Constraints(
         accuracy=AccuracyConstraint(max_drop=0.02),
@@ -193,7 +211,7 @@ def test_the_table_is_in_the_order_that_its_caption_says(finished: tuple[Store, 
 
 
 def test_numbers_that_share_a_label_stand_in_short_lines() -> None:
-    points = [plot.Point(str(number), "early", "x", None, None, None) for number in range(1, 7)]
+    points = [plot.Point(str(number), "pruned", "x", None, None, None) for number in range(1, 7)]
     assert plot._numbers(points) == "1, 2, 3, 4,\n5, 6"
 
 
@@ -451,7 +469,7 @@ def timed(label: str, kind: str, milliseconds: float, drop: Interval | None = No
 
 def test_numbers_on_the_axis_are_not_written_over_each_other() -> None:
     latencies = {"1": 12.0, "9": 6.9, "11": 7.0, "15": 7.05, "16": 7.95, "8": 7.96, "3": 14.0}
-    marks = [timed(label, "early", milliseconds) for label, milliseconds in latencies.items()]
+    marks = [timed(label, "pruned", milliseconds) for label, milliseconds in latencies.items()]
     drawn = (
         plot.pareto([timed("2", "original", 12.0, Interval(value=0, low=0, high=0)), *marks], "loss", 0.02, True) or ""
     )
@@ -464,7 +482,7 @@ def test_what_was_sorted_out_by_a_quick_clock_stands_on_the_axis_with_its_latenc
     none = Interval(value=0, low=0, high=0)
     points = [
         timed("1", "original", 8.0, none),
-        *(timed(label, "early", milliseconds) for label, milliseconds in (("2", 4.1), ("3", 4.0), ("4", 2.0))),
+        *(timed(label, "pruned", milliseconds) for label, milliseconds in (("2", 4.1), ("3", 4.0), ("4", 2.0))),
     ]
     drawn = plot.pareto(points, "loss", 0.01, True) or ""
     assert "candidate-2 4.1 ms" in drawn

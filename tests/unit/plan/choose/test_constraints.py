@@ -8,6 +8,7 @@ import pytest
 
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel import OptimizedModelSpec
+from fettle.api.vocabulary import Metric
 from fettle.plan.run.constraints import describe, in_force
 
 
@@ -51,15 +52,20 @@ def test_a_person_reads_all_of_them() -> None:
             "speedup": {"min": 1.2},
         }
     )
-    assert describe(constraints) == "accuracy drop <= 0.02, p95 <= 5 ms, size <= 1000 bytes, speed-up >= 1.2"
+    assert (
+        describe(constraints, Metric.ACCURACY)
+        == "accuracy drop <= 0.02, p95 <= 5 ms, size <= 1000 bytes, speed-up >= 1.2"
+    )
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("metric", "given", "told"),
     [
-        ({"maxDrop": 0.02}, "changed answers <= 0.12 (default)"),
-        ({"maxDrop": 0.02, "maxChanged": 0.3}, "changed answers <= 0.3"),
+        (Metric.ACCURACY, {"maxDrop": 0.02}, "accuracy drop <= 0.02, changed answers <= 0.12 (default)"),
+        (Metric.ACCURACY, {"maxDrop": 0.02, "maxChanged": 0.3}, "accuracy drop <= 0.02, changed answers <= 0.3"),
+        (Metric.MEAN_SQUARED_ERROR, {"maxDrop": 9}, "accuracy drop <= 9, changed answers <= 0.1 (default)"),
+        (Metric.MEAN_SQUARED_ERROR, {"maxDrop": 9, "maxChanged": 1}, "accuracy drop <= 9, changed answers <= 1"),
     ],
 )
-def test_a_bound_that_nobody_set_is_called_the_default(given: dict[str, Any], told: str) -> None:
-    assert describe(in_force(spec({"accuracy": given}, "Accuracy"))) == f"accuracy drop <= 0.02, {told}"
+def test_a_bound_that_nobody_set_is_called_the_default(metric: Metric, given: dict[str, Any], told: str) -> None:
+    assert describe(in_force(spec({"accuracy": given}, metric.value)), metric) == told

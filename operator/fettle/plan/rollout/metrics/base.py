@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fettle.api.modeldeployment import AnalysisSpec
 from fettle.api.modeldeployment_status import MetricRecord, Verdict
 from fettle.api.reasons import Reason
+from fettle.api.text import significant
 from fettle.plan.rollout.window_totals import Doubt, Traffic
 
 
@@ -38,8 +39,8 @@ class MetricMeasurement:
 
     def record(self) -> MetricRecord:
         """The record for the status, with four significant digits."""
-        value = float(f"{self.value:.4g}") if self.value is not None else None
-        bound = float(f"{self.bound:.4g}")
+        value = significant(self.value) if self.value is not None else None
+        bound = significant(self.bound)
         return MetricRecord(metric=self.metric, verdict=self.verdict, value=value, bound=bound, samples=self.samples)
 
 
