@@ -56,7 +56,7 @@ def fits(tensor: Tensor, shape: list[Any]) -> bool:
     if type(shape) is not list or len(shape) != len(expected) or not {*map(type, shape)} <= _INTEGERS:
         return False
     for axis, size in enumerate(shape):  # noqa: SIM110  a generator costs twice as much, with every request
-        if size < 0 or (size != expected[axis] != -1 and axis != batch):
+        if size < 1 or (size != expected[axis] != -1 and axis != batch):  # beside a 0, another may be of any size
             return False
     return True
 
