@@ -100,8 +100,12 @@ class Access:
         self.open = not self._guarded and not self.limits  # nobody is asked for anything
 
     def address(self, told: str, forwarded: Callable[[], Sequence[str]]) -> str:
-        """The address of a client whose connection is `told`, as address:port. `forwarded`: the values of X-Forwarded-For."""
-        return proxies.client(told, forwarded(), self._trusted) if self._trusted else proxies.host(told)
+        """The address, or of IPv6 the network, of a client whose connection is `told`, as address:port.
+
+        `forwarded`: the values of X-Forwarded-For.
+        """
+        address = proxies.client(told, forwarded(), self._trusted) if self._trusted else proxies.host(told)
+        return proxies.identity(address)
 
     async def identify(self, authorization: str | None, address: str) -> str:
         """Who asks: the name of its token, or else its `address`.

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Shares, Who, fits, most_of, nobody, refusal
+from fettle.server.shares import Crowd, Shares, Who, fits, most_of, nobody, places, refusal
 from fettle.server.time_limits import TimeLimit, TimeLimits
 
 AT_ONCE = 1 << 16  # a declared body of so many bytes is taken in one go; more count against the share of their client
@@ -27,13 +27,13 @@ class Incoming(Protocol):
 class Bodies:
     """The bounds, and what is held within them. Used by one event loop only."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, crowd: Crowd | None = None) -> None:
         self._settings = settings
         self.held = 0
         # A larger one could never be held.
         self._largest = min(settings.max_body_bytes, most_of(settings.max_bodies_bytes))
         what = "requests of this client with {held} bytes in total are being read or waiting for the model"
-        self._shares = Shares(what, Code.UNAVAILABLE, unread=True)
+        self._shares = Shares(what, Code.UNAVAILABLE, crowd=crowd, unread=True)
         self._plenty = most_of(settings.max_reading)  # of so many, all may be one client's
         self._limits = TimeLimits()
         self._reading: dict[TimeLimit, Who | str] = {}
@@ -75,11 +75,7 @@ class Bodies:
         if free < 0:
             raise RequestError(Code.UNAVAILABLE, f"{reading} request bodies are already being read", unread=True)
         client = who()
-        own = 0
-        for limit, other in self._reading.items():
-            known = other if isinstance(other, str) else other()
-            self._reading[limit] = known  # looked up once, since there are many
-            own += known == client
+        own = places(self._reading, client)
         if not fits(own + 1, free):
             what = f"{own} request bodies of this client are already being read"
             raise refusal(Code.LIMITED, what, unread=True)
@@ -101,7 +97,10 @@ class Bodies:
         return body
 
     def reserve(self, size: int, who: Who = nobody) -> None:
-        """Account for so many bytes of a request; `release` them when it is answered. Raises RequestError UNAVAILABLE, LIMITED."""
+        """Account for so many bytes of a request; `release` them when it is answered. Raises RequestError UNAVAILABLE, LIMITED, and TOO_LARGE for
+        more than could ever be held."""
+        if size > self._largest:
+            raise self._too_large()
         self._reserve(size, who() if size > AT_ONCE else None)
 
     def _reserve(self, size: int, client: str | None) -> None:
@@ -114,7 +113,7 @@ class Bodies:
         self.held += size
 
     def hold(self, body: bytes, who: Who = nobody) -> bytes:
-        """A body that a front's library has read; `release` it when its request is answered. Raises RequestError UNAVAILABLE, LIMITED."""
+        """A body that a front's library has read; `release` it when its request is answered. Raises RequestError as `reserve`."""
         self.reserve(len(body), who)
         return body
 

@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from fettle.errors import FettleError
@@ -20,11 +21,17 @@ from fettle.server import logs
 from fettle.server.state import NotTold, ProcessState
 
 log = logging.getLogger(__name__)
+MOST_UNANSWERED = 16  # questions to a worker
 _UNASKED = 0  # the number of what a worker says by itself: the error that ends it
 
 
 class LinkClosed(NotTold):
     """The worker is gone, or has no answer; the message says which."""
+
+
+def _packed(answer: tuple[int, bool, Any]) -> memoryview:
+    """What `Connection.send` would send. What cannot be pickled fails here, and not in the midst of sending."""
+    return ForkingPickler.dumps(answer)
 
 
 class WorkerEnd:
@@ -51,7 +58,7 @@ class WorkerEnd:
     def fail(self, error: FettleError) -> None:
         """Say why the worker ends."""
         with contextlib.suppress(OSError):  # the supervisor is gone
-            self._send((_UNASKED, True, (error.reason, error.message)))
+            self._send(_packed((_UNASKED, True, (error.reason, error.message))))
 
     def _answer_all(self, state: ProcessState) -> None:
         answers: dict[str, Callable[..., Any]] = {
@@ -65,21 +72,21 @@ class WorkerEnd:
             while True:
                 number, question, arguments = self._connection.recv()
                 try:
-                    answer = (number, True, answers[question](*arguments))
+                    answer = _packed((number, True, answers[question](*arguments)))
                 except NotTold as error:
-                    answer = (number, False, str(error))
+                    answer = _packed((number, False, str(error)))
                 except Exception as error:  # the thread must not end unnoticed
                     log.exception("the supervisor's question %r failed", question)
-                    answer = (number, False, f"{type(error).__name__}: {error}")
+                    answer = _packed((number, False, f"{type(error).__name__}: {error}"))
                 self._send(answer)
         except (EOFError, OSError):
             log.info("the supervisor is gone")
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self.stop)
 
-    def _send(self, answer: tuple[int, bool, Any]) -> None:
+    def _send(self, answer: memoryview) -> None:
         with self._sending:
-            self._connection.send(answer)
+            self._connection.send_bytes(answer)
 
 
 class SupervisorEnd:
@@ -90,6 +97,7 @@ class SupervisorEnd:
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(_UNASKED + 1)
         self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._unanswered = 0  # also those that nobody waits for any more
         self.closed = self._loop.create_future()
         self.failure: FettleError | None = None  # that ended the worker
         threading.Thread(target=self._listen, name="link", daemon=True).start()
@@ -101,7 +109,10 @@ class SupervisorEnd:
         try:
             if self.closed.done():
                 raise LinkClosed("a worker has ended")
+            if self._unanswered >= MOST_UNANSWERED:  # which fill the socket: the next question would block this loop
+                raise LinkClosed(f"a worker has not answered {self._unanswered} questions")
             self._connection.send((number, question, arguments))
+            self._unanswered += 1
             return await answer
         except OSError as error:
             raise LinkClosed(f"a worker has ended: {error}") from error
@@ -110,15 +121,21 @@ class SupervisorEnd:
 
     def _listen(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            with contextlib.suppress(EOFError, OSError):  # the worker has
+            try:
                 while True:
                     self._loop.call_soon_threadsafe(self._hear, *self._connection.recv())
+            except (EOFError, OSError):
+                log.debug("a worker is gone")
+            except Exception:  # the thread must not end unnoticed
+                log.exception("a worker's answer cannot be read")
             self._loop.call_soon_threadsafe(self._close)
 
     def _hear(self, number: int, good: bool, content: Any) -> None:
         if number == _UNASKED:
             reason, message = content
             self.failure = FettleError(message, reason=reason)
+            return
+        self._unanswered -= 1
         answer = self._asked.get(number)
         if answer is None or answer.done():  # nobody waits for it any more
             return

@@ -63,6 +63,7 @@ class PodState:
         self.workers: Sequence[WorkerState] = ()
         self.draining = False
         self._turns = itertools.count()  # of workers that are asked for samples first
+        self._summing = asyncio.Lock()  # one sum at a time: each takes a core, and all of the workers' parts
 
     @property
     def condition(self) -> Condition:
@@ -78,13 +79,22 @@ class PodState:
 
     async def metrics(self) -> bytes:
         """The sums of all workers."""
-        parts = await self._all("metrics")
-        return await asyncio.to_thread(_metrics, parts)
+        return await self._sum(_metrics, "metrics")
 
     async def window(self, since: float) -> bytes:
         """The seconds from `since` on, each the sum of all workers'. In a thread, because hours of them take a while."""
-        parts = await self._all("window", since)
-        return await asyncio.to_thread(_window, parts)
+        return await self._sum(_window, "window", since)
+
+    async def _sum(self, function: Callable[[Sequence[Any]], bytes], question: str, *arguments: Any) -> bytes:
+        """Raises NotTold, also if others are asking for so long that this one gets no turn."""
+        try:
+            await asyncio.wait_for(self._summing.acquire(), ANSWER_SECONDS)
+        except TimeoutError:
+            raise NotTold(f"others asked for {ANSWER_SECONDS:g} s: try again later") from None
+        try:
+            return await asyncio.to_thread(function, await self._all(question, *arguments))
+        finally:
+            self._summing.release()
 
     async def samples(self, most: int) -> bytes:
         """Those of one worker: the next in turn that has any."""

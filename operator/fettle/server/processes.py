@@ -112,7 +112,8 @@ def share(settings: ServerSettings, count: int, number: int) -> ServerSettings:
             "samples_max_bytes": part(settings.samples_max_bytes),
             "max_bodies_bytes": max(least, part(settings.max_bodies_bytes)),
             "max_reading": part(settings.max_reading),
-            "grpc_max_streams": part(settings.grpc_max_streams),
+            # Of fewer than four in a process, one client could hold all.
+            "grpc_max_streams": max(min(4, settings.grpc_max_streams), part(settings.grpc_max_streams)),
             "stable": settings.stable if number == 0 else "",
         }
     )
@@ -124,13 +125,13 @@ def _costs(record: MeasurementRecord) -> list[ModelCost]:
         rows = _MEASUREMENTS.validate_python(record.row.get("measurements") or [])
     except ValidationError:
         return []
-    if not rows:
+    if not rows or any(row.peak_memory_bytes <= 0 for row in rows):  # no digest covers it
         return []
     least = min(rows, key=lambda row: row.batch_size)
     middle = least.latency_milliseconds.p50
     if middle is None:  # of too few runs
         middle = 1000 * least.batch_size / least.items_per_second if least.items_per_second else math.inf
-    return [ModelCost(middle, max(row.peak_memory_bytes for row in rows))]
+    return [ModelCost(max(middle, 0.0), max(row.peak_memory_bytes for row in rows))]
 
 
 def _memory(root: Path) -> float:

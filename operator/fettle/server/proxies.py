@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 HEADER = "x-forwarded-for"
@@ -31,6 +32,15 @@ def client(told: str, headers: Sequence[str], trusted: Sequence[Network]) -> str
             break
         address = str(following)
     return address
+
+
+@lru_cache(4096)
+def identity(address: str) -> str:
+    """What is one client by its address. Whoever has one address of IPv6 has all that begin with the same 64 bits."""
+    parsed = _parsed(address)
+    if isinstance(parsed, IPv6Address):
+        return str(IPv6Network((parsed, 64), strict=False))
+    return address if parsed is None else str(parsed)
 
 
 def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:

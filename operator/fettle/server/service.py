@@ -31,7 +31,7 @@ from fettle.server.model import ServedModel
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.samples import PER_SECOND, Samples
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Shares, Who, nobody
+from fettle.server.shares import Crowd, Shares, Who, fits, most_of, nobody, places, refusal
 from fettle.server.threads import Turns
 from fettle.server.tracing import RequestTrace, Tracing
 from fettle.server.windows import MOST_BYTES, Windows
@@ -77,12 +77,15 @@ class InferenceService:
         self.drift = Drift(model.profile, model.signature, labels) if model.profile is not None else None
         if self.drift is not None and not settings.shares_ports:  # drift of several processes is not the sum of theirs
             self.metrics.registry.register(self.drift)
-        self.bodies = Bodies(settings)
+        self._crowd = Crowd()
+        self.bodies = Bodies(settings, self._crowd)
         self.access = Access(settings)
         self.tracing = Tracing(settings) if settings.tracing_endpoint else None
         self._codec_thread = Turns("codec")
         what = "{held} requests of this client are already waiting to be decoded"
-        self._to_decode = Shares(what, Code.UNAVAILABLE)
+        self._to_decode = Shares(what, Code.UNAVAILABLE, crowd=self._crowd)
+        self._queued: dict[int, Who | str] = {}  # whose requests wait for the model
+        self._plenty = most_of(settings.max_queue)  # of so many, all may be one client's
         self.draining = False
         self.in_flight = 0
         self._admitting = 0  # requests whose client is not known yet
@@ -114,8 +117,10 @@ class InferenceService:
         self.idle.clear()
         code = Code.FAILED
         judged: Code | None = None
-        trace = self.tracing.begin(HEADERS.get(), started) if self.tracing is not None else None
+        trace = None
+        self._crowd.note(who, started)
         try:
+            trace = self.tracing.begin(HEADERS.get(), started) if self.tracing is not None else None
             answer = await self._answer(await receive, codec, gone, deadline, who, in_thread, trace)
             code = _OK
             return answer
@@ -236,8 +241,7 @@ class InferenceService:
             try:
                 outputs = self.model.infer_at_once(request) if self.in_flight == 1 else None
                 if outputs is None:
-                    left = deadline() if deadline is not None else None
-                    outputs = await self.model.infer(request, settings.queue_seconds, left, gone)
+                    outputs = await self._in_turn(request, gone, deadline, who)
             finally:
                 self.metrics.inference.observe(time.perf_counter() - started)
                 if trace is not None:
@@ -254,6 +258,28 @@ class InferenceService:
             self.bodies.release(len(body), who)
             if made:
                 self.bodies.release(made, who)
+
+    async def _in_turn(
+        self, request: InferRequest, gone: Gone | None, deadline: Deadline | None, who: Who
+    ) -> dict[str, Array]:
+        """The model's outputs, once it is free. Raises RequestError as `ServedModel.infer`, and LIMITED for a client with others that has most of the
+        queue."""
+        if len(self._queued) >= self._plenty:
+            self._require_place(who())
+        place = id(request)
+        self._queued[place] = who
+        try:
+            left = deadline() if deadline is not None else None
+            return await self.model.infer(request, self.settings.queue_seconds, left, gone)
+        finally:
+            del self._queued[place]
+
+    def _require_place(self, client: str) -> None:
+        """Raises RequestError LIMITED. A client that is alone may fill the queue: a model that is too slow for an ingress fails."""
+        free = self.settings.max_queue - len(self._queued) - 1
+        own = places(self._queued, client)
+        if free >= 0 and not fits(own + 1, free) and not self._crowd.is_only(client):
+            raise refusal(Code.LIMITED, f"{own} requests of this client are already waiting for the model")
 
     async def _decode(self, codec: Codec, body: bytes | bytearray, client: str) -> InferRequest:
         """Decode in the one thread. Raises RequestError UNAVAILABLE, LIMITED for more than may wait for it, of all or of this client, and UNAVAILABLE

@@ -7,11 +7,16 @@ IEEE/ACM Transactions on Networking 6(2), 1998.)
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from fettle.server.request import Code, RequestError
 
 TIMES = 3
+_EACH, _LOOK_SECONDS = 32, 1.0  # whose client is looked up: one request in so many, and at least one in so long
+_REMEMBERED, _LATELY_SECONDS = 64, 10.0
 Who = Callable[[], str]  # the client of a request: its token's name, or else its address. Called only where it matters
 
 
@@ -41,22 +46,54 @@ def refusal(code: Code, what: str, *, unread: bool = False) -> RequestError:
     return RequestError(code, message, unread=unread, retry_after=1)
 
 
+def places(held: dict[Any, Who | str], client: str) -> int:
+    """How many of the places in `held` are the client's. Who has one is looked up once, since there are many."""
+    own = 0
+    for place, other in held.items():
+        held[place] = known = other if isinstance(other, str) else other()
+        own += known == client
+    return own
+
+
+class Crowd:
+    """Who has asked lately: a sample, since looking up a client costs as much as a tenth of a small request. Used by one event loop only."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock, self._asked, self._next = clock, 0, 0.0
+        self._seen: deque[tuple[float, str]] = deque(maxlen=_REMEMBERED)
+
+    def note(self, who: Who, now: float) -> None:
+        """A client asks. `now`: by the clock."""
+        self._asked += 1
+        if not self._asked % _EACH or now >= self._next:
+            self._next = now + _LOOK_SECONDS
+            self._seen.append((now, who()))
+
+    def is_only(self, client: str) -> bool:
+        """Whether nobody else has asked in the last ten seconds, as far as is known."""
+        since = self._clock() - _LATELY_SECONDS
+        return not any(other != client and at >= since for at, other in self._seen)
+
+
 class Shares:
     """What each client holds. Used by one event loop only.
 
-    `what`: what a client with too much holds, as a sentence with `{held}`. `alone`: how a request ends whose client shares with nobody; a queue that
-    is full of an ingress's requests is as full as any other. `unread`: of the error.
+    `what`: what a client with too much holds, as a sentence with `{held}`. `alone`: how a request ends whose client is the only one of the `crowd`; a
+    queue that is full of an ingress's requests is as full as any other. `unread`: of the error.
     """
 
-    def __init__(self, what: str, alone: Code = Code.LIMITED, *, unread: bool = False) -> None:
-        self._what, self._alone, self._unread = what, alone, unread
+    def __init__(
+        self, what: str, alone: Code = Code.LIMITED, *, crowd: Crowd | None = None, unread: bool = False
+    ) -> None:
+        self._what, self._alone, self._unread, self._crowd = what, alone, unread, crowd or Crowd()
         self._held: dict[str, int] = {}
 
     def take(self, client: str, amount: int, free: int) -> None:
         """`free`: what was left before. Raises RequestError LIMITED, or as `alone`, for more than the client's share."""
         held = self._held.get(client, 0)
         if not fits(held + amount, free - amount):
-            code = self._alone if self._held.keys() <= {client} else Code.LIMITED
+            alone = self._held.keys() <= {client} and self._crowd.is_only(client)
+            code = self._alone if alone else Code.LIMITED
             raise refusal(code, self._what.format(held=held), unread=self._unread)
         self._held[client] = held + amount
 

@@ -55,7 +55,7 @@ def rows_with(tensor: Tensor, shape: list[Any], rows: int, max_rows: int) -> int
     if type(shape) is not list or len(shape) != len(expected) or not {*map(type, shape)} <= _INTEGERS:
         return None
     for axis, size in enumerate(shape):  # a generator costs twice as much, with every request
-        if size < 0 or (size != expected[axis] != -1 and axis != batch):
+        if size < 1 or (size != expected[axis] != -1 and axis != batch):  # beside a 0, another may be of any size
             return None
     if batch is None:
         return rows

@@ -101,9 +101,10 @@ def test_a_model_on_a_gpu_has_one_process(fetched: tuple[Path, str]) -> None:
         ([record([{"batchSize": "of another version"}])], None),
         ([record([measurement(1, 0.5, MIB), measurement(8, 2.0, 3 * MIB)])], ModelCost(0.5, 3 * MIB)),
         ([record([measurement(1, None, MIB)])], ModelCost(0.1, MIB)),  # 10,000 items per second
+        ([record([measurement(1, 0.5, -MIB)])], None),
         ([record([measurement(1, 0.2, MIB)]), record([measurement(1, 0.4, 2 * MIB)])], ModelCost(0.4, 2 * MIB)),
     ],
-    ids=["nothing", "no rows", "rows of another version", "the smallest batch", "too few runs for a median", "the slower machine"],
+    ids=["nothing", "no rows", "rows of another version", "the smallest batch", "too few runs for a median", "nonsense", "the slower machine"],
 )  # fmt: skip
 def test_what_a_model_costs_is_what_was_measured(figures: list[MeasurementRecord], cost: ModelCost | None) -> None:
     assert ModelCost.of(figures) == cost

@@ -512,3 +512,15 @@ async def test_a_client_leaves_places_in_the_queue_of_bodies_to_others(
     held.goes_on.set()
     await asyncio.gather(*waiting)
     assert is_over(service) and service.decoding == 0 and not service._to_decode._held
+
+
+async def test_a_client_leaves_places_in_the_queue_of_the_model_to_others(service: InferenceService) -> None:
+    service._queued = dict(enumerate(["a"] * 190 + ["b"] * 2))
+    first = service.infer(received(service), protocol, who=lambda: "c")
+    second = service.infer(received(service), protocol, who=lambda: "a")
+    service._crowd.note(lambda: "b", 0.0)
+    service.in_flight = 2  # so that nobody is answered at once
+    await first
+    with pytest.raises(RequestError, match="190 requests of this client are already waiting for the model") as raised:
+        await second
+    assert raised.value.code is Code.LIMITED

@@ -12,7 +12,7 @@ from fettle.server.bodies import AT_ONCE, Bodies
 from fettle.server.reading import Places
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Who, fits, most_of, total_for
+from fettle.server.shares import Crowd, Shares, Who, fits, most_of, places, total_for
 
 MOST = 16 * AT_ONCE
 
@@ -131,3 +131,51 @@ async def test_a_client_that_sends_its_bodies_slowly_keeps_nobody_from_sending_o
     for task in reading:
         task.cancel()
     await asyncio.wait(reading)
+
+
+@pytest.mark.parametrize(("others", "ends"), [([], Code.UNAVAILABLE), (["b"], Code.LIMITED)])
+def test_a_client_cannot_make_its_own_excess_look_like_a_failure_while_others_ask(
+    others: list[str], ends: Code
+) -> None:
+    crowd = Crowd(lambda: 100.0)
+    for second, name in enumerate(["a", *others]):
+        crowd.note(lambda name=name: name, 95.0 + second)  # type: ignore[misc]
+    shares = Shares("{held} requests of this client", Code.UNAVAILABLE, crowd=crowd)
+    shares.take("a", 3, 4)
+    with pytest.raises(RequestError) as raised:
+        shares.take("a", 1, 1)
+    assert raised.value.code is ends
+
+
+def test_whoever_asked_long_ago_is_forgotten_and_not_every_request_is_looked_up() -> None:
+    now, looked = 100.0, 0
+
+    def who() -> str:
+        nonlocal looked
+        looked += 1
+        return "b"
+
+    crowd = Crowd(lambda: now)
+    for _ in range(320):
+        crowd.note(who, 100.0)
+    assert looked <= 11 and not crowd.is_only("a")
+    now = 111.0
+    assert crowd.is_only("a")
+
+
+def test_each_holder_of_a_place_is_looked_up_once() -> None:
+    asked: list[str] = []
+
+    def who(name: str) -> Who:
+        return lambda: asked.append(name) or name  # type: ignore[func-returns-value]
+
+    held: dict[Any, Who | str] = {number: who(name) for number, name in enumerate("aab")}
+    assert [places(held, name) for name in "abc"] == [2, 1, 0]
+    assert len(asked) == 3
+
+
+def test_what_could_never_be_held_is_too_large_and_not_a_failure_of_the_model() -> None:
+    bodies = Bodies(ServerSettings(max_bodies_bytes=16 << 20, max_body_bytes=16 << 20))
+    with pytest.raises(RequestError) as raised:
+        bodies.hold(bytes(13 << 20))
+    assert raised.value.code is Code.TOO_LARGE and not bodies.held

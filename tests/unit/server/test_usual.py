@@ -88,6 +88,7 @@ def test_a_usual_request_takes_the_short_way(document: dict[str, Any], monkeypat
         {"inputs": [entry("x", "FP32", [4, 2], [1] * 8), entry("n", "INT64", [4, 1], [1] * 4)]},
         {"inputs": [entry("x", "FP32", [0, 2], []), entry("n", "INT64", [0, 1], [])]},
         {"inputs": [entry("x", "FP32", [1, 2], [1, 1e39]), N]},
+        {"inputs": [X, entry("n", "INT64", [1, 0], [])]},  # beside which another free size may be anything
     ],
 )
 def test_whatever_is_not_usual_is_left_to_the_long_way(document: Any) -> None:

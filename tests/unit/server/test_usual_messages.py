@@ -94,6 +94,7 @@ CHANGES: dict[str, Callable[[ModelInferRequest], object]] = {
     "too few bytes": lambda made: made.raw_input_contents.__setitem__(0, b"1234"),
     "one tensor's bytes too many": lambda made: made.raw_input_contents.append(b""),
     "an input too many": lambda made: made.inputs.add(name="more"),
+    "a size of 0": lambda made: (made.inputs[1].shape.__setitem__(1, 0), made.raw_input_contents.__setitem__(1, b"")),
     "no inputs": lambda made: made.ClearField("inputs"),
     "a chosen output": lambda made: made.outputs.add(name="y"),
     "an unknown output": lambda made: made.outputs.add(name="z"),
