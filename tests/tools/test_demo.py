@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tools.cluster.target import Target
 from tools.demo.kube import DemoError
-from tools.demo.scenes import next_steps, require_differences
+from tools.demo.scenes import next_steps, require_differences, told_of_requests
 from tools.demo.watch import Rollout, has_failed, told_of_answers
 
 
@@ -75,3 +75,15 @@ def test_the_end_says_how_to_look_around_and_how_to_stop(
     assert "export KUBECONFIG=kubeconfig; kubectl -n fettle-demo" in look
     assert ".venv/bin/activate; kubectl fettle why digits -n fettle-demo" in why
     assert end.startswith(f"stop: {stop}")
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "says"),
+    [
+        (53, 0, "100 requests sent; 53 errors, all from the deliberately failing canary, no others"),
+        (53, 2, "100 requests sent; 53 errors from the deliberately failing canary, 2 others"),
+        (0, 0, "100 requests sent, none failed"),
+    ],
+)
+def test_the_summary_tells_the_failing_canarys_errors_from_others(own: int, others: int, says: str) -> None:
+    assert told_of_requests(100, own, others) == says

@@ -137,7 +137,7 @@ def _scene(kube: Kube, load: Load, model: str, expected: str, text: str) -> watc
     _follow(kube, model)
     rollout = watch.rolled_out(kube, DEPLOYMENT, 420, show.line)
     totals = load.totals()
-    show.line(f"{rollout.outcome} after {rollout.seconds:.0f} s; {totals.get('sent', 0)} requests sent so far")
+    show.line(f"{rollout.ended} after {rollout.seconds:.0f} s; {totals.get('sent', 0)} requests sent so far")
     if rollout.reason:
         show.line(rollout.reason)
     if rollout.outcome != expected:
@@ -208,13 +208,15 @@ def finish(kube: Kube, summary: Summary) -> None:
     found = kube.get("mdep", DEPLOYMENT) or {}
     show.ledger(found)
     show.title("summary")
-    show.line(f"speed-up {summary.speedup:.2f} x, accuracy drop {summary.drop:+.4f}, {summary.accuracy} images correct")
+    show.line(
+        f"{DEPLOYMENT}: speed-up {summary.speedup:.2f} x, accuracy drop {summary.drop:+.4f}, {summary.accuracy} images correct"
+    )
     totals = summary.totals
     own = sum(totals["serverErrors"].values()) + totals["transport"] - summary.failed
-    show.line(f"requests sent {totals['sent']}, failed {summary.failed} (the failing canary's own errors: {own})")
+    show.line(told_of_requests(totals["sent"], own, summary.failed))
     for name, rollout in summary.rollouts.items():
         bad = f", {rollout.bad_seconds:.1f} s with traffic" if rollout.outcome == "RolledBack" else ""
-        show.line(f"{name}: {rollout.outcome} in {rollout.seconds:.0f} s{bad}")
+        show.line(f"{name}: {rollout.ended} after {rollout.seconds:.0f} s{bad}")
     for text in next_steps(kube.target):
         show.line(text)
     ready = condition(found, "Ready").get("status")
@@ -222,6 +224,15 @@ def finish(kube: Kube, summary: Summary) -> None:
         raise DemoError(
             f"{summary.failed} requests failed: {totals['transportKinds']} {totals['samples']}; Ready={ready}"
         )
+
+
+def told_of_requests(sent: int, own: int, others: int) -> str:
+    """How many requests failed. `own`: errors of the canary that is meant to fail."""
+    if others:
+        return f"{sent} requests sent; {own} errors from the deliberately failing canary, {others} others"
+    if own:
+        return f"{sent} requests sent; {own} errors, all from the deliberately failing canary, no others"
+    return f"{sent} requests sent, none failed"
 
 
 def next_steps(target: Target) -> tuple[str, ...]:

@@ -43,12 +43,15 @@ def candidates(found: dict[str, Any]) -> None:
     table = Table(title=f"OptimizedModel {found['metadata']['name']}: candidates", title_justify="left")
     for column in ("candidate", "runtime", "p50 ms", "speed-up [95 %]", "accuracy drop [interval]", "size", "state"):
         table.add_column(column, overflow="fold")
+    named = {(row["target"], row["name"]) for row in status.get("candidates", [])}
     for baseline in status.get("baselines", []):
-        table.add_row("baseline", baseline["runtime"], _p50(baseline), "1", "0", size(baseline["bytes"]), "original")
+        if (baseline["target"], "original") not in named:
+            row = (baseline["runtime"], _p50(baseline), "1", "none", size(baseline["bytes"]), "not a candidate")
+            table.add_row("original", *row)
     for row in status.get("candidates", []):
         state = row["state"] + (f": {row['reason']}" if row.get("reason") else "")
         total = size(row["bytes"]) if row.get("bytes") else "-"
-        drop = "exact" if row.get("exact") else _interval(row.get("accuracyDrop"), 4)
+        drop = "none" if row.get("exact") else _interval(row.get("accuracyDrop"), 4)
         style = "bold green" if row["state"] == "Selected" else None
         table.add_row(
             row["name"], row["runtime"], _p50(row), _interval(row.get("speedup"), 2), drop, total, state, style=style

@@ -104,6 +104,11 @@ class Rollout:
     compared: int = 0
     unsure: int = 0
 
+    @property
+    def ended(self) -> str:
+        """How it ended, in words."""
+        return "promoted" if self.outcome == "Promoted" else "rolled back"
+
 
 def told_of_answers(found: Found, compared: int, unsure: int) -> tuple[int, int]:
     """The most items that a window of the canary compared, and left out because stable was unsure, this look included."""

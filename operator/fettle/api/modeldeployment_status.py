@@ -37,10 +37,12 @@ class AnalysisWindow(ApiModel):
 
     start: Annotated[str, Field(max_length=32, description="When the window started (RFC 3339, UTC).")]
     end: Annotated[str, Field(max_length=32, description="When the window ended.")]
-    weight: Annotated[int, Field(description="Requested weight at the end of the window, in percent.")] = 0
+    weight: Annotated[int, Field(description="Weight in effect at the end of the window, in percent.")] = 0
     requests: Annotated[int, Field(description="Number of requests to the canary.")] = 0
     failures: Annotated[int, Field(description="Number of requests that the model did not answer.")] = 0
-    verdict: Annotated[Verdict, Field(description="Verdict of the window: Good or Bad.")]
+    verdict: Annotated[
+        Verdict, Field(description="Verdict of the window.", json_schema_extra={"enum": [Verdict.GOOD, Verdict.BAD]})
+    ]
     metrics: Annotated[tuple[MetricRecord, ...], Field(max_length=8, description="Result of each metric.")] = ()
 
 
@@ -51,15 +53,16 @@ class AnalysisStatus(ApiModel):
     requests: Annotated[
         int,
         Field(
-            description="Number of requests to the canary in the window since windowStart or, until that is first read, in the one that ended then."
+            description="Number of requests to the canary since windowStart. Right after a window ends, until the next reading, it is the count of "
+            "the window that just ended."
         ),
     ] = 0
     failures: Annotated[int, Field(description="Number of requests that the model did not answer.")] = 0
     compared: Annotated[
         int,
         Field(
-            description="Number of items on which the answers of the canary and of the stable revision were compared in that window. They are recent "
-            "items of the stable revision, not the canary's own requests."
+            description="Number of items on which the answers of the canary and of the stable revision were compared in the same window. They are "
+            "recent items of the stable revision, not the canary's own requests."
         ),
     ] = 0
     agreed: Annotated[int, Field(description="Number of compared items with the same answer.")] = 0
@@ -72,8 +75,7 @@ class AnalysisStatus(ApiModel):
         str | None,
         Field(
             max_length=512,
-            description="Metric, value, bound and sample count of that verdict, or the number of samples since then if they are too few to "
-            "judge.",
+            description="Metric, value, bound and sample count of that verdict. While there are too few samples since then to judge, their number.",
         ),
     ] = None
     windows: Annotated[
@@ -98,7 +100,9 @@ class RevisionStatus(ApiModel):
 class CanaryStatus(RevisionStatus):
     """The canary revision, during a rollout."""
 
-    weight: Annotated[int, Field(description="Requested percentage of traffic.")] = 0
+    weight: Annotated[
+        int, Field(description="Weight of the last weight step that took effect, in percent; 0 before the first.")
+    ] = 0
     actual_weight: Annotated[
         int, Field(description="Percentage of traffic that it actually gets (its share of ready pods).")
     ] = 0

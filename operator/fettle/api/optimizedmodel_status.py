@@ -35,7 +35,12 @@ class SourceStatus(ApiModel):
     sha256: Annotated[
         Sha256, Field(description="sha256 of the file, or of the canonical list of (path, sha256) of a folder.")
     ]
-    format: Annotated[FormatName, Field(description="Detected format.")]
+    format: Annotated[
+        FormatName,
+        Field(
+            description="Detected format.", json_schema_extra={"enum": [f for f in FormatName if f != FormatName.AUTO]}
+        ),
+    ]
     bytes: Annotated[int, Field(description="Total size of all files, in bytes.")]
     inputs: Annotated[tuple[Tensor, ...], Field(max_length=64, description="Inputs of the model.")] = ()
     outputs: Annotated[tuple[Tensor, ...], Field(max_length=64, description="Outputs of the model.")] = ()
@@ -154,7 +159,9 @@ class CandidateStatus(ApiModel):
     artifact: Annotated[str | None, Field(max_length=64, description="sha256 of the manifest.")] = None
     exact: Annotated[
         bool | None,
-        Field(description="Whether it has no lossy step and its outputs are within fp32 tolerance on all items."),
+        Field(
+            description="Whether it has no lossy step and its outputs equal the original's within float32 rounding error on all items."
+        ),
     ] = None
     evidence: Annotated[Evidence | None, Field(description="Evidence for the claim about accuracy.")] = None
     samples: Annotated[int | None, Field(description="Number of items used for evaluation.")] = None
@@ -171,7 +178,7 @@ class CandidateStatus(ApiModel):
     changed: Annotated[
         Interval | None,
         Field(
-            description="Share of labelled decisions that differ from the original's, or of the decisions of another output if that share is larger."
+            description="Share of labeled decisions that differ from the original's, or of the decisions of another output if that share is larger."
         ),
     ] = None
     max_absolute_difference: Annotated[

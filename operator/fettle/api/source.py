@@ -131,7 +131,8 @@ class SourceSpec(ApiModel):
         tuple[Annotated[str, Field(min_length=1, max_length=253)], ...] | None,
         Field(
             max_length=64,
-            description="Outputs of a frozen graph of TensorFlow: names of tensors, or of their nodes. Default: the only one that nothing takes.",
+            description="Outputs of a frozen graph of TensorFlow: names of tensors, or of their nodes. Default: the only tensor that no other "
+            "node consumes.",
             json_schema_extra={"x-set": True},
         ),
     ] = None

@@ -24,7 +24,7 @@ def word(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def size(count: int) -> str:
-    """'1.23MB', '83.3kB'."""
+def size(count: int, gap: str = "") -> str:
+    """'1.23MB', '83.3kB'; `gap` is between number and unit."""
     value, unit = (count / 1e6, "MB") if count >= 1e6 else (count / 1e3, "kB")
-    return f"{rounded(value)}{unit}"
+    return f"{rounded(value)}{gap}{unit}"

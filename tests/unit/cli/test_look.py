@@ -123,7 +123,7 @@ def server() -> Iterator[ApiServer]:
                 event(
                     "2026-01-02T00:01:00Z",
                     "CanaryRunning",
-                    "revision bbbb is the canary beside stable revision aaaa: x",
+                    "revision bbbb (artifact pvc://x) is the new canary; revision aaaa stays stable",
                 ),
                 event(
                     "2026-01-02T00:07:00Z", "CommandRefused", "retry refused: revision bbbb has not failed", "Warning"
@@ -203,7 +203,7 @@ def test_why_tells_the_chain_of_the_last_rollout_in_order(server: ApiServer, tmp
     assert result.exit_code == 0, result.output
     said = [
         "revision aaaa is serving; CanaryRunning: canary bbbb: step 2 of 3",
-        "revision bbbb was created for",
+        "Created revision bbbb was created for",
         "got its first traffic",
         "reached weight 10",
         "Analysis Good window at weight 10: successRate 1 >= 0.99 (200 samples)",
@@ -214,7 +214,7 @@ def test_why_tells_the_chain_of_the_last_rollout_in_order(server: ApiServer, tmp
     places = [text.index(words) for words in said]
     assert places == sorted(places)
     assert "long ago" not in result.output
-    assert "is the canary beside" not in result.output  # the ledger says so already
+    assert "is the new canary" not in result.output  # the ledger says so already
 
 
 def test_why_all_goes_back_to_the_beginning_with_what_the_ledger_kept(server: ApiServer, tmp_path: Path) -> None:

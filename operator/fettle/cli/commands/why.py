@@ -38,7 +38,7 @@ from fettle.plan.rollout.analysis import SINCE
 Found = TypeVar("Found", ModelDeployment, OptimizedModel)
 STYLES = {"Good": "green", "Bad": "red", "Warning": "yellow", "Inconclusive": "yellow"}
 # Events that only repeat a line of the ledger.
-FROM_LEDGER = re.compile(r"revision \S+ (is deployed|is the canary beside|was removed)\b")
+FROM_LEDGER = re.compile(r"revision \S+ (\(artifact \S+\) is (deployed|the new canary)|was removed)\b")
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def decisions_of(cluster: Cluster, deployment: ModelDeployment, *, everything: b
 
 
 def _of_line(line: RevisionLine) -> Iterable[Decision]:
-    yield Decision(line.created, line.revision, "Chosen", f"revision {line.revision} was created for {line.artifact}")
+    yield Decision(line.created, line.revision, "Created", f"revision {line.revision} was created for {line.artifact}")
     if line.entered is not None:
         yield Decision(line.entered, line.revision, "Entered", f"revision {line.revision} got its first traffic")
     if line.left is not None:

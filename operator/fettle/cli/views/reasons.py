@@ -12,10 +12,16 @@ from rich.text import Text
 from fettle.api.bounds import gain, span
 from fettle.api.optimizedmodel import OptimizedModel
 from fettle.api.optimizedmodel_status import CandidateStatus
-from fettle.api.vocabulary import CandidateState
+from fettle.api.vocabulary import CandidateState, Evidence, Metric
 from fettle.cli.views.progress import STYLES
 
 ORDER = (CandidateState.SELECTED, CandidateState.MEASURED, CandidateState.REJECTED, CandidateState.FAILED)
+
+ITEMS: dict[Evidence | None, str] = {
+    Evidence.LABELS: "labeled items",
+    Evidence.AGREEMENT: "items without labels",
+    Evidence.GENERATED: "generated items",
+}
 
 
 @dataclass(frozen=True)
@@ -43,15 +49,15 @@ def judgements(optimized: OptimizedModel) -> list[JudgedCandidate]:
 
 
 def _figures(row: CandidateStatus) -> str:
-    """'3.98 [3.9, 4.1] times as fast as the original; drop 0.0011 [-0.0042, 0.0073] of Accuracy on 897 items (Labels)'."""
+    """'3.98 [3.9, 4.1] times as fast as the original; drop 0.0011 [-0.0042, 0.0073] in Accuracy on 897 labeled items'."""
     parts = []
     if row.speedup is not None:
         parts.append(gain(row))
     if row.exact:
         parts.append(f"exact: the same answers on all {row.samples} items")
     elif row.accuracy_drop is not None and row.accuracy is not None:
-        lost = f"drop {span(row.accuracy_drop)} of {row.accuracy.metric}"
-        parts.append(f"{lost} on {row.samples} items ({row.evidence})")
+        metric = "agreement with the original" if row.accuracy.metric == Metric.AGREEMENT else row.accuracy.metric
+        parts.append(f"drop {span(row.accuracy_drop)} in {metric} on {row.samples} {ITEMS.get(row.evidence, 'items')}")
     return "; ".join(parts)
 
 

@@ -46,6 +46,8 @@ def rollout(deployment: ModelDeployment, pods: Sequence[Object] | None, now: dat
             table.add_row(kind, condition(condition_row))
     if status.address is not None:
         table.add_row("url", status.address.url)
+    if (ref := deployment.spec.model.ref) is not None:
+        table.add_row("model", f"follows optimizedmodel/{ref.name} ({ref.target})")
     for label, revision in (("stable", status.stable), ("canary", status.canary)):
         if revision is not None:
             table.add_row(label, _revision(revision, pods))

@@ -177,7 +177,7 @@ class MeasuredCandidate:
             yield from worker.answers(Judge(tuple(batch), size))
             if time.monotonic() - logged_at > 10:
                 logged_at = time.monotonic()
-                log.info("%s: %d of %d items judged", self.name, batch[-1] + 1, len(bench.items))
+                log.info("%s: %d of %d items evaluated", self.name, batch[-1] + 1, len(bench.items))
 
     def examine(self, worker: WorkerProcess, bench: Bench, profile: bool = True) -> None:
         """Determine everything besides accuracy: the executed precision, the reference outputs, and whether answers depend on the batch."""

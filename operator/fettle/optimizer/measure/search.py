@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fettle.api.text import rounded
+from fettle.api.text import joined, rounded
 from fettle.api.vocabulary import Objective
 
 SLOWER = 1.5  # a candidate that takes this many times as long as the best in the pre-test is rejected
@@ -73,13 +73,13 @@ def sort_out(
             shortlist.candidates.append(candidate)
         elif candidate.gain < (1 if candidate.lossy else ALIKE) and not may_be_slower:
             shortlist.rejected[candidate.name] = (
-                f"slower than the original in every round of the 1 s timing pre-test: {rounded(candidate.gain)} times as fast in the best of them"
+                f"slower than the original in every round of the 1 s timing pre-test: at best {rounded(candidate.gain)} times as fast"
             )
         elif candidate.least_cost <= SLOWER * best.cost:
             shortlist.candidates.append(candidate)
         else:
             shortlist.rejected[candidate.name] = (
-                f"took more than {SLOWER:g} times as long as {best.name} in the 1 s timing pre-test: {_against(candidate, best)}"
+                f"took more than {SLOWER:g} times as long as {best.name} in the 1 s timing pre-test: {_times(candidate, best)}"
             )
     shortlist.candidates.sort(key=lambda candidate: _rank(candidate, objective))
     return shortlist
@@ -94,8 +94,10 @@ def _rank(candidate: ScreenedCandidate, objective: Objective) -> tuple[bool, boo
     )
 
 
-def _against(candidate: ScreenedCandidate, best: ScreenedCandidate) -> str:
-    return f"{candidate.name} {rounded(candidate.cost)} ms per item, {best.name} {rounded(best.cost)} ms"
+def _times(*candidates: ScreenedCandidate) -> str:
+    """Their times in the timing pre-test: medians over its rounds, which differ a little from the medians over single runs in the tables."""
+    times = joined(f"{candidate.name} {rounded(candidate.cost)} ms" for candidate in candidates)
+    return f"{times} per item (median of the rounds)"
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,9 @@ def _goes_on(finals: Finals, by_name: Mapping[str, ScreenedCandidate]) -> bool:
 def _why_not_asked(candidate: ScreenedCandidate, passed: Sequence[ScreenedCandidate]) -> str:
     if not passed:
         return f"not measured in full, because {MOST_TIMED} candidates were, and none of them passed"
-    names = " and ".join(other.name for other in passed)
-    satisfy = "satisfies" if len(passed) == 1 else "satisfy"
-    reason = f"not measured in full, because {names} already {satisfy} every constraint"
-    return f"{reason}; in the 1 s timing pre-test: {_against(candidate, passed[0])}"
+    names = joined(other.name for other in passed)
+    was, satisfy = ("was", "satisfies") if len(passed) == 1 else ("were", "satisfy")
+    faster = all(other.cost < candidate.cost for other in passed)  # not so if the published artifact or size came first
+    before = "faster in the 1 s timing pre-test" if faster else "measured first"
+    times = _times(*passed, candidate)
+    return f"not measured in full, because {names} {was} {before} and {satisfy} every constraint: {times}"

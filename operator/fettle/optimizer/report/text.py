@@ -18,7 +18,7 @@ from fettle.api.vocabulary import Basis, Evidence, Metric, Precision
 
 MISSING = "–"
 EVIDENCE = {
-    Evidence.LABELS: "labelled items",
+    Evidence.LABELS: "labeled items",
     Evidence.AGREEMENT: "items, compared with the original's answers",
     Evidence.GENERATED: "generated items, compared with the original's answers",
 }

@@ -103,7 +103,7 @@ class _Runner:
                     canary = self._forgive(canary) if promote else canary
                     return CanaryDecision(canary, pending, events=tuple(events))
                 canary = self._reach(canary, step.weight)
-                events.append(self._event(canary, Reason.CANARY_RUNNING, f"reached weight {step.weight}"))
+                events.append(self._event(canary, Reason.CANARY_RUNNING, self._reached(canary, step.weight)))
             wait = doubt or self._wait(canary, step)
             if wait is not None and not promote:
                 return CanaryDecision(canary, wait, events=tuple(events))
@@ -141,6 +141,13 @@ class _Runner:
         watched = analysis.begin(self.now, canary.analysis) if self.snapshot.spec.rollout.analysis else None
         changed = {"weight": weight, "step_started_at": timestamps.write(self.now), "analysis": watched}
         return canary.model_copy(update=changed)
+
+    def _reached(self, canary: CanaryStatus, weight: int) -> str:
+        """What an Event says of a weight that took effect. At the last one, stable pods still take traffic until the promotion."""
+        if weight < 100 or canary.step + 1 < len(self.steps):
+            return f"reached weight {weight}"
+        after = "; it is promoted after one good window" if self.snapshot.spec.rollout.analysis else ""
+        return f"is scaled to full size{after}"
 
     def _next(self, canary: CanaryStatus) -> CanaryStatus:
         step = canary.step + 1

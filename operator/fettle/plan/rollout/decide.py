@@ -292,8 +292,10 @@ def _artifact(snapshot: RolloutSnapshot, revision: str) -> str:
 def _opened(transition: Transition, write: OpenEntry) -> EventDraft:
     first = write.revision == transition.stable
     reason = Reason.DEPLOYING if first else Reason.CANARY_RUNNING
-    role = "is deployed" if first else f"is the canary beside stable revision {transition.stable}"
-    return EventDraft("Normal", reason, f"revision {write.revision} {role}: {write.artifact}", str(write.serial))
+    role = "is deployed" if first else "is the new canary"
+    stays = "" if first else f"; revision {transition.stable} stays stable"
+    text = f"revision {write.revision} (artifact {write.artifact}) {role}{stays}"
+    return EventDraft("Normal", reason, text, str(write.serial))
 
 
 def _exit_event(snapshot: RolloutSnapshot, write: MarkLeft) -> EventDraft:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fettle.api.bounds import UNMEASURED, Miss, Rules, is_exact, is_unsteady, misses, percentile
+from fettle.api.bounds import ORIGINAL, UNMEASURED, Miss, Rules, gain, is_exact, is_unsteady, misses, span
 from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
-from fettle.api.text import clip, joined, percent, rounded
+from fettle.api.text import clip, joined, percent
 from fettle.api.vocabulary import CandidateState, Objective
 from fettle.plan.run.planned import Finding
 
@@ -140,15 +140,11 @@ def _why(winner: _Score, tied: Sequence[_Score], rules: Rules, incumbent: str | 
 
 def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules) -> Finding:
     name = winner.row.name
-    loser_p50, winner_p50 = (percentile(score.row, rules.batch_size, 50) for score in (loser, winner))
-    times = ""
-    if loser_p50 is not None and winner_p50 is not None:
-        times = f" (p50 {rounded(winner_p50)} ms against {rounded(loser_p50)} ms)"
-        if winner_p50 > loser_p50:  # medians over all rounds; speed-ups are paired by round
-            speeds = f"{rounded(winner.speed)} times as fast as the original, against {rounded(loser.speed)} times"
-            times = f" (compared round by round it is {speeds})"
+    times = _speeds(loser.row, winner.row)
     if rules.objective == Objective.SIZE and loser.bytes > winner.bytes:
         text = f"{name} is smaller: {winner.bytes:.0f} bytes against {loser.bytes:.0f}"
+    elif loser not in tied and name == ORIGINAL:
+        text = f"not shown to be faster: {gain(loser.row)}; the original is kept"
     elif loser not in tied:
         text = f"{name} is faster{times}"
     elif winner.exact and not loser.exact:
@@ -160,6 +156,14 @@ def _why_not(loser: _Score, winner: _Score, tied: Sequence[_Score], rules: Rules
     else:
         text = f"{name} is equally good within the interval{times}"
     return Finding(Reason.NOT_PREFERRED, text)
+
+
+def _speeds(loser: CandidateStatus, winner: CandidateStatus) -> str:
+    """' (3.75 [3.68, 3.81] times as fast as the original, against 3.66 [3.58, 3.74])': what decided, paired by round as medians are not."""
+    against = f", against {span(loser.speedup)}" if loser.speedup is not None and loser.name != ORIGINAL else ""
+    if winner.name == ORIGINAL or not gain(winner):
+        return f" ({gain(loser)})" if against else ""
+    return f" ({gain(winner)}{against})"
 
 
 def _rejected(row: CandidateStatus, failed: dict[str, tuple[Miss, ...]]) -> CandidateStatus:

@@ -22,8 +22,9 @@ from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.optimizedmodel_status import ArtifactStatus, CandidateStatus, OptimizedModelStatus, Placement
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
+from fettle.api.summary import size
 from fettle.api.task import StoredModel
-from fettle.api.text import clip
+from fettle.api.text import clip, counted
 from fettle.api.uris import Address
 from fettle.api.vocabulary import CandidateState
 from fettle.plan import timestamps
@@ -175,9 +176,12 @@ def settling(reason: Reason, message: str) -> tuple[ConditionDraft, ConditionDra
 def source_conditions(report: PrepareReport) -> tuple[ConditionDraft, ...]:
     """SourceResolved and Converted after a successful prepare, which may have continued without a portable form."""
     source, fault = report.source, report.conversion_fault
-    resolved = f"{source.format}, {source.bytes} bytes, sha256 {source.sha256[:12]}"
+    resolved = f"{source.format}, {size(source.bytes, ' ')}, sha256 {source.sha256[:12]}…"
     converted = ConditionDraft(
-        CONVERTED, True, Reason.COMPLETED, "; ".join(report.notes) or "the portable form has the source's outputs"
+        CONVERTED,
+        True,
+        Reason.COMPLETED,
+        "; ".join(report.notes) or "the portable form gives the same outputs as the source",
     )
     if fault is not None:
         converted = ConditionDraft(CONVERTED, False, fault.reason, "; ".join((fault.message, *report.notes)))
@@ -198,12 +202,19 @@ def measured_condition(targets: Sequence[TargetProgress]) -> ConditionDraft:
     if fault is not None:
         return ConditionDraft(MEASURED, False, fault.reason, fault.message)
     notes = [
-        f"{target.target.name}: the original: {target.baseline.worth}"
+        f"{target.target.name}: {_in_full(target)}; the original: {target.baseline.worth}"
         for target in targets
         if target.baseline is not None
     ]
     notes += [f"{target.target.name}: {note}" for target in targets for note in target.notes]
     return ConditionDraft(MEASURED, True, Reason.COMPLETED, "; ".join(notes) or "no candidate could be measured")
+
+
+def _in_full(target: TargetProgress) -> str:
+    """'3 of 16 candidates measured in full'. A candidate of the timing pre-test has times, but no speed-up."""
+    names = {*target.measured, *(candidate.name for candidate in target.plan.candidates)}
+    full = sum(row.speedup is not None for row in target.measured.values())
+    return f"{full} of {counted(len(names), 'candidate')} measured in full"
 
 
 def events(earlier: Sequence[Condition], stage: Stage, generation: int) -> tuple[EventDraft, ...]:
@@ -274,7 +285,7 @@ def _standing(
         return CandidateState.REJECTED, build.refusal
     if candidate.name in target.twins:
         return CandidateState.REJECTED, Finding(
-            Reason.PRUNED, f"the same file and settings as {target.twins[candidate.name]}"
+            Reason.PRUNED, f"not measured: file and settings are identical to those of {target.twins[candidate.name]}"
         )
     fault = build.fault if build is not None and build.fault is not None else target.fault
     if fault is not None:

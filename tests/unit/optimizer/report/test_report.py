@@ -83,7 +83,7 @@ def test_the_report_says_what_was_won_what_it_cost_and_whether_it_is_proved(repo
         "0.11 percentage points of accuracy; with 95 % confidence the drop in general is at most 0.73 percentage points"
         in page
     )
-    assert "Judged on 897 labelled items; 2 answers got worse, 1 got better" in page
+    assert "Judged on 897 labeled items; 2 answers got worse, 1 got better" in page
     assert "accuracy drop ≤ 0.02, p99 ≤ 8 ms" in page
 
 

@@ -42,13 +42,13 @@ def look(*pods: PodSamples, seconds: float = 11, **more: Any) -> AnalysisResult:
         ("enough items, none disagrees", pod(189), Verdict.GOOD, "agreement 1.0000 >= 0.98 (189 of stable's recent items compared, 0 disag"),
         ("enough items, few disagree", pod(297, 3), Verdict.GOOD, "agreement 0.9900 >= 0.98"),
         ("most disagree", pod(6, 52, 12), Verdict.BAD, "agreement 0.1034 < 0.98 (95 % interval up to 0.2"),
-        ("a tenth disagrees", pod(135, 15), Verdict.BAD, "150 of stable's recent items compared, 15 disagreed"),
+        ("a tenth disagrees", pod(135, 15), Verdict.BAD, "150 of stable's recent items compared, 15 disagreed)"),
         ("all disagree, on too few items", pod(0, 19), Verdict.PENDING, "19 of 189 items needed"),
         ("a busy pod compared few, and all disagree", pod(0, 20), Verdict.BAD, "agreement 0.0000 < 0.98 (95 % interval up to 0."),
         ("too few items to prove anything", pod(100), Verdict.PENDING, "100 of 189 items needed for agreement 0.98"),
         ("two of sixty may be chance", pod(58, 2), Verdict.PENDING, "60 of 189 items"),
         ("below the bound, but not surely", pod(193, 7), Verdict.PENDING, "agreement 0.9650 is below 0.98, but its 95 % interval is not"),
-        ("nothing but items that stable is unsure of", pod(0, 0, 500), Verdict.PENDING, "stable unsure of 500 more"),
+        ("nothing but items that stable is unsure of", pod(0, 0, 500), Verdict.PENDING, "500 more items skipped, because the stable"),
     ],
 )  # fmt: skip
 def test_a_window(sentence: str, seen: PodSamples, verdict: Verdict, says: str) -> None:

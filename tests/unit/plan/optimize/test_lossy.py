@@ -60,7 +60,7 @@ def test_two_recipes_that_come_to_the_same_file_are_measured_once() -> None:
     assert "int8-mixed-onnxruntime" not in names
     twin = world.rows()["int8-mixed-onnxruntime"]
     assert (twin.state, twin.reason) == (CandidateState.REJECTED, Reason.PRUNED)
-    assert twin.message == "the same file and settings as int8-onnxruntime"
+    assert twin.message == "not measured: file and settings are identical to those of int8-onnxruntime"
     assert world.status.artifacts[0].candidate == "int8-onnxruntime"
 
 

@@ -82,7 +82,8 @@ def test_each_promise_of_a_finished_run_is_completed() -> None:
         condition = world.condition(kind)
         assert (condition.status, condition.reason) == (ConditionStatus.TRUE, Reason.COMPLETED), kind
         assert condition.observed_generation == 1
-    assert world.condition("SourceResolved").message.startswith("ONNX, 1000 bytes, sha256 ")
+    assert world.condition("SourceResolved").message.startswith("ONNX, 1 kB, sha256 ")
+    assert " candidates measured in full; the original: " in world.condition("Measured").message
 
 
 def test_a_source_that_is_there_but_cannot_be_converted_keeps_the_promise_that_holds() -> None:

@@ -78,8 +78,8 @@ def test_no_event_has_a_counter_or_a_token(paused: Any) -> None:
     told = [event.message for event in paused.events]
     assert not [message for message in told if re.search(r"0123abcd|ledger|started|since", message)]
     for message in (
-        "revision a is deployed: pvc://store/artifacts/a",
-        "revision b is the canary beside stable revision a: pvc://store/artifacts/b",
+        "revision a (artifact pvc://store/artifacts/a) is deployed",
+        "revision b (artifact pvc://store/artifacts/b) is the new canary; revision a stays stable",
         "canary b reached weight 34",
         "promote-full accepted: canary b skips the remaining steps",
         "canary b was promoted and is now stable",

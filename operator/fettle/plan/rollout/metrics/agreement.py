@@ -5,6 +5,7 @@ from __future__ import annotations
 from fettle.api.interval import items_needed, tango
 from fettle.api.modeldeployment_status import Verdict
 from fettle.api.reasons import Reason
+from fettle.api.text import counted
 from fettle.plan.rollout.metrics.base import MetricMeasurement, MetricWindow
 from fettle.plan.rollout.window_totals import Comparisons, Doubt
 
@@ -38,11 +39,18 @@ def agreement(
     return MetricMeasurement(verdict, text, reason, metric=AGREEMENT, value=share, bound=minimum, samples=count)
 
 
+def _skipped(unsure: int) -> str:
+    """What is said of items that do not count; nothing if there are none."""
+    if not unsure:
+        return ""
+    return f"; {counted(unsure, 'more item')} skipped, because the stable revision is unsure of {'it' if unsure == 1 else 'them'}"
+
+
 def _judged(minimum: float, min_requests: int, comparisons: Comparisons) -> tuple[Verdict, str]:
     """The verdict that follows from the counts alone, and its text."""
     needed = max(min_requests, items_needed(1 - minimum) or 0)
     count = comparisons.compared
-    text = f"{count} of stable's recent items compared, {comparisons.disagreed} disagreed; stable unsure of {comparisons.unsure} more"
+    text = f"{count} of stable's recent items compared, {comparisons.disagreed} disagreed{_skipped(comparisons.unsure)}"
     if not count:
         return Verdict.PENDING, f"0 of {needed} items needed for agreement {minimum:g} ({text})"
     share, highest = comparisons.agreed / count, 1 - tango(comparisons.disagreed, 0, count).low
