@@ -1,8 +1,8 @@
 """Programs of torch.export, loaded only if they are data: PyTorch's loader (2.15) runs code out of the file that it is given.
 
 It evaluates the expressions of dimensions (`sympify`), compiles the guards and the graph as Python source, resolves operators by attribute, imports
-the modules that the trees of inputs name, and falls back to plain unpickling. So everything is looked at before, with the reader that PyTorch uses
-itself, because two readers of zip archives may see different files.
+the modules that the trees of inputs name, falls back to plain unpickling, and loads machine code that lies beside the graph. So everything is
+looked at before, with the reader that PyTorch uses itself, because two readers of zip archives may see different files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from fettle.api.reasons import Reason
 from fettle.api.text import clip
 from fettle.errors import RuntimeFailure
 
-MODELS, DATA, SAMPLES = "models/", ("data/weights/", "data/constants/"), "data/sample_inputs/"
+MODELS, DATA, SAMPLES, COMPILED = "models/", ("data/weights/", "data/constants/"), "data/sample_inputs/", "aotinductor"
 OLD_PROGRAM, OLD_DATA = "serialized_exported_program.json", "serialized_"  # before PyTorch 2.8
 _TREES = frozenset({"in_spec", "out_spec", "context"})  # JSON in a string
 # What a person may read, and nothing evaluates.
@@ -80,6 +80,8 @@ def load(path: Path) -> Any:
 def _check(name: str, reader: Any) -> None:
     records = reader.get_all_records()
     for record in records:
+        if COMPILED in PurePosixPath(record).parts:
+            raise _unsafe(name, record, "machine code")
         if record.startswith(MODELS):
             _check_graph(name, reader.get_record(record))
         elif record.startswith(SAMPLES) or (record.startswith(DATA) and record.endswith(".pt")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 
 from fettle.api.reasons import Reason
 from fettle.errors import RuntimeFailure
+from fettle.runtimes.torch_archive import Contents, contents
 from fettle.runtimes.torchscript import open_program
 
 MODEL, SAMPLES = "models/model.json", "data/sample_inputs/model.pt"
@@ -226,3 +228,20 @@ def test_an_archive_of_a_version_before_2_8_is_judged_as_well(program: Path, tmp
         written.writestr("serialized_constants.pt", saved(Touch(canary)))
     refused(old, "serialized_constants.pt")
     assert not canary.exists()
+
+
+def test_machine_code_that_only_pytorch_sees_in_an_archive_is_refused(program: Path, tmp_path: Path) -> None:
+    """The two tables of contents of a zip archive: Python starts from the end that the last record tells, PyTorch from where it stands."""
+    path = tmp_path / "two.pt2"
+    with zipfile.ZipFile(program) as archive, zipfile.ZipFile(path, "w") as written:
+        for name in archive.namelist():
+            written.writestr(name, archive.read(name))
+        written.writestr(f"{name.partition('/')[0]}/data/aotinductor/model/x.so", b"no machine code")
+    assert contents(path) == Contents.COMPILED
+    raw = path.read_bytes()
+    end = raw.rfind(b"PK\x05\x06")
+    size, start = struct.unpack("<II", raw[end + 12 : end + 20])
+    table = raw[start : start + size].replace(b"aotinductor", b"harmlessdir")
+    path.write_bytes(raw[:end] + table + raw[end:])
+    assert contents(path) == Contents.EXPORT, "Python's own reader sees no machine code"
+    refused(path, "machine code in data/aotinductor/model/x.so")
