@@ -24,6 +24,7 @@ def contents(path: Path) -> Contents | None:
     """Kind of the archive at `path`; None for another zip archive. Raises zipfile.BadZipFile for a damaged one.
 
     An archive with machine code in it is AOTInductor's, whatever else it holds: `torch.export.load` (2.15) loads the machine code too.
+    This table may differ from what PyTorch reads in the same file, so that `torch_program` decides again before it loads one.
     """
     with zipfile.ZipFile(path) as archive:
         names = [PurePosixPath(name) for name in archive.namelist()]

@@ -4,7 +4,8 @@ Facts that this file rests on (2.15): the number of threads belongs to the proce
 which the effective settings show; the interpreter of TorchScript is thread-safe, as is a graph module that changes no buffer; an archive
 that was saved in training mode would drop activations at random, so every script runs in evaluation mode; a program of torch.export
 checks the ranges of its dimensions at each call.
-An archive is code: it is loaded only in Jobs, in serving pods and in the processes of `fettle optimize`.
+A script is code of TorchScript's interpreter, and a program may hold Python (see `torch_program`): both are loaded only in Jobs, in serving pods
+and in the processes of `fettle optimize`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fettle.api.signature import Signature
 from fettle.api.text import clip
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
+from fettle.runtimes import torch_program
 from fettle.runtimes.base import (
     Array,
     Arrays,
@@ -64,7 +66,7 @@ class Program:
 def open_program(entry: Path, device: str = "cpu") -> Program:
     """Load the file at `entry`: a script to `device`, a program of torch.export to the device that it was exported on.
 
-    Raises RuntimeFailure: ModelLoadFailed, UnsupportedOperator, UnsupportedModel.
+    Raises RuntimeFailure: ModelLoadFailed, UnsafeCode, UnsupportedOperator, UnsupportedModel.
     """
     if not entry.is_file():
         raise RuntimeFailure(f"{entry} does not exist")
@@ -72,7 +74,7 @@ def open_program(entry: Path, device: str = "cpu") -> Program:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is on its way out; its files are not
             if contents(entry) == Contents.EXPORT:
-                return exported_program(torch.export.load(entry))
+                return exported_program(torch_program.load(entry))
             return _script(torch.jit.load(str(entry), map_location=device).eval())
     except RuntimeFailure:
         raise

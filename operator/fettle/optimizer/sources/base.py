@@ -185,6 +185,7 @@ def failure_of(error: Exception) -> SourceError:
         Reason.UNSUPPORTED_OPERATOR,
         Reason.UNSUPPORTED_OPSET,
         Reason.UNSUPPORTED_MODEL,
+        Reason.UNSAFE_CODE,
     ):
         return SourceError(f"{error.message}{ADVICE.get(error.reason, '')}", reason=error.reason)
     return SourceError(str(error), reason=Reason.SOURCE_CORRUPTED)
