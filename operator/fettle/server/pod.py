@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from fettle.errors import StoreError
 from fettle.server import process
 from fettle.server.processes import process_count
 from fettle.server.settings import ServerSettings
@@ -19,7 +20,10 @@ async def serve(settings: ServerSettings, on_ready: Callable[[Manifest], None] =
 
     Raises FettleError when the model cannot be loaded, or a process failed while it served.
     """
-    count = process_count(settings)
+    try:
+        count = process_count(settings)
+    except StoreError:  # which one process will say, beside what else is missing
+        count = 1
     if count == 1:
         await process.serve(settings, lambda model: on_ready(model.manifest))
     else:
