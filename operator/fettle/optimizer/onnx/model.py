@@ -174,11 +174,15 @@ def _attribute_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """`graph` and every branch and loop body in it."""
     yield graph
+    for body in bodies(graph):
+        yield from graphs(body)
+
+
+def bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The branches and loop bodies of the graph's own nodes."""
     for node in graph.node:
         for attribute in node.attribute:
-            inner = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-            for body in inner:
-                yield from graphs(body)
+            yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
 def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

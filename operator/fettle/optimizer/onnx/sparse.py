@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -17,6 +18,8 @@ from fettle.optimizer.onnx import model as onnx_model
 from fettle.runtimes.base import Array
 
 GROUP, MOST = 4, 2
+_Stored: TypeAlias = dict[str, onnx.TensorProto]  # by name
+_Makers: TypeAlias = dict[str, onnx.NodeProto]
 PASSED = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})  # between a weight and its product: zeros stay zeros
 
 
@@ -28,10 +31,7 @@ def sparse_products(model: onnx.ModelProto, folder: Path) -> tuple[int, int]:
 
 def _weights(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, int]]:
     """The stored weights of products, and the axis along which each is summed."""
-    graphs = list(onnx_model.graphs(model.graph))
-    stored = {tensor.name: tensor for graph in graphs for tensor in graph.initializer}
-    makers = {name: node for graph in graphs for node in graph.node for name in node.output}
-    for graph in graphs:
+    for graph, stored, makers in _scopes(model.graph, {}, {}):
         for node in graph.node:
             axis = _summed_axis(node)
             if axis is None or len(node.input) < 2:
@@ -41,6 +41,17 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, int]]:
                 name = makers[name].input[0]
             if name in stored and len(stored[name].dims) > 1:
                 yield stored[name], axis
+
+
+def _scopes(
+    graph: onnx.GraphProto, stored: _Stored, makers: _Makers
+) -> Iterator[tuple[onnx.GraphProto, _Stored, _Makers]]:
+    """Each graph with the weights and the nodes whose results it may read, its own and those around it; branches may use the same names."""
+    stored = {**stored, **{tensor.name: tensor for tensor in graph.initializer}}
+    makers = {**makers, **{name: node for node in graph.node for name in node.output}}
+    yield graph, stored, makers
+    for body in onnx_model.bodies(graph):
+        yield from _scopes(body, stored, makers)
 
 
 def _summed_axis(node: onnx.NodeProto) -> int | None:

@@ -87,3 +87,28 @@ def test_a_product_of_two_values_has_no_weights(tmp_path: Path) -> None:
     model = product("MatMul", np.zeros((8, 8), np.float32))
     model.graph.node[0].input[1] = "x"
     assert sparse_products(model, tmp_path) == (0, 0)
+
+
+def test_branches_may_use_the_same_names_for_other_values(tmp_path: Path) -> None:
+    def branch(number: int, stored: str, cast: str, weight: Array) -> onnx.GraphProto:
+        """A product with the weight `stored`, which the other branch calls as this one calls its cast."""
+        nodes = [
+            helper.make_node("Cast", [stored], [cast], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["x", cast], [f"y{number}"]),
+        ]
+        output = helper.make_tensor_value_info(f"y{number}", TensorProto.FLOAT, [8, 8])
+        return helper.make_graph(nodes, f"branch{number}", [], [output], [numpy_helper.from_array(weight, stored)])
+
+    branches = {
+        "then_branch": branch(1, "p", "q", two_of_four((8, 8), 0)),
+        "else_branch": branch(2, "q", "p", np.ones((8, 8), np.float32)),
+    }
+    inputs = [
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [8, 8]),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8, 8])]
+    graph = helper.make_graph([helper.make_node("If", ["c"], ["y"], **branches)], "chosen", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    assert sparse_products(model, tmp_path) == (1, 2)
