@@ -4,6 +4,7 @@ keeps float32. Libraries for GPUs fuse the casts into their kernels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,21 +28,26 @@ def products(model: onnx.ModelProto, precision: Precision, *, emulated: bool = F
     of bfloat16).
     """
     changed = portable.infer_shapes(model)
-    floats = _floats(changed)
     # Bodies first: changing the nodes of a graph copies them, with the bodies in them.
-    for number, graph in reversed(list(enumerate(onnx_model.graphs(changed.graph)))):
+    for number, (graph, floats) in reversed(list(enumerate(_scopes(changed.graph, frozenset())))):
         _Casts(graph, precision, floats, emulated, f"_in_{number}" if number else "").apply()
     return changed
 
 
-def _floats(model: onnx.ModelProto) -> frozenset[str]:
-    """The names of tensors that are float32 and were not made of integers."""
-    names: set[str] = set()
-    for graph in onnx_model.graphs(model.graph):
-        names |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
-        values = (*graph.input, *graph.output, *graph.value_info)
-        names |= {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
-    made = {name for node in onnx_model.nodes(model) if node.op_type == "DequantizeLinear" for name in node.output}
+def _scopes(graph: onnx.GraphProto, around: frozenset[str]) -> Iterator[tuple[onnx.GraphProto, frozenset[str]]]:
+    """Each graph with the float32 tensors that it may read, its own and those `around` it; two branches may give a name different types."""
+    floats = around | _floats(graph)
+    yield graph, floats
+    for body in onnx_model.bodies(graph):
+        yield from _scopes(body, floats)
+
+
+def _floats(graph: onnx.GraphProto) -> frozenset[str]:
+    """The names of a graph's own tensors that are float32 and were not made of integers."""
+    names = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    values = (*graph.input, *graph.output, *graph.value_info)
+    names |= {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    made = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     return frozenset(names - made)
 
 

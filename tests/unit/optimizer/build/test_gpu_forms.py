@@ -229,3 +229,31 @@ def test_products_in_branches_and_loops_are_cast_and_answer_alike(
         expected, found = (on_cpu(path).run(None, feed)[0] for path in (entry, runnable))
         np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
         assert not np.array_equal(found, expected), "it is rounded"
+
+
+def test_branches_may_give_a_name_different_types() -> None:
+    def branch(kind: int) -> onnx.GraphProto:
+        """A product in that type, of values that the other branch calls the same."""
+        weight = numpy_helper.from_array(np.eye(4, dtype=helper.tensor_dtype_to_np_dtype(kind)), "w")
+        nodes = [
+            helper.make_node("Cast", ["x"], ["p"], to=kind),
+            helper.make_node("MatMul", ["p", "w"], ["q"]),
+            helper.make_node("Cast", ["q"], [f"y{kind}"], to=TensorProto.FLOAT),
+        ]
+        output = helper.make_tensor_value_info(f"y{kind}", TensorProto.FLOAT, [4, 4])
+        return helper.make_graph(nodes, f"branch{kind}", [], [output], [weight])
+
+    node = helper.make_node(
+        "If", ["c"], ["y"], then_branch=branch(TensorProto.FLOAT), else_branch=branch(TensorProto.DOUBLE)
+    )
+    values = [
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in (("c", TensorProto.BOOL, []), ("x", 1, [4, 4]), ("y", 1, [4, 4]))
+    ]
+    graph = helper.make_graph([node], "chosen", values[:2], values[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    cast = onnx_autocast.products(model, F16)
+    stored = {inner.name: {tensor.data_type for tensor in inner.initializer} for inner in onnx_model.graphs(cast.graph)}
+    assert stored == {"chosen": set(), "branch1": {TensorProto.FLOAT16}, "branch11": {TensorProto.DOUBLE}}
+    onnx.checker.check_model(cast, full_check=True)
