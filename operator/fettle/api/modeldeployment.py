@@ -127,6 +127,8 @@ class LatencySpec(ApiModel):
     ] = None
 
 
+# As a rule: an API server tells a schema's maximum without its decimal places.
+@rules(Rule("self.min <= 0.999", "agreement.min must be at most 0.999: the samples of a canary cannot prove more"))
 class AgreementBound(ApiModel):
     """Bound on the share of live items that the canary answers as the stable revision did."""
 
@@ -134,9 +136,8 @@ class AgreementBound(ApiModel):
         float,
         Field(
             ge=0.01,
-            le=0.999,
-            description="Minimum share of items with the same answer, among the items of which stable is sure. The samples of a canary cannot prove "
-            "more than 0.999.",
+            le=1,
+            description="Minimum share of items with the same answer, among the items of which stable is sure.",
         ),
     ]
 
