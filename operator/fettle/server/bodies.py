@@ -99,7 +99,7 @@ class Bodies:
     def reserve(self, size: int, who: Who = nobody) -> None:
         """Account for so many bytes of a request; `release` them when it is answered. Raises RequestError UNAVAILABLE, LIMITED, and TOO_LARGE for
         more than could ever be held."""
-        if size > self._largest:
+        if size > max(self._largest, AT_ONCE):  # small ones have no share to exceed
             raise self._too_large()
         self._reserve(size, who() if size > AT_ONCE else None)
 
