@@ -193,9 +193,9 @@ class HttpFront:
 
 
 def _forwarded(headers: Any) -> list[str]:
-    """The values of X-Forwarded-For; none if granian leaves one out, which it does for bytes beyond ASCII: the others would say who was before."""
+    """The values of X-Forwarded-For; none if granian leaves one out whose name it tells, as it does for bytes beyond ASCII."""
     values: list[str] = headers.get_all(proxies.HEADER)
-    return values if len(values) >= sum(name == proxies.HEADER for name in headers.keys()) else []  # noqa: SIM118  they repeat
+    return values if len(values) >= sum(name == proxies.HEADER for name in headers.keys()) else []  # noqa: SIM118
 
 
 def _json_size(headers: Any) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.unit.plan.rollout.world import ANALYSIS, STEPS, World
+from tests.unit.plan.rollout.world import ANALYSIS, PAUSES, STEPS, World
 
 
 @pytest.fixture
@@ -37,3 +37,11 @@ def world() -> Callable[..., World]:
 def analysis() -> dict[str, Any]:
     """A success rate of 99 %, windows of 5 s."""
     return dict(ANALYSIS)
+
+
+@pytest.fixture
+def paused(world: Callable[..., World]) -> Any:
+    """Revision b waits in its first pause."""
+    w = world(steps=PAUSES)
+    w.ask("b")
+    return w.until(lambda w: w.waits)

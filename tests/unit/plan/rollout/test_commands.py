@@ -7,20 +7,12 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+from tests.unit.plan.rollout.world import PAUSES
 
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
 
 Make = Callable[..., Any]
-PAUSES = [{"weight": 34}, {"pause": {}}, {"weight": 67}, {"pause": {}}, {"weight": 100}]
-
-
-@pytest.fixture
-def paused(world: Make) -> Any:
-    """Revision b waits in its first pause."""
-    w = world(steps=PAUSES)
-    w.ask("b")
-    return w.until(lambda w: w.waits)
 
 
 def test_promote_ends_this_pause_and_no_other(paused: Any) -> None:

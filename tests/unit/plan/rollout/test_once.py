@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.unit.plan.rollout.world import PAUSES
 
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
 from fettle.api.reasons import Reason
 
 Make = Callable[..., Any]
-PAUSES = [{"weight": 34}, {"pause": {}}, {"weight": 67}, {"pause": {}}, {"weight": 100}]
 
 
 def waits_at(weight: int) -> Callable[[Any], bool]:

@@ -6,21 +6,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from fettle.api.reasons import Reason
 from fettle.plan.rollout.state import PodFault
 
 Make = Callable[..., Any]
-PAUSES = [{"weight": 34}, {"pause": {}}, {"weight": 67}, {"pause": {}}, {"weight": 100}]
-
-
-@pytest.fixture
-def paused(world: Make) -> Any:
-    """Revision b waits in its first pause."""
-    w = world(steps=PAUSES)
-    w.ask("b")
-    return w.until(lambda w: w.waits)
 
 
 def test_every_condition_has_a_message_at_every_moment(world: Make, analysis: Any) -> None:

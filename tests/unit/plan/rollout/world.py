@@ -33,6 +33,7 @@ from fettle.plan.rollout.window_totals import Comparisons, Crash, Doubt, Lost, O
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS = [{"weight": 34}, {"pause": {"seconds": 10}}, {"weight": 67}, {"pause": {"seconds": 10}}, {"weight": 100}]
+PAUSES = [{"weight": 34}, {"pause": {}}, {"weight": 67}, {"pause": {}}, {"weight": 100}]
 ANALYSIS = {"intervalSeconds": 5, "minRequests": 30, "failureLimit": 2, "successRate": {"min": 0.99}}
 DRAIN = timedelta(seconds=3)
 
