@@ -131,7 +131,7 @@ async def serve(
         service = InferenceService(settings, model)
         fronts = [front(service) for front in made]
         serving = [asyncio.create_task(front.serve()) for front in fronts]
-        await asyncio.sleep(0)
+        await _begun(*serving)
         state.service = service
         state.replay = replay = _replay(service)
         on_ready(model)
@@ -151,6 +151,14 @@ async def serve(
         permission.cancel()
         port.stop()
         await _ended("the management port", port.done)
+
+
+async def _begun(*serving: asyncio.Task[None]) -> None:
+    """Let the fronts begin to listen, and raise what kept one from it: a pod whose port is taken is never called ready."""
+    await asyncio.sleep(0)
+    for task in serving:
+        if task.done():
+            task.result()
 
 
 def _imported_fronts() -> list[MakeFront]:
