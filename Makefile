@@ -20,7 +20,7 @@ UP := $(PYTHON) -m tools.cluster up
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
-.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-toolchains test-kills bench-rollout bench-optimize bench-formats bench-serve bench-train crds verify docs images install images-torch images-gpu check-gpu cluster cluster-down cluster-status demo demo-clean clean
+.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-toolchains test-kills bench-rollout bench-optimize bench-formats bench-serve bench-train crds verify docs images install images-torch images-gpu check-gpu cluster cluster-down cluster-status demo demo-s3 demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -129,6 +129,11 @@ demo: setup ## run the demo on a real cluster: optimize, serve, canary, roll bac
 	@$(UP)
 	@$(PYTHON) -m tools.cluster images
 	@$(PYTHON) -m tools.demo run
+
+demo-s3: setup ## run the demo with its files and its store on an S3 server, which is away for AWAY seconds in each stage (60)
+	@$(UP)
+	@$(PYTHON) -m tools.cluster images
+	@$(PYTHON) -m tools.integrations.demo_on_s3 $(if $(AWAY),--away $(AWAY))
 
 demo-clean: setup ## remove what the demo created (the cluster stays; make cluster-down stops it)
 	@$(PYTHON) -m tools.demo clean

@@ -92,18 +92,22 @@ def one_protocol(empty: Row, servers: dict[str, RunningServer], plan: Plan, run_
             if empty.protocol in server.kind.protocols:  # others were never said to speak it
                 yield replace(empty, server=name, error=str(failure))
     rate = None
+    takes = dict.fromkeys(able, run_seconds)  # a request
     for concurrency in plan.concurrency if able else ():
-        seconds = max(plan.seconds, QUEUES * concurrency * run_seconds)
-        rows = list(one_load(replace(empty, concurrency=concurrency), able, replace(plan, seconds=seconds)))
+        seconds = {name: max(plan.seconds, QUEUES * concurrency * takes[name]) for name in able}
+        rows = list(one_load(replace(empty, concurrency=concurrency), able, seconds, plan))
         yield from rows
+        rates = {row.server: row.requests_per_second for row in rows if row.requests_per_second}
+        takes |= {name: 1 / found for name, found in rates.items()}
         if concurrency == 16:
-            rate = next((row.requests_per_second for row in rows if row.server == FETTLE), None)
+            rate = rates.get(FETTLE)
     if rate and plan.open_loop:
-        yield from one_load(replace(empty, loop=OPEN, rate=max(1.0, round(OPEN_SHARE * rate))), able, plan)
+        row = replace(empty, loop=OPEN, rate=max(1.0, round(OPEN_SHARE * rate)))
+        yield from one_load(row, able, dict.fromkeys(able, plan.seconds), plan)
 
 
-def one_load(empty: Row, servers: dict[str, RunningServer], plan: Plan) -> Iterator[Row]:
-    """Ask all servers in turns."""
+def one_load(empty: Row, servers: dict[str, RunningServer], seconds: dict[str, float], plan: Plan) -> Iterator[Row]:
+    """Ask all servers in turns. `seconds`: of a server's turn."""
     load = f"c={empty.concurrency}" if empty.loop == CLOSED else f"{empty.rate:g}/s"
     seen: dict[str, list[Figures]] = {name: [] for name in servers}
     failures: dict[str, str] = {}
@@ -112,9 +116,9 @@ def one_load(empty: Row, servers: dict[str, RunningServer], plan: Plan) -> Itera
             if name in failures:
                 continue
             try:
-                if not number:
-                    asked(empty, servers[name], WARM_SECONDS, plan)
-                found = asked(empty, servers[name], plan.seconds, plan)
+                if not number:  # by one connection: a server still has what many would leave behind
+                    asked(replace(empty, loop=CLOSED, concurrency=1, rate=None), servers[name], WARM_SECONDS, plan)
+                found = asked(empty, servers[name], seconds[name], plan)
                 seen[name].append(found)
                 late = f"p99 {found.p99_milliseconds:.2f} ms, {found.failed} failed"
                 say(f"{empty.model}, {empty.protocol}, {load}: {name} {found.requests_per_second:,.0f}/s, {late}")
@@ -133,8 +137,13 @@ def asked(row: Row, server: RunningServer, seconds: float, plan: Plan) -> Figure
     """One turn of a server. Raises LoadFailure, ServerFailure."""
     request = server.request(row.protocol)
     if row.rate is not None:
-        return opened(request, row.rate, seconds, plan.load_cpus, server.folder)
-    return closed(request, row.concurrency or 1, seconds, plan.load_cpus, server.folder)
+        found = opened(request, row.rate, seconds, plan.load_cpus, server.folder)
+    else:
+        found = closed(request, row.concurrency or 1, seconds, plan.load_cpus, server.folder)
+    server.settle()
+    if seconds > WARM_SECONDS and not found.requests_per_second + found.failed:
+        raise LoadFailure(f"no answer within {seconds:.0f} s")
+    return found
 
 
 def runtime_alone(row: Row, case: ServedCase, model: Path, plan: Plan) -> Row:

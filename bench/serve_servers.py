@@ -31,6 +31,7 @@ from fettle.server.settings import ServerSettings
 from fettle.store.manifest import put_reference
 
 READY_SECONDS = 180
+SETTLE_SECONDS, LOOK_SECONDS, QUIET_SHARE = 60.0, 0.5, 0.1  # of a CPU: what a server that idles may take
 JSON, BINARY, GRPC = PROTOCOLS = ("REST JSON", "REST binary", "gRPC")
 FETTLE, ALONE = "fettle", "the runtime alone"
 METHOD = "inference.GRPCInferenceService.ModelInfer"
@@ -107,8 +108,22 @@ class RunningServer:
 
     def memory_bytes(self) -> int:
         """What the process and those that it started take, pages that they share counted once."""
+        return sum(process.memory_full_info().pss for process in self._family())
+
+    def settle(self) -> None:
+        """Wait until it computes no more: a server may go on with requests whose clients are gone, on the CPUs of the next one's turn."""
+        for _ in range(round(SETTLE_SECONDS / LOOK_SECONDS)):
+            before = self._cpu_seconds()
+            time.sleep(LOOK_SECONDS)
+            if self._cpu_seconds() - before < QUIET_SHARE * LOOK_SECONDS:
+                return
+
+    def _family(self) -> list[psutil.Process]:
         own = psutil.Process(self.process.pid)
-        return sum(process.memory_full_info().pss for process in (own, *own.children(recursive=True)))
+        return [own, *own.children(recursive=True)]
+
+    def _cpu_seconds(self) -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in self._family())
 
     def stop(self) -> None:
         """End the process and what it started."""

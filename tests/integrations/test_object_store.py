@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from tests.integrations.object_store import Gateway
-from tests.servers.s3 import S3Server
 from tools.demo.kube import ROOT
+from tools.integrations.s3 import Gateway, S3Server
 
 from fettle.api.reasons import Reason
 from fettle.cli.main import main

@@ -8,36 +8,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from tools.integrations.s3 import REGION, S3Server
 from tools.ports import free_port
 
-REGION = "us-east-1"
-
-
-@dataclass(frozen=True)
-class S3Server:
-    """A running server, with a bucket and an identity that may do anything."""
-
-    url: str
-    bucket: str
-    key: str
-    secret: str
-
-    def keys(self, folder: Path, **others: str) -> Path:
-        """A folder as the pod sees a Secret that opens this server; `others` replace or add keys."""
-        values = {
-            "AWS_ACCESS_KEY_ID": self.key,
-            "AWS_SECRET_ACCESS_KEY": self.secret,
-            "AWS_REGION": REGION,
-            "AWS_ENDPOINT_URL": self.url,
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, value in (values | others).items():
-            (folder / name).write_text(value)
-        return folder
+__all__ = ["REGION", "S3Server", "running"]
 
 
 @contextmanager

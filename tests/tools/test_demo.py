@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from tools.cluster.target import Target
+from tools.demo.install import DIGITS
 from tools.demo.kube import DemoError
+from tools.demo.place import Bucket, Claims
 from tools.demo.scenes import next_steps, require_differences, told_of_requests
 from tools.demo.watch import Rollout, has_failed, told_of_answers
 
@@ -87,3 +89,22 @@ def test_the_end_says_how_to_look_around_and_how_to_stop(
 )
 def test_the_summary_tells_the_failing_canarys_errors_from_others(own: int, others: int, says: str) -> None:
     assert told_of_requests(100, own, others) == says
+
+
+def test_in_a_bucket_the_demos_models_have_every_address_there_with_its_secret() -> None:
+    manifest = (DIGITS / "optimizedmodel.yaml").read_text()
+    (before,), (after,) = Claims().objects(manifest), Bucket("s3://demo", Path("keys")).objects(manifest)
+    assert before["spec"]["source"] == {"uri": "pvc://models/digits/first/model.onnx"}
+    spec, secret = after["spec"], {"secretName": "demo-bucket"}
+    assert spec["source"] == {"uri": "s3://demo/digits/first/model.onnx", **secret}
+    assert spec["store"] == {"uri": "s3://demo/store", **secret}
+    assert spec["data"]["evaluation"] == before["spec"]["data"]["evaluation"] | {
+        "uri": "s3://demo/digits/evaluation.npz",
+        **secret,
+    }
+    assert "pvc://" not in str(after)
+
+
+def test_what_serves_a_model_has_no_address_of_its_own() -> None:
+    manifest = (DIGITS / "modeldeployment.yaml").read_text()
+    assert Bucket("s3://demo", Path("keys")).objects(manifest) == Claims().objects(manifest)

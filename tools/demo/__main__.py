@@ -11,6 +11,7 @@ from tools.demo import scenes, show
 from tools.demo.install import SYSTEM_NAMESPACE
 from tools.demo.install import install as install_operator
 from tools.demo.kube import DemoError, Kube
+from tools.demo.place import Claims
 
 
 @click.group(help="Demo on a real cluster: optimize, serve, canary, roll back.")
@@ -28,7 +29,7 @@ def main() -> None:
 def run(delete_operator_every: float | None) -> None:
     """Run every scene."""
     try:
-        scenes.run(resolve_target(), delete_operator_every)
+        scenes.run(Kube(resolve_target(), scenes.NAMESPACE), Claims(), delete_operator_every)
     except DemoError as error:
         show.console.print(f"\ndemo: {error}", markup=False, style="bold red")
         sys.exit(1)

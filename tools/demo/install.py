@@ -68,10 +68,10 @@ def pull(kube: Kube, source: str, to: Path) -> None:
     fettle(kube, "pull", source, str(to), "--image", images(kube.target)["server"])
 
 
-def report(kube: Kube, name: str, to: Path) -> None:
+def report(kube: Kube, name: str, to: Path, *options: str) -> None:
     """`fettle report NAME TO`: the report of an OptimizedModel."""
     to.parent.mkdir(parents=True, exist_ok=True)
-    fettle(kube, "report", name, str(to), "--image", images(kube.target)["server"])
+    fettle(kube, "report", name, str(to), *options)
 
 
 def fettle(kube: Kube, *arguments: str) -> str:

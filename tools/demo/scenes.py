@@ -13,6 +13,7 @@ from tools.cluster.target import Target, is_named
 from tools.demo import install, show, watch
 from tools.demo.chaos import OperatorDeleter
 from tools.demo.kube import ROOT, DemoError, Kube, condition
+from tools.demo.place import Place
 from tools.demo.traffic import Load, Totals, bodies, foreign_failures, over_each_protocol
 
 NAMESPACE = "fettle-demo"
@@ -37,17 +38,16 @@ def _manifest(name: str) -> str:
     return (install.DIGITS / name).read_text()
 
 
-def setup(kube: Kube) -> None:
-    """Operator by Helm, files into a claim."""
+def setup(kube: Kube, place: Place) -> None:
+    """Operator by Helm, files to where they shall lie."""
     show.title("helm upgrade --install fettle charts/fettle")
     install.install(kube)
     show.line(Kube(kube.target, install.SYSTEM_NAMESPACE).kubectl("get", "pods", "--no-headers").strip())
-    show.title("fettle push examples/digits pvc://models/digits")
     kube.ensure_namespace()
-    install.push(kube, install.DIGITS, "pvc://models/digits")
+    show.title(place.push(kube))
 
 
-def optimize(kube: Kube, summary: Summary) -> None:
+def optimize(kube: Kube, place: Place, summary: Summary) -> None:
     """All five models through OptimizedModel; the first by the default plan, shown stage by stage."""
     for name in MODELS:
         file = f"optimizedmodel{name.removeprefix('digits')}.yaml"
@@ -55,11 +55,11 @@ def optimize(kube: Kube, summary: Summary) -> None:
             show.line(f"{name} failed in an earlier run: starting again")
             kube.kubectl("delete", "om", name, "--wait=true")
         show.title(f"kubectl apply -f examples/digits/{file}")
-        kube.apply(_manifest(file))
+        kube.apply(place.objects(_manifest(file)))
         found = watch.optimized(kube, name, 1500, show.line)
         show.candidates(found)
         if name == MODELS[0]:
-            install.report(kube, name, REPORT)
+            place.report(kube, name, REPORT)
             show.line(f"report: {REPORT} (from `kubectl fettle report {name}`)")
             artifact = found["status"]["artifacts"][0]
             summary.speedup, summary.drop = artifact.get("speedup", 0.0), artifact.get("accuracyDrop", 0.0)
@@ -217,7 +217,7 @@ def finish(kube: Kube, summary: Summary) -> None:
     for name, rollout in summary.rollouts.items():
         bad = f", {rollout.bad_seconds:.1f} s with traffic" if rollout.outcome == "RolledBack" else ""
         show.line(f"{name}: {rollout.ended} after {rollout.seconds:.0f} s{bad}")
-    for text in next_steps(kube.target):
+    for text in next_steps(kube.target, kube.namespace):
         show.line(text)
     ready = condition(found, "Ready").get("status")
     if summary.failed or ready != "True":
@@ -235,7 +235,7 @@ def told_of_requests(sent: int, own: int, others: int) -> str:
     return f"{sent} requests sent, none failed"
 
 
-def next_steps(target: Target) -> tuple[str, ...]:
+def next_steps(target: Target, namespace: str = NAMESPACE) -> tuple[str, ...]:
     """How to look around, and how to stop what the demo started."""
     stop = (
         "make demo-clean"
@@ -243,28 +243,27 @@ def next_steps(target: Target) -> tuple[str, ...]:
         else "make cluster-down, which keeps what was built (make clean removes that too)"
     )
     return (
-        f"look around: export KUBECONFIG={target.kubeconfig}; kubectl -n {NAMESPACE} get om,mdep,pods",
-        f"why: . .venv/bin/activate; kubectl fettle why {DEPLOYMENT} -n {NAMESPACE}",
+        f"look around: export KUBECONFIG={target.kubeconfig}; kubectl -n {namespace} get om,mdep,pods",
+        f"why: . .venv/bin/activate; kubectl fettle why {DEPLOYMENT} -n {namespace}",
         f"stop: {stop}",
     )
 
 
-def run(target: Target, delete_operator_every: float | None = None) -> None:
+def run(kube: Kube, place: Place, delete_operator_every: float | None = None) -> None:
     """The whole demo; with `delete_operator_every` seconds the operator's pods are deleted that often while it runs."""
-    kube = Kube(target, NAMESPACE)
     summary = Summary()
-    setup(kube)
+    setup(kube, place)
     if delete_operator_every is None:
-        _scenes(kube, summary)
+        _scenes(kube, place, summary)
     else:
         with OperatorDeleter(kube, delete_operator_every) as chaos:
-            _scenes(kube, summary)
+            _scenes(kube, place, summary)
         show.line(f"the operator's pods were deleted {chaos.deleted} times")
     finish(kube, summary)
 
 
-def _scenes(kube: Kube, summary: Summary) -> None:
-    optimize(kube, summary)
+def _scenes(kube: Kube, place: Place, summary: Summary) -> None:
+    optimize(kube, place, summary)
     found = deploy(kube)
     predict(kube, summary)
     protocols(kube)

@@ -118,6 +118,15 @@ class TrainingFigures(ApiModel):
     curve: tuple[TrainingEpoch, ...] = ()
 
 
+class LayerError(ApiModel):
+    """How far a group of layers moves the answers if it alone is in int8. A group is a product, such as a convolution, and the layers behind it."""
+
+    name: str  # of its first layer
+    layers: int
+    error: float  # root mean square of the differences, in tolerances of the outputs
+    kept: bool  # in floating point, in what was built
+
+
 class BuildReport(ApiModel):
     """A build's files, or why its recipe does not apply (`built` is None then, and the run continues). `message`: the cause, or a description.
 
@@ -134,6 +143,7 @@ class BuildReport(ApiModel):
     seconds: float = 0.0
     libraries: dict[str, str] = {}
     training: TrainingFigures | None = None
+    layers: tuple[LayerError, ...] = ()  # of mixed precision, where layers were ranked: the most sensitive first
 
 
 class CpuClass(ApiModel):

@@ -15,7 +15,7 @@ import numpy as np
 from fettle.api import catalog
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
-from fettle.api.report import BuildReport, TrainingFigures
+from fettle.api.report import BuildReport, LayerError, TrainingFigures
 from fettle.api.signature import Signature
 from fettle.api.task import BuildTask, StoredData, StoredModel
 from fettle.api.text import clip
@@ -48,9 +48,12 @@ def run(task: BuildTask, store: Store) -> BuildReport:
     reason, message = None, "built before" if built is not None else ""
     notes: list[str] = []
     figures: list[TrainingFigures] = []
+    layers: list[LayerError] = []
     try:
         if built is None:
-            built = _trained(task, store, key, notes, figures) if task.plan.trains else _build(task, store, notes)
+            built = (
+                _trained(task, store, key, notes, figures) if task.plan.trains else _build(task, store, notes, layers)
+            )
             message = clip("; ".join(notes))
             if ranks.leads():
                 write_build(store, key, built)
@@ -67,10 +70,11 @@ def run(task: BuildTask, store: Store) -> BuildReport:
         seconds=round(time.monotonic() - start, 3),
         libraries=libraries(task.plan),
         training=figures[-1] if figures else None,
+        layers=tuple(layers),
     )
 
 
-def _build(task: BuildTask, store: Store, notes: list[str]) -> StoredModel:
+def _build(task: BuildTask, store: Store, notes: list[str], layers: list[LayerError]) -> StoredModel:
     with tempfile.TemporaryDirectory(prefix="fettle-build-") as name:
         folder = Path(name)
         source = store.fetch_model(task.native or task.portable, folder / "given")
@@ -81,7 +85,7 @@ def _build(task: BuildTask, store: Store, notes: list[str]) -> StoredModel:
         form, entry = task.plan.form, source
         with gpu_caches.timings(store, task.plan, folder) as timings:
             device = steps.Device(task.plan.family, form, task.signature, timings) if form is not None else None
-            context = steps.BuildContext(calibration=items, loss=loss, notes=notes, device=device)
+            context = steps.BuildContext(calibration=items, loss=loss, notes=notes, layers=layers, device=device)
             for number, step in enumerate(task.plan.steps):
                 made = folder / f"step-{number}"
                 made.mkdir()

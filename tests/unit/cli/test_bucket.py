@@ -1,23 +1,26 @@
-"""`fettle pull` and `fettle prune` on a store in a bucket, as on one in a claim."""
+"""`fettle push`, `pull`, `report`, `tensorboard` and `prune` on a bucket, as on a claim."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from tests.servers import s3
 from tests.unit.cli.api_server import api_server
-from tests.unit.cli.test_pull import artifact
+from tests.unit.cli.test_pull import MODELS, artifact, model
 
 from fettle.cli.access.bucket import BucketFiles, location_of
+from fettle.cli.access.pull_files import pull_remote
 from fettle.cli.main import main
 from fettle.cli.pods import prune as program
-from fettle.errors import StoreError
+from fettle.errors import StoreError, UsageError
 from fettle.store import store as stores
 from fettle.store.manifest import check_fetched, copy_artifact
+from fettle.store.remote import RemoteFiles
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
 
@@ -46,6 +49,12 @@ def sweep(store: Store, keep: list[str], keys: Path, *, older: int = -60, dry: b
     return program.sweep(BucketFiles(location_of(store.uri, keys)), {"keep": keep, "older": older, "dry": dry})
 
 
+def run(command: str, source: object, to: object, keys: Path) -> str:
+    result = CliRunner().invoke(main, [command, str(source), str(to), "--secret", str(keys)])
+    assert result.exit_code == 0, result.output
+    return result.output.strip()
+
+
 def test_an_artifact_is_pulled_from_a_bucket(store: Store, keys: Path, tmp_path: Path) -> None:
     sha256 = artifact(store, tmp_path / "made")
     uri, to = f"{store.uri}/artifacts/{sha256}", tmp_path / "winner"
@@ -55,10 +64,80 @@ def test_an_artifact_is_pulled_from_a_bucket(store: Store, keys: Path, tmp_path:
     check_fetched(to, sha256)
 
 
-def test_other_files_of_a_bucket_are_left_to_other_tools(store: Store, keys: Path) -> None:
-    result = CliRunner().invoke(main, ["pull", f"{store.uri}/models/model.onnx", "--secret", str(keys)])
-    assert result.exit_code == 2
-    assert "expected the address of an artifact in a store" in result.output
+def test_a_folder_goes_to_a_bucket_and_comes_back(store: Store, keys: Path, tmp_path: Path) -> None:
+    source, to = tmp_path / "digits", tmp_path / "back"
+    (source / "deep").mkdir(parents=True)
+    for name, text in (("model.onnx", "one"), ("deep/data", "two"), ("empty", "")):
+        (source / name).write_text(text)
+    for _ in range(2):
+        pushed = run("push", source, f"{store.uri}/digits", keys)
+        assert pushed == f"3 files pushed to {store.uri}/digits (6 B)"
+    assert run("pull", f"{store.uri}/digits", to, keys) == f"3 files pulled to {to} (6 B)"
+    assert {path.relative_to(to).as_posix(): path.read_text() for path in to.rglob("*") if path.is_file()} == {
+        "model.onnx": "one",
+        "deep/data": "two",
+        "empty": "",
+    }
+    run("pull", f"{store.uri}/digits/deep/data", to, keys)
+    assert (to / "data").read_text() == "two", "a single file goes into the folder"
+
+
+def test_a_file_goes_below_a_folder_of_a_bucket(store: Store, keys: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_text("weights")
+    run("push", tmp_path / "model.onnx", f"{store.uri}/first/", keys)
+    assert run("pull", f"{store.uri}/first/model.onnx", tmp_path / "m", keys).startswith("1 files pulled")
+    assert (tmp_path / "m").read_text() == "weights"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["push", "FILE", "https://web.example/m.onnx"],
+            "files cannot be uploaded to https://, expected one of pvc://, s3://",
+        ),
+        (["push", "nowhere", "s3://artifacts/m"], "nowhere: no such file or folder"),
+        (["push", "FILE", "s3://artifacts/../m"], "'..' is not allowed"),
+        (["pull", "s3://artifacts/nothing/here"], "s3://artifacts/nothing/here: not found"),
+    ],
+)
+def test_what_cannot_be_copied_is_one_line(command: list[str], said: str, keys: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    words = [str(tmp_path / "file") if word == "FILE" else word for word in command]
+    result = CliRunner().invoke(main, [*words, "--secret", str(keys)])
+    assert result.exit_code in (1, 2), result.output
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_key_that_would_leave_the_folder_is_refused(store: Store, keys: Path, tmp_path: Path) -> None:
+    location = location_of(f"{store.uri}/data", keys)
+    escaping = [f"{location.path}/../../outside"]
+
+    class Listing(RemoteFiles):
+        def find(self, path: str, *_: object, **__: object) -> list[str]:
+            return escaping
+
+    remote = location.filesystem
+    hostile = replace(location, filesystem=Listing(remote._place, remote._missing))
+    with pytest.raises(UsageError, match="leaves the folder"):
+        pull_remote(hostile, tmp_path / "to")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_report_and_its_curves_are_read_from_a_bucket(store: Store, keys: Path, tmp_path: Path) -> None:
+    store.write_bytes("reports/1.html", b"<p>fast</p>")
+    store.write_bytes("reports/1.tensorboard/lean/events", b"events")
+    with api_server() as server:
+        server.objects[f"{MODELS}/digits"] = model(report={"uri": f"{store.uri}/reports/1.html"})
+        reached = ["--secret", str(keys), "--kubeconfig", str(server.kubeconfig(tmp_path))]
+        report = CliRunner().invoke(main, ["report", "digits", str(tmp_path / "digits.html"), *reached])
+        curves = CliRunner().invoke(
+            main, ["tensorboard", "digits", str(tmp_path / "curves"), *reached], env={"PATH": ""}
+        )
+    assert (report.exit_code, curves.exit_code) == (0, 0), report.output + curves.output
+    assert (tmp_path / "digits.html").read_text() == "<p>fast</p>"
+    assert (tmp_path / "curves/1/lean/events").read_bytes() == b"events"
 
 
 def test_what_is_kept_stays_whole_and_the_rest_goes(store: Store, keys: Path, tmp_path: Path) -> None:

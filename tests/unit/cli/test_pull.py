@@ -251,15 +251,6 @@ def test_what_an_optimizedmodel_published_is_found_by_its_name(tmp_path: Path) -
         assert report_of(cluster, "digits") == "pvc://fettle-store/reports/1.html"
 
 
-def test_a_report_in_a_bucket_is_told_by_its_address(tmp_path: Path) -> None:
-    with api_server() as server:
-        server.objects[f"{MODELS}/digits"] = model(report={"uri": "s3://artifacts/team-a/reports/1.html"})
-        command = ["report", "digits", "--kubeconfig", str(server.kubeconfig(tmp_path))]
-        done = CliRunner().invoke(main, command)
-    assert done.exit_code == 2
-    assert "download s3://artifacts/team-a/reports/1.html with the provider's own tool" in done.output
-
-
 def test_a_claim_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with api_server() as server:
         command = ["pull", "pvc://models/m.onnx", "--kubeconfig", str(server.kubeconfig(tmp_path))]

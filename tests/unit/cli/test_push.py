@@ -13,7 +13,7 @@ from rich.progress import Progress
 from tests.unit.cli.api_server import ApiServer, api_server
 from tests.unit.cli.pipe import Silent, running
 
-from fettle.cli.access.claim_pod import ClaimPath, find_image, parse_target, pod, why_not_running
+from fettle.cli.access.claim_pod import find_image, parse_target, pod, why_not_running
 from fettle.cli.access.cluster import connect
 from fettle.cli.access.push_files import Entry, entries, transfer
 from fettle.cli.commands.push import transferred
@@ -26,7 +26,7 @@ def push(source: Path, path: str, root: Path) -> tuple[int, int]:
     """Files that were sent, and bytes that progress was told of."""
     told: list[int] = []
     with running(receive, root) as pipe:
-        count = transfer(entries(source, ClaimPath("models", path)), pipe, told.append)
+        count = transfer(entries(source, path), pipe, told.append)
     return count, sum(told)
 
 
@@ -64,7 +64,7 @@ def test_a_folder_arrives_and_only_what_changed_is_sent_again(tmp_path: Path, cl
 def test_a_file_that_arrives_damaged_is_refused_and_leaves_nothing(tmp_path: Path, claim_folder: Path) -> None:
     source = tmp_path / "model.onnx"
     source.write_text("right")
-    (entry,) = entries(source, ClaimPath("models", "m.onnx"))
+    (entry,) = entries(source, "m.onnx")
     source.write_text("wrong")
     with running(receive, claim_folder) as pipe, pytest.raises(ClusterError, match=r"m\.onnx was damaged in transit"):
         transfer((entry,), pipe, lambda number: None)
@@ -86,7 +86,7 @@ def test_a_connection_that_breaks_is_made_again(
     monkeypatch.setattr("fettle.cli.commands.push.POLL_SECONDS", 0)
     source = tmp_path / "model.onnx"
     source.write_text("weights")
-    files = entries(source, ClaimPath("models", "m.onnx"))
+    files = entries(source, "m.onnx")
     with running(receive, claim_folder) as pipe, Progress(disable=True) as progress:
         task = progress.add_task("model.onnx", total=7)
         connections = iter([Silent(), Silent(), pipe])
@@ -123,7 +123,7 @@ TARGETS = [
 def test_where_a_file_goes(tmp_path: Path, uri: str, path: str) -> None:
     source = tmp_path / "m.onnx"
     source.touch()
-    assert [entry.path for entry in entries(source, parse_target(uri))] == [path]
+    assert [entry.path for entry in entries(source, parse_target(uri).path)] == [path]
 
 
 @pytest.mark.parametrize("uri", ["models/m.onnx", "s3://b/m", "pvc:///m", "pvc://models/../m", "pvc://models/m?x=1"])
@@ -134,9 +134,9 @@ def test_an_address_that_is_no_claim_is_refused(uri: str) -> None:
 
 def test_nothing_to_send_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or folder"):
-        entries(tmp_path / "nowhere", ClaimPath("models", ""))
+        entries(tmp_path / "nowhere", "")
     with pytest.raises(UsageError, match="contains no files"):
-        entries(tmp_path, ClaimPath("models", ""))
+        entries(tmp_path, "")
 
 
 @pytest.mark.parametrize("read_only", [True, False])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.unit.cli.pipe import running
 
 from fettle.cli.access.claim_files import ClaimFiles
+from fettle.cli.access.claim_pod import Wire, parse_target
+from fettle.cli.access.pull_files import pull_files
 from fettle.cli.commands.tensorboard import curves_of, pull_curves, show
 from fettle.cli.pods import send
 from fettle.errors import UsageError
@@ -15,23 +18,26 @@ from fettle.errors import UsageError
 REPORT = "pvc://fettle-store/reports/team/digits/3.html"
 
 
+def from_claim(pipe: Wire, uri: str, to: Path) -> None:
+    """As a pod that mounts the claim would bring them."""
+    pull_files(ClaimFiles(pipe), parse_target(uri).path, to, lambda number: None)
+
+
 def test_the_curves_of_a_run_get_a_folder_of_its_number(tmp_path: Path) -> None:
     assert curves_of(REPORT) == "pvc://fettle-store/reports/team/digits/3.tensorboard"
     curves = tmp_path / "claim/reports/team/digits/3.tensorboard/lean-torchscript"
     curves.mkdir(parents=True)
     (curves / "events.out.tfevents.0.fettle").write_bytes(b"events")
-    total: list[int] = []
     with running(send, tmp_path / "claim") as pipe:
-        to = pull_curves(ClaimFiles(pipe), "reports/team/digits/3.tensorboard", tmp_path / "curves", total.append)
+        to = pull_curves(curves_of(REPORT), tmp_path / "curves", partial(from_claim, pipe))
     assert to == tmp_path / "curves/3"
     assert (to / "lean-torchscript/events.out.tfevents.0.fettle").read_bytes() == b"events"
-    assert total == [6]
 
 
 def test_a_run_that_trained_nothing_is_said_to_have_no_curves(tmp_path: Path) -> None:
     (tmp_path / "claim").mkdir()
     with running(send, tmp_path / "claim") as pipe, pytest.raises(UsageError, match="the last run trained nothing"):
-        pull_curves(ClaimFiles(pipe), "reports/team/digits/3.tensorboard", tmp_path / "curves", print)
+        pull_curves(curves_of(REPORT), tmp_path / "curves", partial(from_claim, pipe))
     assert not (tmp_path / "curves").exists()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from fettle.api.reasons import Reason
+from fettle.cli.access.push_files import Entry
 from fettle.errors import StoreError, UsageError
 from fettle.store.credentials import Credentials
 from fettle.store.remote import RemoteFiles
@@ -30,6 +32,20 @@ def location_of(uri: str, secret: Path | None) -> Location:
     """The location of `uri`. Raises UsageError if the folder `secret` does not exist, and StoreError."""
     credentials_of(secret)
     return locate(uri, Mounts(secrets={uri: secret}))
+
+
+def write_files(files: tuple[Entry, ...], bucket: Location, sent: Callable[[int], None]) -> None:
+    """Write files into a bucket, each as a whole. `sent` is called with the bytes of each. Raises UsageError, StoreError."""
+    remote = bucket.filesystem
+    assert isinstance(remote, RemoteFiles)
+    for entry in files:
+        try:
+            stream = entry.source.open("rb")
+        except OSError as error:
+            raise UsageError(f"cannot read {entry.source}: {error.strerror or error}") from error
+        with stream:
+            remote.write(entry.path, stream)
+        sent(entry.bytes)
 
 
 class BucketFiles:

@@ -22,6 +22,7 @@ from fettle.store.manifest import (
     copy_artifact,
     read_stored,
 )
+from fettle.store.places import stays_inside
 from fettle.store.store import Store, explained
 from fettle.store.uris import Location
 
@@ -102,6 +103,26 @@ def _copy(files: ClaimFiles, name: str, place: Path, digest: str) -> None:
         if copy_and_digest(source, partial)[0] != digest:
             message = f"{name} was damaged in transit, or changed in the meantime: pull again"
             raise StoreError(message, reason=Reason.DIGEST_MISMATCH)
+
+
+def pull_remote(location: Location, to: Path) -> tuple[int, int]:
+    """Copy a file or a folder outside the cluster to `to`, into it if it is a folder. Returns the number of files, and their bytes.
+
+    Each file is renamed when it is complete. Raises StoreError, UsageError.
+    """
+    files, path = location.filesystem, location.path
+    with explained(location.uri, reading=True):
+        single = bool(path) and files.isfile(path)
+        names = [path] if single else files.find(path)
+    if not names:
+        raise StoreError(f"{location.uri}: not found", reason=Reason.STORE_NOT_FOUND)
+    places = {name: _place(name, path, to, single) for name in names}
+    for name, place in places.items():
+        if not single and not stays_inside(place.relative_to(to).as_posix()):
+            raise UsageError(f"{location.uri}: the name {name!r} leaves the folder: pull its files one by one")
+        with written(place) as partial, explained(location.uri, reading=True):
+            files.get_file(name, str(partial))
+    return len(places), sum(place.stat().st_size for place in places.values())
 
 
 @contextmanager

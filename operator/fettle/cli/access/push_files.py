@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fettle.api.reasons import Reason
-from fettle.cli.access.claim_pod import ClaimPath, Wire
+from fettle.cli.access.claim_pod import Wire
 from fettle.errors import ClusterError, UsageError
 from fettle.store.files import file_digest
 
@@ -18,7 +18,7 @@ CHUNK = 256 << 10  # of a websocket message
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, and where it goes inside the claim."""
+    """A file, and where it goes inside the claim or the bucket."""
 
     source: Path
     path: str
@@ -30,17 +30,17 @@ class Entry:
         return {"path": self.path, "bytes": self.bytes, "sha256": self.sha256}
 
 
-def entries(source: Path, target: ClaimPath) -> tuple[Entry, ...]:
+def entries(source: Path, path: str) -> tuple[Entry, ...]:
     """A file becomes PATH (or goes inside it, if PATH ends with '/' or is empty); a folder's files go below PATH. Raises UsageError."""
     if source.is_file():
-        inside = not target.path or target.path.endswith("/")
-        return (_entry(source, f"{target.path.rstrip('/')}/{source.name}" if inside else target.path),)
+        inside = not path or path.endswith("/")
+        return (_entry(source, f"{path.rstrip('/')}/{source.name}" if inside else path),)
     if not source.is_dir():
         raise UsageError(f"{source}: no such file or folder")
-    files = sorted(path for path in source.rglob("*") if path.is_file())
+    files = sorted(file for file in source.rglob("*") if file.is_file())
     if not files:
         raise UsageError(f"the folder {source} contains no files")
-    return tuple(_entry(path, f"{target.path.rstrip('/')}/{path.relative_to(source).as_posix()}") for path in files)
+    return tuple(_entry(file, f"{path.rstrip('/')}/{file.relative_to(source).as_posix()}") for file in files)
 
 
 def _entry(source: Path, path: str) -> Entry:

@@ -1,9 +1,10 @@
-"""`fettle pull`: a file, a folder or an artifact out of a claim, through a short-lived pod that reads it."""
+"""`fettle pull`: a file, a folder or an artifact out of a claim, through a short-lived pod that reads it, or from an address outside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,7 +22,7 @@ from fettle.cli.access.connection import cluster_options
 from fettle.cli.access.objects import model_of
 from fettle.cli.access.packs import pull_pack
 from fettle.cli.access.published import for_target
-from fettle.cli.access.pull_files import artifact_of, pull_artifact, pull_files
+from fettle.cli.access.pull_files import artifact_of, pull_artifact, pull_files, pull_remote
 from fettle.cli.access.subject import kind_of
 from fettle.cli.pods import send
 from fettle.cli.views.progress import size
@@ -54,12 +55,14 @@ def pull(
 
     SOURCE is pvc://CLAIM/PATH, om/NAME for the artifact that an OptimizedModel published, or an artifact in a store: of
     `fettle optimize`, in a bucket (s3://BUCKET/artifacts/SHA256), or in an OCI registry (oci://REGISTRY/REPOSITORY:TAG). An artifact
-    becomes a folder with manifest.json, reference.npz and the model's files in model/, and every digest is verified. Files that are
-    already there are skipped. TO defaults to the last part of SOURCE.
+    becomes a folder with manifest.json, reference.npz and the model's files in model/, and every digest is verified. Files of a claim, of
+    an artifact or of a registry that are already there are skipped. SOURCE may also be any other file or folder in a bucket, on a web
+    server, or of a model hub (s3://, gs://, az://, https://, hf://, mlflow://). TO defaults to the last part of SOURCE.
 
     \b
     fettle pull om/digits ./winner
     fettle pull pvc://models/digits/evaluation.npz
+    fettle pull s3://models/digits ./digits --secret ./minio
     fettle pull fettle-store/artifacts/4d734099a9c7de2730cd27004ee1355757d47d16fd998980177429e7accef336 ./winner
     fettle pull oci://registry.example/models/digits:v1 ./winner
     """
@@ -76,6 +79,25 @@ def pull(
     to = to or Path(PurePosixPath(source).name if place.path else place.claim)
     with progress_bar(None) as progress, opened(cluster, place, image, timeout, progress) as files:
         click.echo(_pull(files, uri, place, to, progress))
+
+
+@dataclass(frozen=True)
+class Way:
+    """How files of a store are reached: those in a bucket with the folder `secret`, those in a claim by a pod of `image`, waited for `timeout` s."""
+
+    secret: Path | None
+    image: str | None
+    timeout: int
+
+
+def pull_from_store(cluster: Cluster, uri: str, to: Path, way: Way) -> None:
+    """Copy a file or a folder of a store, which lies in a claim or in a bucket, to `to`. Raises StoreError, ClusterError, UsageError."""
+    if is_remote(uri):
+        pull_remote(location_of(uri, way.secret), to)
+        return
+    place = parse_target(uri)
+    with progress_bar(None) as progress, opened(cluster, place, way.image, way.timeout, progress) as files:
+        pull_files(files, place.path, to, lambda number: progress.update(progress.task_ids[0], total=number))
 
 
 def _model_in(source: str) -> str | None:
@@ -129,10 +151,9 @@ def _pull_remote(source: str, to: Path | None, secret: Path | None) -> str:
         return _pull_pack(location, to)
     artifact = artifact_of(location)
     if artifact is None:
-        raise UsageError(
-            f"{source}: expected the address of an artifact in a store (STORE/artifacts/SHA256) or in an OCI registry; "
-            "for other files, use the provider's own tool"
-        )
+        to = to or Path(PurePosixPath(location.path).name or "files")
+        count, number = pull_remote(location, to)
+        return f"{count} files pulled to {to} ({size(number)})"
     return _told(*artifact, to or Path(artifact[1]), lambda number: None)
 
 

@@ -1,4 +1,4 @@
-"""`fettle push`: a file or folder into a claim, through a short-lived pod."""
+"""`fettle push`: a file or folder into a claim, through a short-lived pod; into a bucket; into a registry."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import click
 from rich.progress import Progress, TaskID
 
-from fettle.api.uris import REGISTRY
-from fettle.cli.access.bucket import REGISTRY_SECRET_HELP
+from fettle.api.uris import OBJECT_STORES, REGISTRY, is_remote
+from fettle.cli.access.bucket import REGISTRY_SECRET_HELP, SECRET_HELP, location_of, write_files
 from fettle.cli.access.claim_pod import (
     POLL_SECONDS,
     ClaimPath,
@@ -33,6 +33,7 @@ from fettle.cli.access.push_files import Entry, entries, transfer
 from fettle.cli.pods import receive
 from fettle.cli.views.progress import size as readable
 from fettle.errors import ClusterError, MissingError, UsageError
+from fettle.store.uris import path_of
 
 ATTEMPTS = 3  # connections to the pod
 
@@ -80,7 +81,9 @@ def new_claim_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
 @click.argument("uri", metavar="URI")
-@click.option("--secret", type=click.Path(path_type=Path), metavar="FOLDER", help=REGISTRY_SECRET_HELP)
+@click.option(
+    "--secret", type=click.Path(path_type=Path), metavar="FOLDER", help=f"{SECRET_HELP} {REGISTRY_SECRET_HELP}"
+)
 @new_claim_options
 @pod_options
 @cluster_options
@@ -93,23 +96,24 @@ def push(
     timeout: int,
     **connection: str | None,
 ) -> None:
-    """Upload a file or a folder to a claim in the cluster, or to an OCI registry.
+    """Upload a file or a folder to a claim in the cluster, to a bucket, or to an OCI registry.
 
-    URI is pvc://CLAIM/PATH or oci://REGISTRY/REPOSITORY:TAG. In a claim, each file is verified against its digest and gets its final
-    name only when it is complete. Files that are already there are skipped. A PATH that ends with / is a folder. In a registry, the files
-    become a ModelPack, which oras pulls too. FILE may be an artifact: one that was pulled, or STORE/artifacts/SHA256 of a store on this
-    machine.
+    URI is pvc://CLAIM/PATH, s3://BUCKET/PATH (or gs://, az://) or oci://REGISTRY/REPOSITORY:TAG. A PATH that ends with / is a folder. In a
+    claim, each file is verified against its digest and gets its final name only when it is complete; files that are already there are
+    skipped. In a bucket, each file is replaced as a whole. In a registry, the files become a ModelPack, which oras pulls too, and FILE may
+    be an artifact: one that was pulled, or STORE/artifacts/SHA256 of a store on this machine.
 
     \b
     fettle push model.onnx pvc://models/digits/model.onnx
     fettle push ./digits pvc://models/digits --create --size 5Gi
+    fettle push ./digits s3://models/digits --secret ./minio
     fettle push ./winner oci://registry.example/models/digits:v1
     """
-    if uri.startswith(f"{REGISTRY}://"):
-        click.echo(_push_pack(source, uri, secret))
+    if is_remote(uri):
+        click.echo(_push_remote(source, uri, secret))
         return
     target = parse_target(uri)
-    files = entries(source, target)
+    files = entries(source, target.path)
     cluster = connect(**connection)
     missing = missing_claim(cluster, target, new_claim)
     image, pull_secrets = find_image(cluster, image)
@@ -122,6 +126,21 @@ def push(
         count = transferred(files, lambda: Exec(cluster, name, receive.__file__), progress, task)
     unchanged = f", {len(files) - count} unchanged" if count < len(files) else ""
     click.echo(f"{count} of {len(files)} files pushed to {uri} ({readable(total)}{unchanged})")
+
+
+def _push_remote(source: Path, uri: str, secret: Path | None) -> str:
+    scheme = uri.partition("://")[0]
+    if scheme == REGISTRY:
+        return _push_pack(source, uri, secret)
+    if scheme not in OBJECT_STORES:
+        known = ", ".join(f"{each}://" for each in ("pvc", *OBJECT_STORES, REGISTRY))
+        raise UsageError(f"{uri}: files cannot be uploaded to {scheme}://, expected one of {known}")
+    files = entries(source, path_of(uri, UsageError).lstrip("/"))
+    total = sum(entry.bytes for entry in files)
+    with progress_bar(total) as progress:
+        task = progress.add_task(source.name, total=total)
+        write_files(files, location_of(uri, secret), lambda number: progress.advance(task, number))
+    return f"{len(files)} files pushed to {uri} ({readable(total)})"
 
 
 def _push_pack(source: Path, uri: str, secret: Path | None) -> str:

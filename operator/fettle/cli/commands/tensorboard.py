@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import click
 
 from fettle.api.reasons import Reason
-from fettle.cli.access.claim_files import ClaimFiles
-from fettle.cli.access.claim_pod import parse_target, pod_options, progress_bar
+from fettle.cli.access.bucket import SECRET_HELP
+from fettle.cli.access.claim_pod import pod_options
 from fettle.cli.access.cluster import MODELS, connect
 from fettle.cli.access.completion import model_names
 from fettle.cli.access.connection import cluster_options
-from fettle.cli.access.pull_files import Total, pull_files
 from fettle.cli.access.subject import NameType
-from fettle.cli.commands.pull import opened
+from fettle.cli.commands.pull import Way, pull_from_store
 from fettle.cli.commands.report import report_of
 from fettle.errors import StoreError, UsageError
 
@@ -27,9 +27,12 @@ PROGRAM = "tensorboard"
 @click.command()
 @click.argument("name", metavar="NAME", type=NameType(MODELS), shell_complete=model_names)
 @click.argument("to", metavar="[FOLDER]", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--secret", type=click.Path(path_type=Path), metavar="FOLDER", help=SECRET_HELP)
 @pod_options
 @cluster_options
-def tensorboard(name: str, to: Path | None, image: str | None, timeout: int, **connection: str | None) -> None:
+def tensorboard(
+    name: str, to: Path | None, secret: Path | None, image: str | None, timeout: int, **connection: str | None
+) -> None:
     """Download the training curves of an OptimizedModel and show them in TensorBoard.
 
     Each run gets a folder of its own in FOLDER, so that TensorBoard shows several runs together. FOLDER defaults to
@@ -40,11 +43,9 @@ def tensorboard(name: str, to: Path | None, image: str | None, timeout: int, **c
     kubectl fettle tensorboard digits ./curves
     """
     cluster = connect(**connection)
-    place = parse_target(curves_of(report_of(cluster, name)))
-    to = to or Path(f"{name}-tensorboard")
-    with progress_bar(None) as progress, opened(cluster, place, image, timeout, progress) as files:
-        run = pull_curves(files, place.path, to, lambda number: progress.update(progress.task_ids[0], total=number))
-    click.echo(run)
+    to, way = to or Path(f"{name}-tensorboard"), Way(secret, image, timeout)
+    uri = curves_of(report_of(cluster, name))
+    click.echo(pull_curves(uri, to, lambda uri, folder: pull_from_store(cluster, uri, folder, way)))
     show(to)
 
 
@@ -53,11 +54,11 @@ def curves_of(report: str) -> str:
     return f"{report.removesuffix('.html')}.tensorboard"
 
 
-def pull_curves(files: ClaimFiles, path: str, to: Path, total: Total) -> Path:
+def pull_curves(uri: str, to: Path, pull: Callable[[str, Path], None]) -> Path:
     """Copy the curves of a run to a folder in `to` that has the run's number. Raises UsageError where there are none, StoreError."""
-    run = to / PurePosixPath(path).stem
+    run = to / PurePosixPath(uri).stem
     try:
-        pull_files(files, path, run, total)
+        pull(uri, run)
     except StoreError as error:
         if error.reason != Reason.STORE_NOT_FOUND:
             raise

@@ -18,7 +18,7 @@ from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, Distribution, MeasureReport, PrepareReport
 from fettle.api.task import CandidateVerdict, PublishTask
 from fettle.api.vocabulary import Basis, CandidateState, Metric
-from fettle.optimizer.report import plot, plot_rows, plot_training, text
+from fettle.optimizer.report import plot, plot_layers, plot_rows, plot_training, text
 from fettle.optimizer.report.promise import Promise, promises
 from fettle.store.manifest import Manifest
 
@@ -112,6 +112,9 @@ def render(material: Material) -> str:
         prepare=material.prepare,
         builds=[build for build in material.builds if build.built is not None],
         trained=trained,
+        ranked=[
+            (build.name, plot_layers.errors(build.name, build.layers)) for build in material.builds if build.layers
+        ],
         curves=[(name, drawn) for name, drawn in curves if drawn is not None],
         targets=targets(material),
         steps=text.steps,

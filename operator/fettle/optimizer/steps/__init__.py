@@ -16,6 +16,7 @@ from fettle import runtimes  # noqa: F401  before any toolchain: it keeps them f
 from fettle.api import catalog
 from fettle.api.catalog_rows import StepEntry
 from fettle.api.recipe import RecipeStep, RuntimeSettings
+from fettle.api.report import LayerError
 from fettle.api.signature import Signature
 from fettle.api.step import StepParameters
 from fettle.api.task import DeviceForm
@@ -59,12 +60,14 @@ class BuildContext:
     """What all steps of a build share.
 
     `loss`: how answers that differ from the original's are judged; None if there is no bound on the loss. `notes`: remarks of the steps for
-    people. `device`: set if the last step makes the file for one kind of device. `training`: the teacher and the items, if a step trains.
+    people. `layers`: what mixed precision found out about the error of each. `device`: set if the last step makes the file for one kind of
+    device. `training`: the teacher and the items, if a step trains.
     """
 
     calibration: MappedItems | None = None
     loss: Loss | None = None
     notes: list[str] = field(default_factory=list)
+    layers: list[LayerError] = field(default_factory=list)
     device: Device | None = None
     training: Training | None = None
 

@@ -6,13 +6,15 @@ Each family has its own way to switch layers between int8 and floating point (`o
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 from fettle.api.recipe import QuantizeStep, RuntimeSettings
+from fettle.api.report import LayerError
 from fettle.api.text import percent, rounded
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RecipeError, RuntimeFailure
@@ -33,6 +35,7 @@ JUDGED_ON = 256  # items at most
 FEWEST_JUDGED = 10
 AIM = 0.5  # of what may be lost: the items that certify are others, and their interval has a width
 SHOWN = 4  # names of layers, in a sentence
+TOLD = 24  # groups of layers, in the evidence
 NEARLY = 8  # fewer groups than this share more are not looked for
 BUILDS = 3  # that are made and judged at most
 log = logging.getLogger(__name__)
@@ -63,13 +66,25 @@ class Scheme:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """Groups of layers that stay in floating point, the total number of layers (None if unknown), and the loss of the model at `entry`."""
+    """Groups of layers that stay in floating point, the total number of layers (None if unknown), and the loss of the model at `entry`.
+
+    `noise`: that of each group of layers if it alone is in int8, the most sensitive first; empty if no ranking was needed.
+    """
 
     scheme: Scheme
     entry: Path
     kept: tuple[Group, ...]
     layers: int | None
     loss: float
+    noise: tuple[tuple[Group, float], ...] = ()
+
+    @property
+    def errors(self) -> tuple[LayerError, ...]:
+        """The error of the most sensitive groups."""
+        return tuple(
+            LayerError(name=group[0], layers=len(group), error=math.sqrt(noise), kept=group in self.kept)
+            for group, noise in self.noise[:TOLD]
+        )
 
     @property
     def words(self) -> str:
@@ -100,6 +115,7 @@ def partly(
     original.close()
     choice = choose(schemes, loss, work.folder, lambda entry: runtime.load(entry, settings, signature).infer, cost)
     work.notes.append(choice.words)
+    work.layers.extend(choice.errors)
     return choice.entry
 
 
@@ -121,7 +137,8 @@ def choose(
             return choices[-1]
     least = min(choices, key=lambda choice: choice.loss)
     model = least.scheme.switches(least.entry)
-    groups = _ranked(model, loss, products)
+    noise = _ranked(model, loss, products)
+    groups = [group for group, _ in noise]
     most = max(1, len(groups) // 2)
     size = _enough(model, loss, groups, aim, most)
     for _ in range(BUILDS - 1):
@@ -133,7 +150,7 @@ def choose(
     if best.loss > loss.bound.refused:
         changed = f"int8 changes {percent(best.loss, 1)} of the answers to the calibration items"
         raise RecipeError(f"{changed} even if {most} of {len(groups)} groups of layers stay in floating point")
-    return best
+    return replace(best, noise=tuple(noise))
 
 
 class _Builder:
@@ -179,14 +196,14 @@ def _enough(switches: Switches, loss: Loss, groups: Sequence[Group], aim: float,
     return size
 
 
-def _ranked(switches: Switches, loss: Loss, products: int) -> list[Group]:
-    """Groups of neighbouring layers, the most sensitive first: by the loss if only this group is in int8."""
+def _ranked(switches: Switches, loss: Loss, products: int) -> list[tuple[Group, float]]:
+    """Groups of neighbouring layers and their noise if only this group is in int8, the most sensitive first."""
     single = grouped(switches.layers, switches.products)
     items, width = ranked_on(len(single), products)
     groups = [tuple(chain.from_iterable(single[first : first + width])) for first in range(0, len(single), width)]
     log.info("ranking %d groups of %d layers on %d items", len(groups), len(switches.layers), items)
-    noise = {group: loss.noise(switches.infer(frozenset(group)), items) for group in groups}
-    return sorted(groups, key=lambda group: -noise[group])
+    noise = [(group, loss.noise(switches.infer(frozenset(group)), items)) for group in groups]
+    return sorted(noise, key=lambda entry: -entry[1])
 
 
 def grouped(layers: Sequence[str], products: frozenset[str]) -> list[Group]:

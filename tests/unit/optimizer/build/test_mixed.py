@@ -93,12 +93,21 @@ def test_only_the_layer_that_loses_much_stays_in_floating_point(loss: Loss, tmp_
     assert chosen(loss, tmp_path, scheme({"layer5": 10.0, "layer1": 1e-4})).kept == (("layer5",),)
 
 
+def test_the_error_of_each_layer_is_told_the_most_sensitive_first(loss: Loss, tmp_path: Path) -> None:
+    choice = chosen(loss, tmp_path, scheme({"layer5": 10.0, "layer1": 1e-4}))
+    first, second, *others = choice.errors
+    assert (first.name, first.layers, first.kept) == ("layer5", 1, True)
+    assert (second.name, second.kept) == ("layer1", False)
+    assert first.error == pytest.approx(1e5 * second.error, rel=1e-3), "it grows with the noise"
+    assert [layer.error for layer in others] == [0.0] * 6
+
+
 def test_nothing_stays_where_int8_loses_little_and_no_layer_is_ranked(loss: Loss, tmp_path: Path) -> None:
     def ranked(_: Path) -> NoisyLayers:
         raise AssertionError("nothing is to be ranked")
 
     choice = chosen(loss, tmp_path, replace(scheme({"layer5": 1e-4}), switches=ranked))
-    assert choice.kept == ()
+    assert (choice.kept, choice.errors) == ((), ())
     assert choice.words == "all layers are quantized; 0 % of the answers to the calibration items differ"
 
 
@@ -214,6 +223,8 @@ def test_one_layer_that_int8_ruins_stays_in_floating_point_and_the_others_run_in
     assert lost(bench, report, whole, family) > 0.2
     assert lost(bench, report, partial, family) < 0.1
     assert "layers stay in floating point (" in partial.message
+    assert partial.layers[0].kept and partial.layers[0].error > partial.layers[-1].error
+    assert whole.layers == ()
     kept, everything = (int8_products(bench, report, answer, family) for answer in (partial, whole))
     assert 3 <= kept < everything
 
