@@ -25,7 +25,7 @@ def errors(name: str, layers: Sequence[LayerError]) -> str:
     axes.set_yticks(rows, [clip(layer.name, NAME) for layer in layers], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel("error if it alone is in int8 (root mean square, in tolerances of the outputs)")
+    axes.set_xlabel("error if it alone is in int8, in tolerances (RMS)")
     meanings = ((GOOD, "floating point"), (PLAIN, "int8"))
     axes.legend(handles=[Patch(color=colour, label=label) for colour, label in meanings], frameon=False, fontsize=9)
     worst, kept = layers[0], [layer.name for layer in layers if layer.kept]

@@ -36,6 +36,6 @@ def test_the_report_draws_the_error_of_each_layer_and_says_which_stay_in_floatin
 
 def test_each_layer_has_a_bar_and_every_colour_is_the_pages() -> None:
     drawn = plot_layers.errors("int8-mixed-openvino", LAYERS)
-    for label in ("Conv.2", "Gemm.1", "floating point", "int8", "in tolerances of the outputs"):
+    for label in ("Conv.2", "Gemm.1", "floating point", "int8", "in tolerances (RMS)"):
         assert label in drawn
     assert "#0a0b" not in drawn
