@@ -4,44 +4,56 @@ Answers are held against ONNX Runtime on the CPU. Times are of `Session.infer`, 
 in blocks of a quarter of a second, in another order each round, and a speed-up is the median over rounds of the ratio to the baseline in
 the same round, with a bootstrap interval over the rounds. Times between CUDA events stand beside them where a runtime tells them. Not measured:
 several streams, several GPUs.
+
+Each model has a process of its own: a library that crashes, or a kernel that leaves the GPU's context unusable, costs the rest of one model. Rows
+are in its file as soon as they are known.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
-import random
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from bench.gpu import models
+from bench.gpu.clock import EAGER, NOT_RUN, timed
 
 from fettle.api import catalog
+from fettle.api.reasons import Reason
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature, Tensor
 from fettle.api.task import DeviceForm
 from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName
-from fettle.errors import FettleError, RecipeError
+from fettle.errors import FettleError, RecipeError, RuntimeFailure
 from fettle.optimizer.measure import items
 from fettle.optimizer.steps import Device, Work, onnx_precision, onnxruntime_quantize, tensorrt_engine
 from fettle.runtimes import base, cuda
-from fettle.runtimes.base import Array, Session, TimedOnGpu
+from fettle.runtimes.base import Array, Session
 from fettle.store.cache import versions
 
 RESULTS = models.ROOT / "bench" / "results" / "gpu.json"
-BLOCK_SECONDS, WARM_UP_SECONDS = 0.25, 3.0
-ROUNDS = 15
-NOT_RUN = "not run"
-BASELINE = "onnxruntime-cuda float32"
+GRACE_SECONDS = 50.0  # what was begun in time may take so much longer
+CLOCK_SHARE = 0.35  # of a model's time, which builds leave to the clock and the server
+LARGE_SHARE = 1.5  # of an equal part of the time that is left, which a model may take
+MODELS = ("digits", "resnet50-384", "resnet50-384-2:4")
+LACKING = (
+    Reason.NODE_INCOMPATIBLE,
+    Reason.RECIPE_NOT_APPLICABLE,
+    Reason.UNSUPPORTED_MODEL,
+    Reason.UNSUPPORTED_OPERATOR,
+)
 ON_GPUS = (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT_RTX, RuntimeName.TENSORRT)
 
 
@@ -98,32 +110,41 @@ class Subject:
 
 @dataclass
 class Check:
-    """The rows so far, and when it must be over."""
+    """The rows so far, which are also in the file `written`, and when it must be over. `kept`: seconds before that which builds leave to others."""
 
     ends: float
     folder: Path
+    written: Path | None = None
+    kept: float = 0.0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def row(self, check: str, subject: str, what: str, **found: Any) -> None:
         """Keep and print a row."""
         self.rows.append({"check": check, "model": subject, "subject": what, **found})
+        if self.written is not None:
+            with self.written.open("a") as stream:
+                stream.write(json.dumps(self.rows[-1]) + "\n")
         click.echo(f"{check:12} {subject:16} {what:32} " + "  ".join(f"{key} {value}" for key, value in found.items()))
 
     def attempt(self, check: str, subject: str, what: str, run: Callable[[], Mapping[str, Any]]) -> bool:
         """Run one check; a failure is its row, and nobody else's."""
-        if time.monotonic() > self.ends:
+        if time.monotonic() > self.ends - (self.kept if check == "correctness" else 0):
             self.row(check, subject, what, outcome=NOT_RUN, why="the time was over")
             return False
         try:
             found = run()
-        except FettleError as error:
-            self.row(check, subject, what, outcome=NOT_RUN, why=error.message)
         except Exception as error:  # noqa: BLE001  libraries raise what they like
-            self.row(check, subject, what, outcome="failed", why=f"{type(error).__name__}: {error}"[:300])
+            self.failed(check, subject, what, error)
         else:
             self.row(check, subject, what, **found)
             return True
         return False
+
+    def failed(self, check: str, subject: str, what: str, error: Exception) -> None:
+        """Keep an error's row: `not run` is what this machine lacks, and anything else is wrong."""
+        lacks = isinstance(error, ImportError) or (isinstance(error, FettleError) and error.reason in LACKING)
+        why = error.message if isinstance(error, FettleError) else f"{type(error).__name__}: {error}"[:300]
+        self.row(check, subject, what, outcome=NOT_RUN if lacks else "failed", why=why)
 
 
 def build(subject: Subject, runtime: RuntimeName, form: Form, folder: Path) -> tuple[Path, RuntimeSettings]:
@@ -132,7 +153,10 @@ def build(subject: Subject, runtime: RuntimeName, form: Form, folder: Path) -> t
     architecture = cuda.connect().architecture()
     if (lacking := form.lacking(runtime, architecture)) is not None:
         raise RecipeError(lacking)
-    base.get(runtime)  # says what is not installed before anything is made
+    try:
+        base.get(runtime)
+    except RuntimeFailure as error:  # it is not installed
+        raise RecipeError(error.message) from error
     entry = quantized(subject, form, folder / "quantized")
     made = DeviceForm(precision=form.precision, architecture=architecture, batch_size=subject.batch)
     work = Work(entry, folder, OptimizeGraphStep(), device=Device(runtime, made, subject.signature))
@@ -161,76 +185,23 @@ def correct(subject: Subject, session: Session, expected: Mapping[str, Array], t
     return {"outcome": outcome, "worst": float(f"{worst:.3g}"), "alike": alike}
 
 
-def block(session: Session, feed: dict[str, Array]) -> tuple[float, float]:
-    """Milliseconds of a run, by the wall clock and, where the session tells it, between CUDA events: the medians of a block."""
-    taken: list[float] = []
-    on_gpu: list[float] = []
-    until = time.perf_counter() + BLOCK_SECONDS
-    while time.perf_counter() < until or len(taken) < 3:
-        began = time.perf_counter()
-        session.infer(feed)
-        taken.append((time.perf_counter() - began) * 1000)
-        on_gpu.append(session.gpu_milliseconds() if isinstance(session, TimedOnGpu) else 0.0)
-    return statistics.median(taken), statistics.median(on_gpu)
-
-
-def timed(check: Check, subject: Subject, sessions: Mapping[str, Session]) -> dict[str, Any]:
-    """Time sessions in turns, and keep a row each."""
-    if BASELINE not in sessions:
-        return {"outcome": NOT_RUN, "why": f"{BASELINE}, which the others are compared with, does not run here"}
-    until = time.monotonic() + WARM_UP_SECONDS  # until the clocks of the GPU are up
-    while time.monotonic() < until:
-        for session in sessions.values():
-            session.infer(subject.feed)
-    for session in sessions.values():
-        if isinstance(session, TimedOnGpu):
-            session.time_on_gpu()
-    medians: dict[str, list[float]] = {name: [] for name in sessions}
-    on_gpu: dict[str, list[float]] = {name: [] for name in sessions}
-    shuffled = random.Random(7)
-    for _ in range(ROUNDS):
-        for name in shuffled.sample(list(sessions), len(sessions)):
-            by_clock, by_events = block(sessions[name], subject.feed)
-            medians[name].append(by_clock)
-            on_gpu[name].append(by_events)
-    for name, own in medians.items():
-        ratios = np.array(medians[BASELINE]) / np.array(own)
-        low, high = interval(ratios)
-        check.row(
-            "speed",
-            subject.name,
-            name,
-            outcome="ok",
-            milliseconds=round(statistics.median(own), 4),
-            speedup=round(float(np.median(ratios)), 3),
-            low=round(low, 3),
-            high=round(high, 3),
-            **({"gpuMilliseconds": round(between, 4)} if (between := statistics.median(on_gpu[name])) else {}),
-        )
-    return {"outcome": "ok", "rounds": ROUNDS, "blockSeconds": BLOCK_SECONDS}
-
-
-def interval(ratios: Array) -> tuple[float, float]:
-    """95 % of the median, by the bootstrap over rounds."""
-    drawn = np.random.default_rng(11).choice(ratios, (4000, len(ratios)))
-    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
-    return float(low), float(high)
-
-
 def eager(subject: Subject) -> Session:
-    """ResNet-50 in eager PyTorch on the GPU. Raises FettleError, ImportError."""
+    """The subject in eager PyTorch on the GPU, in float32 without TF32; batch norms are folded as in its file. Raises ImportError."""
     import torch
-    import torchvision
+    from bench.gpu import torch_twin
 
-    model = torchvision.models.resnet50(weights=None).eval().cuda()
+    for switch in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
+        switch.fp32_precision = "ieee"
+    model = torch_twin.twin(subject.entry).cuda()
+    (given,) = subject.feed
 
     class Eager:
         def infer(self, inputs: Mapping[str, Array], interrupt: object = None) -> dict[str, Array]:
             with torch.inference_mode():
-                return {"logits": model(torch.from_numpy(inputs["image"]).cuda()).cpu().numpy()}
+                found = model(torch.from_numpy(inputs[given]).cuda())
+                return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
     made: Any = Eager()
-    made.infer(subject.feed)
     session: Session = made
     return session
 
@@ -256,11 +227,6 @@ def examine(check: Check, subject: Subject) -> None:
             check.attempt("correctness", subject.name, name, run)
     if subject.forms == FORMS:
         scripts(check, subject, expected, sessions)
-    if subject.name == "resnet50-384":
-        try:
-            sessions["torch eager float32"] = eager(subject)
-        except Exception as error:  # noqa: BLE001  it is not needed for anything else
-            check.row("speed", subject.name, "torch eager float32", outcome=NOT_RUN, why=f"{error}"[:200])
     if sessions:
         check.attempt("clock", subject.name, "all of them", lambda: timed(check, subject, sessions))
     for session in sessions.values():
@@ -293,6 +259,14 @@ def scripts(check: Check, subject: Subject, expected: Mapping[str, Array], sessi
 
         check.attempt("correctness", subject.name, name, run)
 
+    def run_eager() -> dict[str, Any]:
+        session = eager(subject)
+        found = correct(subject, session, expected, 1e-3)
+        sessions[EAGER] = session
+        return found
+
+    check.attempt("correctness", subject.name, EAGER, run_eager)
+
 
 def served(check: Check, subject: Subject) -> None:
     """Requests a second of Fettle's server with an engine, and with the CUDA provider; one client on this machine."""
@@ -301,35 +275,32 @@ def served(check: Check, subject: Subject) -> None:
         def run(runtime: RuntimeName = runtime) -> dict[str, Any]:
             from bench.gpu.server import requests_per_second
 
-            folder = check.folder / f"served-{runtime}"
+            folder = check.folder / subject.name / f"served {runtime}"
             entry, settings = build(subject, runtime, FLOAT16, folder / "model")
             return {"outcome": "ok", **requests_per_second(entry, runtime, settings, subject, folder)}
 
         check.attempt("server", subject.name, f"{runtime} float16", run)
 
 
-def subjects(folder: Path) -> list[Subject]:
-    """The example with 32 items in a run, and ResNet-50 at 384 px with one, also with 2:4 sparse weights."""
-    entry, images = models.digits()
+def subject_of(name: str, folder: Path) -> Subject:
+    """The example with 32 items in a run, or ResNet-50 at 384 px with one, also with 2:4 sparse weights."""
+    if name == "digits":
+        entry, images = models.digits()
+        return Subject(name, entry, signature(images, 10), {"image": images[:32]})
+    entry = models.resnet50(folder / "resnet50" / "model.onnx")
+    pictures = np.random.default_rng(3).standard_normal((1, 3, 384, 384)).astype(np.float32)
+    large = Subject(name, entry, signature(pictures, 1000), {"image": pictures})
+    if name == "resnet50-384":
+        return large
+    sparse = models.two_of_four(entry, folder / "resnet50-sparse" / "model.onnx")
+    return Subject(name, sparse, large.signature, large.feed, (FORMS[0], FLOAT16))
+
+
+def signature(images: Array, classes: int) -> Signature:
+    """What a model takes and gives."""
     image = Tensor(name="image", dtype="FP32", shape=(-1, *images.shape[1:]), batch_axis=0)
-    logits = Tensor(name="logits", dtype="FP32", shape=(-1, 10), batch_axis=0)
-    small = Subject("digits", entry, Signature(inputs=(image,), outputs=(logits,)), {"image": images[:32]})
-    picture = Tensor(name="image", dtype="FP32", shape=(-1, 3, 384, 384), batch_axis=0)
-    classes = Tensor(name="logits", dtype="FP32", shape=(-1, 1000), batch_axis=0)
-    feed = {"image": np.random.default_rng(3).standard_normal((1, 3, 384, 384)).astype(np.float32)}
-    large = Subject(
-        "resnet50-384",
-        models.resnet50(folder / "resnet50" / "model.onnx"),
-        Signature(inputs=(picture,), outputs=(classes,)),
-        feed,
-    )
-    sparse = replace(
-        large,
-        name="resnet50-384-2:4",
-        entry=models.two_of_four(large.entry, folder / "resnet50-sparse" / "model.onnx"),
-        forms=(FORMS[0], FLOAT16),
-    )
-    return [small, large, sparse]
+    logits = Tensor(name="logits", dtype="FP32", shape=(-1, classes), batch_axis=0)
+    return Signature(inputs=(image,), outputs=(logits,))
 
 
 def machine() -> dict[str, Any]:
@@ -352,27 +323,65 @@ def machine() -> dict[str, Any]:
     }
 
 
+def apart(check: Check, model: str, seconds: float) -> None:
+    """Examine a model in a process of its own, and keep its rows, and how it ended if that was not well."""
+    written = check.folder / f"{MODELS.index(model)}.jsonl"
+    written.touch()
+    words = [sys.executable, "-m", "bench.gpu.check", "--only", model, "--seconds", str(seconds), "--output"]
+    process = subprocess.Popen([*words, str(written)], start_new_session=True)
+    try:
+        status = process.wait(seconds + GRACE_SECONDS)
+        why = f"its process ended with the status {status}" if status else ""
+    except subprocess.TimeoutExpired:
+        why = f"its process did not end within {seconds + GRACE_SECONDS:.0f} s"
+    finally:  # a server that it started goes with it
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    check.rows += [json.loads(line) for line in written.read_text().splitlines()]
+    if why:
+        check.row("process", model, "all of them", outcome="failed", why=why)
+
+
+def every_model(check: Check, began: float, seconds: float) -> None:
+    """The rows of all models. Each may take more than an equal part of the time that is left, but never all of it."""
+    try:
+        cuda.connect()
+    except FettleError as error:
+        for model in MODELS:
+            for what in ("correctness", "speed", "server"):
+                check.row(what, model, "every runtime", outcome=NOT_RUN, why=error.message)
+        return
+    for number, model in enumerate(MODELS):
+        left = seconds - (time.monotonic() - began)
+        if left <= 0:
+            check.row("process", model, "all of them", outcome=NOT_RUN, why="the time was over")
+            continue
+        apart(check, model, min(left, LARGE_SHARE * left / (len(MODELS) - number)))
+
+
 @click.command()
-@click.option("--seconds", default=450.0, help="Time after which nothing else is begun.")
+@click.option("--seconds", default=420.0, help="Time after which nothing else is begun.")
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS)
-def main(seconds: float, output: Path) -> None:
+@click.option(
+    "--only",
+    type=click.Choice(MODELS),
+    help="Examine one model in this process; its rows go to the output, one a line.",
+)
+def main(seconds: float, output: Path, only: str | None) -> None:
     """Check every GPU runtime on this machine's GPU."""
     began = time.monotonic()
+    if only is not None:
+        check = Check(began + seconds, output.parent, output, CLOCK_SHARE * seconds)
+        subject = subject_of(only, check.folder)
+        examine(check, subject)
+        if subject.forms == FORMS:
+            served(check, subject)
+        return
     before = machine()
     with tempfile.TemporaryDirectory(prefix="fettle-gpu-") as name:
         check = Check(began + seconds, Path(name))
-        try:
-            cuda.connect()
-        except FettleError as error:
-            why = error.message
-            for model in ("digits", "resnet50-384", "resnet50-384-2:4"):
-                for what in ("correctness", "speed", "server"):
-                    check.row(what, model, "every runtime", outcome=NOT_RUN, why=why)
-        else:
-            for subject in subjects(Path(name)):
-                examine(check, subject)
-                if subject.forms == FORMS:
-                    served(check, subject)
+        every_model(check, began, seconds)
     content = {
         "machine": before,
         "after": machine()["gpu"],

@@ -10,7 +10,16 @@ for candidate in ${FETTLE_PYTHON:-python3.11 python3.12 python3.13 python3}; do
   if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$candidate; break; fi
 done
 [[ -n $python ]] || { say "Python 3.11 or newer is needed"; exit 1; }
-[[ -x $environment/bin/python ]] || "$python" -m venv "$environment"
+# An environment without pip is what is left where venv could not make a whole one.
+"$environment/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$environment" ||
+  { say "$python cannot make an environment: install its modules venv and ensurepip (Debian: the package python3-venv)"; exit 1; }
+chosen=$(mktemp)
+trap 'rm -f "$chosen"' EXIT
+# Installs those packages of a lock file whose first line does or does not match, as awk writes it.
+locked() {
+  awk "/^[a-z]/ { kept = \$0 $2 } kept" "$1" >"$chosen"
+  "$environment/bin/python" -m pip install --quiet --no-deps --require-hashes -r "$chosen"
+}
 # Parts of wheels that were too large to be carried whole: NAME.whl.part-aa, NAME.whl.part-ab, ...
 for first in "$wheels"/*.whl.part-aa; do
   [[ -e $first ]] && cat "${first%aa}"* >"${first%.part-aa}" && rm "${first%aa}"*
@@ -23,17 +32,14 @@ else
   lock=requirements/gpu-torch.txt
   [[ ${FETTLE_GPU_TORCH:-1} == 1 ]] || lock=requirements/gpu.txt
   say "installing the requirements locked in $lock"
-  chosen=$(mktemp)
-  "$environment/bin/python" -m pip install --quiet --require-hashes -r requirements/server.txt
-  "$environment/bin/python" -m pip install --quiet --no-deps --require-hashes -r requirements/optimizer.txt
-  "$environment/bin/python" -m pip uninstall --quiet --yes onnxruntime
-  awk '/^[a-z]/ { kept = $0 !~ /^tensorrt-cu12/ } kept' "$lock" >"$chosen"
-  "$environment/bin/python" -m pip install --quiet --no-deps --require-hashes -r "$chosen"
+  # onnxruntime has the same files as onnxruntime-gpu: whichever is removed or installed last breaks the other.
+  locked requirements/server.txt '!~ /^onnxruntime==/'
+  locked requirements/optimizer.txt '!~ /^onnxruntime==/'
+  locked "$lock" '!~ /^tensorrt-cu12/'
   # The general library comes from NVIDIA's own index; without it its rows say so.
-  awk '/^[a-z]/ { kept = $0 ~ /^tensorrt-cu12/ } kept' "$lock" >"$chosen"
-  "$environment/bin/python" -m pip install --quiet --no-deps --require-hashes -r "$chosen" || say "TensorRT's general library cannot be installed here"
+  locked "$lock" '~ /^tensorrt-cu12/' || say "TensorRT's general library cannot be installed here"
   # Only the server's load needs a client.
-  "$environment/bin/python" -m pip install --quiet httpx || say "without httpx the server is not put under load"
+  locked requirements/dev.txt '~ /^(anyio|certifi|h11|httpcore|httpx|idna)==/' || say "without httpx the server is not put under load"
 fi
 export PYTHONPATH=$PWD/operator:$PWD NNCF_CI=1
-exec "$environment/bin/python" -m bench.gpu.check "$@"
+"$environment/bin/python" -m bench.gpu.check "$@"

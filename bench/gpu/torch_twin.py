@@ -70,25 +70,41 @@ class Twin(torch.nn.Module):  # type: ignore[misc]  # PyTorch's types are not lo
 
     def __init__(self, model: onnx.ModelProto) -> None:
         super().__init__()
-        self._graph = model.graph
-        self._names = {tensor.name: f"w{number}" for number, tensor in enumerate(model.graph.initializer)}
-        for tensor in model.graph.initializer:
-            self.register_buffer(self._names[tensor.name], torch.from_numpy(numpy_helper.to_array(tensor).copy()))
+        self._input, self._outputs = model.graph.input[0].name, [output.name for output in model.graph.output]
+        self._names: dict[str, str] = {}
+        self._sizes: dict[str, torch.Tensor] = {}  # read on the CPU, wherever the weights are
+        for number, stored in enumerate(model.graph.initializer):
+            tensor = torch.from_numpy(numpy_helper.to_array(stored).copy())
+            if tensor.is_floating_point():
+                self._names[stored.name] = f"w{number}"
+                self.register_buffer(self._names[stored.name], tensor)
+            else:
+                self._sizes[stored.name] = tensor
+        self._steps = [
+            (OPERATORS[node.op_type], list(node.input), node.output[0], _attributes(node)) for node in model.graph.node
+        ]
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """The outputs by name."""
-        values = {name: getattr(self, own) for name, own in self._names.items()}
-        values[self._graph.input[0].name] = image
-        for node in self._graph.node:
-            given = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-            values[node.output[0]] = OPERATORS[node.op_type]([values[name] for name in node.input], given)
-        return {output.name: values[output.name] for output in self._graph.output}
+        values = {**self._sizes, self._input: image, **{name: getattr(self, own) for name, own in self._names.items()}}
+        for operator, inputs, output, given in self._steps:
+            values[output] = operator([values[name] for name in inputs], given)
+        return {name: values[name] for name in self._outputs}
+
+
+def _attributes(node: onnx.NodeProto) -> Attributes:
+    return {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+
+
+def twin(entry: Path) -> Any:
+    """The model at `entry` in eager PyTorch. Raises KeyError for an operator that is not among those of the subjects."""
+    return Twin(onnx.load(entry)).eval()
 
 
 def script(entry: Path, feed: Array, target: Path) -> Path:
-    """The model at `entry` as TorchScript at `target`. Raises KeyError for an operator that is not among those of the subjects."""
+    """The model at `entry` as TorchScript at `target`. Raises as `twin`."""
     with torch.no_grad():
-        traced = torch.jit.trace(Twin(onnx.load(entry)).eval(), torch.from_numpy(feed), strict=False)
+        traced = torch.jit.trace(twin(entry), torch.from_numpy(feed), strict=False)
     target.parent.mkdir(parents=True, exist_ok=True)
     torch.jit.save(traced, target)
     return target

@@ -45,7 +45,8 @@ def timings(store: Store, plan: BuildPlan, folder: Path) -> Iterator[Path | None
     if not isinstance(runtime, EngineRuntime):
         yield None
         return
-    key = runtime.library.made_for(plan.form.architecture).key(TIMINGS)
+    # Libraries take timings of the same product only: of two of one architecture, each would replace those of the other.
+    key = runtime.library.made_for(plan.form.architecture).key(TIMINGS, cuda.connect().name())
     kept.lend(store, key, path)
     yield path
     kept.take_back(store, key, path)
@@ -71,7 +72,8 @@ def _kernels_key(built: BuiltCandidate) -> str | None:
         runtime = base.get(name)
         if not isinstance(runtime, EngineRuntime) or not runtime.library.compiles_on_load:
             return None
-        return runtime.library.made_for(cuda.connect().architecture()).key(KERNELS, built.model.digest)
+        gpu = cuda.connect()
+        return runtime.library.made_for(gpu.architecture()).key(KERNELS, built.model.digest, gpu.name())
     except RuntimeFailure as error:
         log.info("kernels of %s are not kept: %s", built.plan.name, error.message)
         return None

@@ -167,7 +167,7 @@ class _CudaBindings:
         return f"sm{self._properties.major}{self._properties.minor}"
 
     def name(self) -> str:
-        product: str = self._properties.name.decode()
+        product: str = self._properties.name.decode(errors="replace")
         return product
 
     def driver(self) -> str:
@@ -248,10 +248,10 @@ class _CudaBindings:
         if error == codes.cudaSuccess:
             return answers[0] if len(answers) == 1 else tuple(answers)
         text = f"{function}: {self._text(error)}"
+        # What the last call left behind is taken away by asking for it, unless it is sticky: a library that looks next would take it for its own.
+        self._runtime.cudaGetLastError()
         if error == codes.cudaErrorMemoryAllocation:
             raise RuntimeFailure(f"the GPU, or this pod, is out of memory ({text})", reason=Reason.OUT_OF_MEMORY)
-        # What the last call left behind is taken away by asking for it, unless it is sticky.
-        self._runtime.cudaGetLastError()
         still, *_ = self._runtime.cudaMemGetInfo()
         if still != codes.cudaSuccess:
             raise ContextLost(f"the GPU's context is lost ({text}): only a new process can use the GPU")
@@ -264,5 +264,8 @@ class _CudaBindings:
 
 def no_device(what: str) -> RuntimeFailure:
     """The error for a node without a GPU that this process may use."""
-    message = f"this node has no NVIDIA GPU that the pod may use ({what}); ask for one, such as nvidia.com/gpu: 1 in resources.limits"
+    message = (
+        f"this node has no NVIDIA GPU that the pod may use ({what}); ask for one, such as nvidia.com/gpu: 1 in resources.limits, "
+        "and check that the node's driver is new enough for the image"
+    )
     return RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)

@@ -20,6 +20,7 @@ from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
+from fettle.api.text import quoted
 from fettle.api.vocabulary import Precision
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array, Arrays, Interrupt, Interrupted, Session, checked_inputs, numpy_dtype
@@ -63,7 +64,12 @@ class _Lane:
         self._recorded: int | None = None
         self._records, self._ran = static, False
         self._stream = cuda.create_stream()
-        self._context = contexts()
+        self._context: Any = None
+        try:
+            self._context = contexts()
+        except Exception as error:  # pybind11 raises what it likes
+            self.close()
+            raise RuntimeFailure(f"the library made no execution context: {quoted(error)}") from error
         if self._context is None:
             self.close()
             message = "the GPU has too little memory for an execution context: use fewer streams, or a smaller batch"
@@ -87,9 +93,9 @@ class _Lane:
         places = {name: self._output(name, shapes[name], dtype) for name, dtype in outputs.items()}
         if self._records and self._ran:
             self._record(given, places)
-        if marked and not self._marks:
-            self._marks = self._cuda.create_event(), self._cuda.create_event()
         if marked:
+            while len(self._marks) < 2:
+                self._marks += (self._cuda.create_event(),)
             self._cuda.record(self._marks[0], self._stream)
         if self._recorded is not None:
             self._cuda.launch(self._recorded, self._stream)
@@ -198,10 +204,8 @@ class EngineSession:
 
     def infer(self, inputs: Arrays, interrupt: Interrupt | None = None) -> dict[str, Array]:
         """See `base.Session.infer`. Kernels cannot be stopped: an interrupted run continues to its end, and its result is dropped."""
-        if self._engine is None:
-            raise RuntimeFailure("the session is closed")
         checked = checked_inputs(self._signature, inputs)
-        feed = {name: np.ascontiguousarray(array, self._types[name]) for name, array in checked.items()}
+        feed = {name: array.astype(self._types[name], copy=False) for name, array in checked.items()}
         outputs = {tensor.name: self._types[tensor.name] for tensor in self._signature.outputs}
         with (interrupt or Interrupt()).ending(lambda: None):
             answers = self._run(feed, outputs)
@@ -218,6 +222,8 @@ class EngineSession:
     def _run(self, feed: Mapping[str, Array], outputs: Mapping[str, np.dtype[Any]]) -> dict[str, Array]:
         lane, kept = self._idle.get(), None
         try:
+            if self._engine is None:
+                raise RuntimeFailure("the session is closed")
             lane = lane or _Lane(self._contexts, self._cuda, self._static)
             answers = lane.run(feed, outputs, self._marked)
             self._milliseconds = lane.milliseconds
@@ -246,7 +252,8 @@ class EngineSession:
             if lane is not None:
                 with contextlib.suppress(ContextLost):  # nothing is left to free
                     lane.close()
-        self._contexts = self._engine = None
+        self._contexts = self._engine = self._kernels = None
+        self._idle.put(None)  # for runs that still wait for a lane
 
     def time_on_gpu(self) -> None:
         """See `base.TimedOnGpu`."""

@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from fettle.store import kept
 from fettle.store.kept import MadeFor
 
 NOTE = "engine.json"
+MOST_ERRORS = 32
 _COMPUTE = {"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION"}
 _CLASSES = {"FLOAT": "f32", "HALF": "f16", "BF16": "bf16", "INT8": "int8", "FP8": "f8"}
 log = logging.getLogger(__name__)
@@ -119,13 +120,16 @@ def build(
     """
     trt = library.module
     log = error_log(trt)
+    _require_target(library, architecture)
     with reported(library, log):
         builder = trt.Builder(log)
         network = _parsed(library, builder, entry, log)
         executed = precisions(network)
         config = builder.create_builder_config()
         _allow(trt, config, options)
-        _aim(library, config, architecture)
+        if library.ahead_of_time:
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(getattr(trt.ComputeCapability, architecture.upper()), 0)
         if (profile := _profile(builder, network, shapes)) is not None:
             config.add_optimization_profile(profile)
         timings = _Timings(library, config, options.timings, architecture) if options.timings is not None else None
@@ -143,16 +147,17 @@ def build(
 
 
 def error_log(trt: Any) -> Any:
-    """A logger that keeps errors."""
+    """A logger that keeps the newest errors: a loaded engine has it for good, and each request of a wrong shape is an error to the library."""
 
     class Log(trt.ILogger):  # type: ignore[misc]  # its base is known at run time only
         def __init__(self) -> None:
             super().__init__()
-            self.errors: list[str] = []
+            self.errors: deque[str] = deque(maxlen=MOST_ERRORS)
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
                 self.errors.append(message)
+                log.debug("%s", message)
 
     return Log()
 
@@ -177,7 +182,7 @@ def reported(library: Library, log: Any) -> Iterator[None]:
             gc.enable()
 
 
-def said(library: Library, what: str, errors: Sequence[str]) -> str:
+def said(library: Library, what: str, errors: Iterable[str]) -> str:
     details = "; ".join(dict.fromkeys(" ".join(error.split()) for error in errors))
     return f"{library.name} {what}: {quoted(details or 'it gave no reason', 400)}"
 
@@ -200,8 +205,8 @@ def _parsed(library: Library, builder: Any, entry: Path, log: Any) -> Any:
     raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_OPERATOR)
 
 
-def _aim(library: Library, config: Any, architecture: str) -> None:
-    """Tell the builder which GPU the engine is for. Raises RuntimeFailure (NodeIncompatible)."""
+def _require_target(library: Library, architecture: str) -> None:
+    """Raises RuntimeFailure (NodeIncompatible) for a GPU that no engine can be built for here. Asked first: a builder itself takes a GPU to make."""
     if not library.ahead_of_time:
         here = connect().architecture()
         if here != architecture:
@@ -214,8 +219,6 @@ def _aim(library: Library, config: Any, architecture: str) -> None:
     if architecture not in known:
         message = f"{library.name} {library.version} builds for {', '.join(known)}, not for {architecture}"
         raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(library.module.ComputeCapability, architecture.upper()), 0)
 
 
 def _allow(trt: Any, config: Any, options: EngineOptions) -> None:

@@ -1,7 +1,8 @@
 """ONNX Runtime on an NVIDIA GPU.
 
 Facts that this file rests on (1.31): a provider that cannot start is left out without an error, and the model runs on the CPU: `open` looks
-at what is there. Products of float32 are rounded to TF32 unless `use_tf32` is 0. The precision is the file's.
+at what is there. The provider needs CUDA's and cuDNN's libraries, and the loader does not look where NVIDIA's Python packages have them:
+`preload_dlls` does. Products of float32 are rounded to TF32 unless `use_tf32` is 0. The precision is the file's.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
     def open(self, entry: Path, options: ort.SessionOptions, settings: RuntimeSettings) -> ort.InferenceSession:
         """As on the CPU. Raises RuntimeFailure: NodeIncompatible without a GPU, or where this build of the library has no CUDA."""
         cuda.connect()
+        ort.preload_dlls()
         if PROVIDER not in ort.get_available_providers():
             message = "this build of onnxruntime has no CUDA; use an image for GPUs, which has onnxruntime-gpu"
             raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)

@@ -17,6 +17,7 @@ from fettle.store.files import whole_file
 from fettle.store.store import Store
 
 FOLDER = "gpu"
+MOST_BYTES = 256 << 20  # of a file: what every Job has room for
 log = logging.getLogger(__name__)
 
 
@@ -49,7 +50,7 @@ def read(path: Path, made_for: MadeFor) -> bytes:
         log.info("%s is damaged, and is made again: %s", path, quoted(error))
         return b""
     if heading.made_for != made_for:
-        log.info("%s was made for %s, not for %s, and is made again", path, heading.made_for, made_for)
+        log.info("%s was made for %s, not for %s, and is made again", path, quoted(heading.made_for), made_for)
     elif heading.sha256 != hashlib.sha256(content).hexdigest():
         log.info("%s is damaged, and is made again", path)
     else:
@@ -69,9 +70,11 @@ def write(path: Path, made_for: MadeFor, content: bytes) -> None:
 
 def lend(store: Store, key: str, path: Path) -> None:
     """Copy what the store keeps under `key` to `path`, if there is anything."""
+    place = f"{FOLDER}/{key}"
     try:
-        if store.exists(f"{FOLDER}/{key}"):
-            path.write_bytes(store.read_bytes(f"{FOLDER}/{key}"))
+        if (content := _stored(store, place)) is not None:
+            with whole_file(path) as partial:
+                partial.write_bytes(content)
     except (OSError, StoreError) as error:
         log.info("what %s keeps for this GPU cannot be read: %s", store.uri, error)
 
@@ -79,8 +82,22 @@ def lend(store: Store, key: str, path: Path) -> None:
 def take_back(store: Store, key: str, path: Path) -> None:
     """Keep the file at `path` in the store, if there is one and the store does not have the same."""
     try:
-        content, place = path.read_bytes() if path.exists() else b"", f"{FOLDER}/{key}"
-        if content and not (store.exists(place) and store.read_bytes(place) == content):
+        if not path.exists() or not 0 < path.stat().st_size <= MOST_BYTES:
+            return
+        content, place = path.read_bytes(), f"{FOLDER}/{key}"
+        if _stored(store, place) != content:
             store.write_bytes(place, content)
     except (OSError, StoreError) as error:
         log.info("what this GPU's library found out is not kept in %s: %s", store.uri, error)
+
+
+def _stored(store: Store, place: str) -> bytes | None:
+    """What is there, if it is of a size that a library writes. Raises StoreError, OSError."""
+    if not store.exists(place):
+        return None
+    with store.open_file(place) as stream:
+        content = stream.read(MOST_BYTES + 1)
+    if len(content) <= MOST_BYTES:
+        return content
+    log.info("%s/%s is larger than %d bytes, and is made again", store.uri, place, MOST_BYTES)
+    return None

@@ -33,10 +33,33 @@ def test_a_node_offers_what_its_object_says(node: dict[str, Any], expected: Node
 
 def test_labels_of_feature_discovery_tell_what_the_gpus_are() -> None:
     told = offer({"metadata": {"name": "n", "labels": LABELS}, "status": {"allocatable": {"nvidia.com/gpu": 1}}})
-    assert (told.architecture, told.product, told.memory) == ("sm89", "NVIDIA-L4", 23034)
+    assert (told.architecture, told.product, told.memory()) == ("sm89", "NVIDIA-L4", (MEMORY, 23034))
     assert told.offer == "nvidia.com/gpu: 1 (NVIDIA-L4, sm89)"
     bare = offer({"metadata": {"name": "n"}, "status": {"allocatable": {"nvidia.com/gpu": 1}}})
-    assert (bare.architecture, bare.memory) == (None, 0)
+    assert (bare.architecture, bare.memory()) == (None, (MEMORY, 0))
+
+
+@pytest.mark.parametrize(
+    ("labels", "architecture", "memory"),
+    [
+        ({MAJOR: "12", MINOR: "0", MEMORY: "97887"}, "sm120", 97887),
+        ({MAJOR: "8", MINOR: "", MEMORY: ""}, None, 0),
+        ({MAJOR: "eight", MINOR: "9", MEMORY: "24GiB"}, None, 0),
+        ({MAJOR: "1000", MINOR: "9", MEMORY: "99999999999999"}, None, 0),
+        ({MAJOR: "8", MINOR: "90", MEMORY: "-1"}, None, 0),
+    ],
+    ids=["two digits", "empty", "words", "too long", "no compute capability"],
+)
+def test_odd_labels_are_as_good_as_none(labels: dict[str, str], architecture: str | None, memory: int) -> None:
+    told = offer({"metadata": {"name": "n", "labels": labels}})
+    assert (told.architecture, told.memory()) == (architecture, (MEMORY, memory))
+
+
+def test_the_memory_of_a_part_of_a_gpu_is_the_parts() -> None:
+    part = "nvidia.com/mig-1g.10gb"
+    told = offer({"metadata": {"name": "n", "labels": {MEMORY: "81920", f"{part}.memory": "9728"}}})
+    assert told.memory([part]) == (f"{part}.memory", 9728)
+    assert told.memory(["nvidia.com/gpu.shared"]) == (MEMORY, 81920)
 
 
 async def test_nodes_that_may_not_be_read_are_unknown_and_other_failures_are_failures() -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from tests.unit.runtimes.fake_cuda import FakeCuda
 
@@ -66,6 +67,9 @@ class Runtime:
 def test_a_gpu_tells_its_architecture_name_and_memory() -> None:
     gpu = _CudaBindings(Runtime())
     assert (gpu.architecture(), gpu.name(), gpu.memory()) == ("sm89", "NVIDIA L4", (1, 2))
+    odd = SimpleNamespace(major=12, minor=1, name=b"NVIDIA \xff")
+    gpu = _CudaBindings(Runtime(cudaGetDeviceProperties=(Error.cudaSuccess, odd)))
+    assert (gpu.architecture(), gpu.name()) == ("sm121", "NVIDIA \ufffd")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,16 @@ def test_an_error_says_what_failed_and_whether_the_process_can_go_on(
         gpu.allocate(10)
     assert (type(failure.value), failure.value.reason) == (kind, reason)
     assert "cudaMalloc" in failure.value.message
+
+
+def test_an_error_is_not_left_for_the_next_library_that_looks() -> None:
+    """Those that start kernels ask for the last error behind each, and would take it for their kernel's."""
+    for error in (Error.cudaErrorMemoryAllocation, Error.cudaErrorInvalidValue):
+        runtime = Runtime(cudaMalloc=(error, 0))
+        with pytest.raises(RuntimeFailure):
+            _CudaBindings(runtime).allocate(10)
+        asked = [call[0] for call in runtime.asked]
+        assert asked[asked.index("cudaMalloc") + 1] == "cudaGetLastError"
 
 
 def test_copies_go_the_way_they_say() -> None:
@@ -208,6 +222,23 @@ def test_onnxruntime_does_not_fall_back_to_the_cpu_in_silence(tmp_path: Path, mo
     with pytest.raises(RuntimeFailure, match="this build of onnxruntime has no CUDA") as failure:
         onnxruntime_cuda.RUNTIME.load(tmp_path / "model.onnx", RuntimeSettings(precision=Precision.FLOAT16))
     assert failure.value.reason == Reason.NODE_INCOMPATIBLE
+
+
+def test_nvidias_libraries_are_loaded_before_onnxruntime_looks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def providers() -> list[str]:
+        asked.append("providers")
+        return []
+
+    monkeypatch.setattr(cuda, "connect", FakeCuda)
+    monkeypatch.setattr(ort, "preload_dlls", lambda: asked.append("libraries"))
+    monkeypatch.setattr(ort, "get_available_providers", providers)
+    with pytest.raises(RuntimeFailure):
+        onnxruntime_cuda.RUNTIME.load(tmp_path / "model.onnx", RuntimeSettings())
+    assert asked == ["libraries", "providers"]
 
 
 class Failing:

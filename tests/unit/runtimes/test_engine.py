@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure import promises
 from fettle.runtimes import engine, engine_build
 from fettle.runtimes.base import Array, Interrupt, Interrupted
-from fettle.runtimes.cuda import ContextLost
+from fettle.runtimes.cuda import ContextLost, no_device
 from fettle.runtimes.engine import EngineRuntime, EngineSession
 from fettle.runtimes.engine_build import EngineNote, Library
 
@@ -76,6 +77,21 @@ def test_it_keeps_what_every_runtime_promises() -> None:
     promises.require(RuntimeName.TENSORRT_RTX, session(FakeCuda()), PAIR, INPUTS)
 
 
+def test_a_single_number_stays_one_on_the_gpu_and_back() -> None:
+    scale = Tensor(name="scale", dtype="FP64", shape=(), batch_axis=None)
+    signature = Signature(inputs=(tensor("left", 6), scale), outputs=(tensor("product", 6),))
+
+    def function(feed: Mapping[str, Array]) -> dict[str, Array]:
+        assert feed["scale"].shape == ()
+        return {"product": feed["left"] * feed["scale"]}
+
+    loaded = session(
+        FakeCuda(), signature=signature, function=function, inputs=("left", "scale"), outputs={"product": (6,)}
+    )
+    answers = loaded.infer({"left": LEFT, "scale": np.array(3.0)})
+    np.testing.assert_array_equal(answers["product"], LEFT * 3)
+
+
 def test_memory_is_taken_once_and_again_only_for_more() -> None:
     cuda = FakeCuda()
     loaded = session(cuda)
@@ -119,6 +135,21 @@ def test_a_run_that_fails_frees_what_it_held_and_the_next_one_answers(call: str)
     assert cuda.left == (0, 0, 0)
 
 
+def test_a_run_that_waits_for_a_lane_while_the_session_is_closed_ends() -> None:
+    loaded = session(FakeCuda())
+
+    class Closing(Interrupt):
+        """Closes the session between the look at the inputs and the run."""
+
+        def ending(self, stop: Callable[[], None]) -> AbstractContextManager[None]:
+            loaded.close()
+            return super().ending(stop)
+
+    for _ in range(2):
+        with pytest.raises(RuntimeFailure, match="the session is closed"):
+            loaded.infer(INPUTS, Closing())
+
+
 def test_a_session_that_cannot_have_all_its_streams_leaves_nothing_behind() -> None:
     cuda = FakeCuda(fails={"create_stream": (2, OUT_OF_MEMORY)})
     with pytest.raises(RuntimeFailure, match="out of memory"):
@@ -127,6 +158,15 @@ def test_a_session_that_cannot_have_all_its_streams_leaves_nothing_behind() -> N
     cuda = FakeCuda()
     with pytest.raises(RuntimeFailure, match="too little memory for an execution context"):
         session(cuda, no_context=True)
+    assert cuda.left == (0, 0, 0)
+
+
+def test_a_library_that_raises_instead_of_making_a_context_leaves_nothing_behind() -> None:
+    cuda = FakeCuda()
+    raised: Any = TypeError("factory function returned nullptr")
+    cuda.fails["create_execution_context"] = (1, raised)
+    with pytest.raises(RuntimeFailure, match="made no execution context: factory function returned nullptr"):
+        session(cuda, streams=2)
     assert cuda.left == (0, 0, 0)
 
 
@@ -295,16 +335,19 @@ def test_data_types_are_the_signatures_or_refused(v2: str, numpy: type, engines:
 
 
 class FakeModule:
-    """As much of TensorRT's module as loading an engine takes. `engines`: what deserializing answers."""
+    """As much of TensorRT's module as loading an engine takes, on a machine where no builder can be made. `engines`: what deserializing answers."""
 
     __version__ = "1.7.1"
 
     class ILogger:
         class Severity:
-            INTERNAL_ERROR, ERROR = 0, 1
+            INTERNAL_ERROR, ERROR, WARNING = 0, 1, 2
 
     def __init__(self, engines: FakeEngine | None) -> None:
         self._engines = engines
+
+    def Builder(self, log: Any) -> Any:
+        raise TypeError("factory function returned nullptr")
 
     def Runtime(self, log: Any) -> Any:
         outer = self
@@ -359,6 +402,41 @@ def test_an_engine_is_loaded_where_it_belongs_and_nowhere_else(
         runtime.load(entry, RuntimeSettings(), PAIR)
     assert failure.value.reason == reason
     assert cuda.left == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("here", "told"),
+    [
+        (None, "this node has no NVIDIA GPU"),
+        ("sm86", "builds only for the GPU of this node, which is sm86; the target's is sm89"),
+    ],
+    ids=["no GPU", "another GPU"],
+)
+def test_an_engine_for_a_gpu_that_is_not_here_is_refused_before_the_library_is_asked(
+    here: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's own words for it would be those of a broken model."""
+
+    def connect() -> FakeCuda:
+        if here is None:
+            raise no_device("no device is visible")
+        return FakeCuda(sm=here)
+
+    monkeypatch.setattr(engine_build, "connect", connect)
+    library = Library(RuntimeName.TENSORRT, FakeModule(None), "tensorrt-cu12", ahead_of_time=False)
+    with pytest.raises(RuntimeFailure, match=told) as failure:
+        EngineRuntime(library).build(tmp_path / "model.onnx", tmp_path / "model.engine", "sm89", {})
+    assert failure.value.reason == Reason.NODE_INCOMPATIBLE
+
+
+def test_the_errors_of_a_loaded_engine_do_not_pile_up() -> None:
+    severity = FakeModule.ILogger.Severity
+    log = engine_build.error_log(FakeModule)
+    for number in range(10 * engine_build.MOST_ERRORS):
+        log.log(severity.ERROR, f"input {number} has another shape")
+        log.log(severity.WARNING, "nothing that matters")
+    assert len(log.errors) == engine_build.MOST_ERRORS
+    assert log.errors[-1] == "input 319 has another shape"
 
 
 def test_an_engine_without_its_note_is_not_loaded(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.runtimes.fake_cuda import FakeCuda, FakeEngine, FakeKernels, FakeRuntimeConfig
+from tests.unit.runtimes.fake_cuda import OUT_OF_MEMORY, FakeCuda, FakeEngine, FakeKernels, FakeRuntimeConfig
 from tests.unit.runtimes.test_engine import INPUTS, LEFT, PAIR, made, session
 
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.vocabulary import RuntimeName
+from fettle.errors import RuntimeFailure
 from fettle.runtimes import engine_build
 from fettle.runtimes.compiled_kernels import CompiledKernels
 from fettle.runtimes.engine import EngineSession
@@ -39,6 +40,18 @@ def test_a_run_tells_its_time_on_the_gpu_where_that_is_asked_for(static: int | N
         assert loaded.gpu_milliseconds() == 1.0
     loaded.close()
     assert cuda.left == (0, 0, 0)
+
+
+def test_a_gpu_without_room_for_both_marks_keeps_none() -> None:
+    cuda = FakeCuda()
+    loaded = session(cuda)
+    loaded.time_on_gpu()
+    cuda.fails["create_event"] = (1, OUT_OF_MEMORY)
+    with pytest.raises(RuntimeFailure, match="out of memory"):
+        loaded.infer(INPUTS)
+    assert cuda.left == (0, 0, 0)
+    loaded.infer(INPUTS)
+    assert loaded.gpu_milliseconds() == 1.0
 
 
 # ------------------------------------------------------------------------------------------------------------ compiled kernels

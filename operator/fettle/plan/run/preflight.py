@@ -83,11 +83,23 @@ def _device(target: TargetSpec, nodes: Sequence[NodeOffer] | None) -> DeviceStat
     fitting = [node for node in nodes if misfits[node.name] is None]
     if not fitting:
         return Finding(Reason.UNSCHEDULABLE, _nothing_fits(target, nodes, misfits))
+    selector = _memory(target, fitting)
     labelled = {node.architecture for node in fitting}
     (one,) = labelled if len(labelled) == 1 else (None,)
     architecture = asked or one
-    selector = {MAJOR: architecture[2:-1], MINOR: architecture[-1]} if one is not None and architecture else None
-    return DeviceStatus(target=target.name, architecture=architecture, node_selector=selector, nodes=len(fitting))
+    if one is not None and architecture:
+        selector |= {MAJOR: architecture[2:-1], MINOR: architecture[-1]}
+    return DeviceStatus(
+        target=target.name, architecture=architecture, node_selector=selector or None, nodes=len(fitting)
+    )
+
+
+def _memory(target: TargetSpec, fitting: Sequence[NodeOffer]) -> dict[str, str]:
+    """The label that keeps pods on nodes with the memory that was asked for, if all suitable nodes have the same one."""
+    if target.device is None or not target.device.memory_mebibytes:
+        return {}
+    (label, size), *others = {node.memory(gpu_resources(target)) for node in fitting}
+    return {label: fitting[0].labels[label]} if size and not others else {}
 
 
 def _misfit(target: TargetSpec, node: NodeOffer) -> str | None:
@@ -98,8 +110,9 @@ def _misfit(target: TargetSpec, node: NodeOffer) -> str | None:
     device = target.device or DeviceSpec(kind=DeviceKind.NVIDIA)
     if device.architecture is not None and node.architecture not in (None, device.architecture):
         return f"is {node.architecture} ({node.product})"
-    if 0 < node.memory < device.memory_mebibytes:
-        return f"has {node.memory} MiB of GPU memory ({node.product})"
+    _, memory = node.memory(gpu_resources(target))
+    if 0 < memory < device.memory_mebibytes:
+        return f"has {memory} MiB of GPU memory ({node.product})"
     labels = [f"{key}={value}" for key, value in target.node_selector.items() if node.labels.get(key) != value]
     if labels:
         return f"lacks the label {labels[0]}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -72,20 +73,22 @@ class NodeOffer:
 
     @property
     def architecture(self) -> str | None:
-        """Compute capability of its GPUs; None if it has no such label."""
+        """Compute capability of its GPUs; None if it has no such label, or one that is no compute capability."""
         major, minor = self.labels.get(MAJOR, ""), self.labels.get(MINOR, "")
-        return f"sm{major}{minor}" if major.isdigit() and minor.isdigit() else None
+        told = re.fullmatch("[0-9]{1,2} [0-9]", f"{major} {minor}")
+        return f"sm{major}{minor}" if told is not None else None
 
     @property
     def product(self) -> str:
         """Name of its GPUs."""
         return self.labels.get(PRODUCT, "a GPU without labels")
 
-    @property
-    def memory(self) -> int:
-        """Memory of one of its GPUs, in MiB; 0 if it has no such label."""
-        text = self.labels.get(MEMORY, "")
-        return int(text) if text.isdigit() else 0
+    def memory(self, resources: Iterable[str] = ()) -> tuple[str, int]:
+        """The label with the memory of one of its GPUs, or of the part of one that `resources` name, and its MiB; 0 if no label tells it."""
+        for label in (*(f"{name}.memory" for name in resources), MEMORY):
+            if re.fullmatch("[0-9]{1,9}", text := self.labels.get(label, "")):
+                return label, int(text)
+        return MEMORY, 0
 
     @property
     def offer(self) -> str:

@@ -103,6 +103,27 @@ def test_timings_are_lent_to_builds_on_a_gpu_of_one_architecture_and_driver(
     assert build(4, b"third") == b""
 
 
+def test_two_products_of_one_architecture_do_not_replace_each_others(
+    store: Store, tmp_path: Path, gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(product: str, content: bytes) -> bytes:
+        monkeypatch.setattr(gpu, "name", lambda: product)
+        path = tmp_path / "timings"
+        path.unlink(missing_ok=True)
+        with gpu_caches.timings(store, plan(TENSORRT), tmp_path) as given:
+            assert given == path
+            before = path.read_bytes() if path.exists() else b""
+            path.write_bytes(content)
+        (tmp_path / "kernels.cache").write_bytes(content)
+        gpu_caches.take_kernels_back(store, built(RTX), tmp_path / "model.rtx")
+        return before
+
+    products = ("NVIDIA A10", "NVIDIA A40", "NVIDIA A100-SXM4-80GB MIG 1g.10gb")
+    assert [build(product, product.encode()) for product in products] == [b"", b"", b""]
+    assert [build(product, product.encode()) for product in products] == [product.encode() for product in products]
+    assert len(store.names(kept.FOLDER)) == 2 * len(products)
+
+
 def test_a_build_that_fails_leaves_the_stores_timings_as_they_are(store: Store, tmp_path: Path, gpu: FakeCuda) -> None:
     with pytest.raises(OSError, match="no room"), gpu_caches.timings(store, plan(TENSORRT), tmp_path) as path:
         assert path is not None

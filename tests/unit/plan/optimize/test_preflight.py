@@ -28,6 +28,7 @@ def node(name: str, architecture: str = "sm89", resource: str = GPU, **fields: A
 
 
 CPU = NodeOffer("cpu-a")
+SLICE = node("a", resource=MIG, labels=labels("sm89", "NVIDIA-L4", 81920) | {f"{MIG}.memory": "9728"})
 T4, L4, A10 = node("t4", "sm75"), node("l4"), node("a10", "sm86")
 
 
@@ -60,6 +61,8 @@ MISFITS: list[tuple[str, tuple[NodeOffer, ...], dict[str, Any], str]] = [
     ("another architecture", (CPU, T4), device(architecture="sm89"),
      "no node offers nvidia.com/gpu: 1 of sm89; of 2 nodes, t4 is sm75 (Tesla-T4)"),
     ("too little memory", (T4,), device(memory="16Gi"), "t4 has 15360 MiB of GPU memory (Tesla-T4)"),
+    ("parts with too little memory of a GPU with enough", (SLICE,),
+     {**device(memory="16Gi"), "resources": {"limits": {MIG: 1}}}, "a has 9728 MiB of GPU memory"),
     ("a whole GPU where parts are offered", (node("a", resource=MIG),), {}, "a offers nvidia.com/mig-1g.10gb: 1 (NVIDIA-L4, sm89)"),
     ("parts where whole GPUs are offered", (L4,), {"resources": {"limits": {MIG: 1}}}, "l4 offers nvidia.com/gpu: 1 (NVIDIA-L4, sm89)"),
     ("more than a node has", (L4,), {"resources": {"limits": {GPU: 4}}}, "no node offers nvidia.com/gpu: 4; of 1 node, l4 offers"),
@@ -93,6 +96,9 @@ FITS: list[tuple[str, tuple[NodeOffer, ...], dict[str, Any], str | None]] = [
     ("a RuntimeClass may tolerate", (node("a", taints=(Taint("dedicated", "team"),)),), {"runtimeClassName": "nvidia"}, "sm89"),
     ("a taint that only prefers", (node("a", taints=(Taint("busy", "", "PreferNoSchedule"),)),), {}, "sm89"),
     ("a part of a GPU", (node("a", resource=MIG),), {"resources": {"limits": {MIG: 1}}}, "sm89"),
+    ("a node that several pods share in turns", (node("a", resource="nvidia.com/gpu.shared"),),
+     {"resources": {"limits": {"nvidia.com/gpu.shared": 1}}}, "sm89"),
+    ("labels that are no compute capability", (node("a", labels={MAJOR: "1000", MINOR: "0"}),), {}, None),
     ("no labels", (NodeOffer("bare", {GPU: 1}),), device(architecture="sm86"), "sm86"),
     ("no labels and nothing said", (NodeOffer("bare", {GPU: 1}),), {}, None),
 ]  # fmt: skip
@@ -107,6 +113,21 @@ def test_the_architecture_is_what_the_spec_says_or_all_suitable_nodes(
     assert [task.stage for task in decision.requests] == ["prepare"]
     assert made.status.devices is not None
     assert [found.architecture for found in made.status.devices] == [architecture]
+
+
+def test_pods_are_kept_where_the_gpus_have_the_memory_that_was_asked_for() -> None:
+    small, large = (node(f"{size}", labels=labels("sm89", "NVIDIA", size)) for size in (15360, 46068))
+    architecture = {MAJOR: "8", MINOR: "9"}
+    table: list[tuple[tuple[NodeOffer, ...], dict[str, Any], dict[str, str]]] = [
+        ((small, large), device(memory="16Gi"), {**architecture, MEMORY: "46068"}),
+        ((small, large), device(memory="8Gi"), architecture),
+        ((small, large), {}, architecture),
+    ]
+    for nodes, target, selector in table:
+        made = world(*nodes, **target)
+        made.look()
+        assert made.status.devices is not None
+        assert [found.node_selector for found in made.status.devices] == [selector]
 
 
 def test_a_run_keeps_to_the_gpus_that_it_found() -> None:
