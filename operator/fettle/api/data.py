@@ -118,10 +118,16 @@ class AgreementSpec(ApiModel):
     ] = -1
     min_cosine: Annotated[float, Field(ge=-1, le=1, description="Minimum similarity to agree (Cosine).")] = 0.99
     rtol: Annotated[
-        float | None, Field(ge=0, description="Relative tolerance of whole outputs (Elementwise, Regression).")
+        float | None,
+        Field(
+            ge=0, description="Relative tolerance, the same for all channels of an output (Elementwise, Regression)."
+        ),
     ] = None
     atol: Annotated[
-        float | None, Field(ge=0, description="Absolute tolerance of whole outputs (Elementwise, Regression).")
+        float | None,
+        Field(
+            ge=0, description="Absolute tolerance, the same for all channels of an output (Elementwise, Regression)."
+        ),
     ] = None
     outputs: Annotated[
         tuple[Annotated[str, Field(max_length=253)], ...],

@@ -45,7 +45,7 @@ class ModelSpec(ApiModel):
         Uri | None,
         Field(
             description="Fixed artifact: pvc://CLAIM/artifacts/SHA256, s3://BUCKET/artifacts/SHA256, or "
-            "oci://REGISTRY/REPOSITORY@sha256:DIGEST, where `fettle push` brought it."
+            "oci://REGISTRY/REPOSITORY@sha256:DIGEST, as `fettle push` prints it."
         ),
     ] = None
     secret_name: SecretName = None
@@ -58,9 +58,12 @@ class TemplateSpec(ApiModel):
 
     labels: Annotated[dict[str, str], Field(max_length=32, description="Labels of the pods.")] = {}
     annotations: Annotated[dict[str, str], Field(max_length=32, description="Annotations of the pods.")] = {}
-    node_selector: Annotated[dict[str, str], Field(max_length=32, description="Added to those of the target.")] = {}
+    node_selector: Annotated[
+        dict[str, str],
+        Field(max_length=32, description="Node labels that the pods require, beside those of the target."),
+    ] = {}
     tolerations: Annotated[
-        tuple[Toleration, ...], Field(max_length=32, description="Added to those of the target.")
+        tuple[Toleration, ...], Field(max_length=32, description="Tolerations of the pods, beside those of the target.")
     ] = ()
     affinity: Annotated[
         dict[str, Any] | None, Field(description="In Pod syntax.", json_schema_extra={"x-preserve": True})

@@ -201,6 +201,6 @@ class ModelDeploymentStatus(ApiModel):
         str | None,
         Field(
             max_length=64,
-            description="Revision that failed or was aborted. It is not tried again until `retry` or a new spec.",
+            description="Revision that failed or was aborted. It is not tried again until the spec changes or somebody runs `retry`.",
         ),
     ] = None

@@ -207,7 +207,9 @@ class BaselineStatus(ApiModel):
     accuracy: Annotated[MetricValue | None, Field(description="Value of the metric.")] = None
     constant: Annotated[
         MetricValue | None,
-        Field(description="Value of the metric for the best constant answer, which ignores the input."),
+        Field(
+            description="Value of the metric for the best constant predictor: a trivial model that gives every item the same answer."
+        ),
     ] = None
     samples: Annotated[int | None, Field(description="Number of items used for evaluation.")] = None
     labels: Annotated[str | None, Field(max_length=512, description="How the labels were interpreted.")] = None
@@ -233,7 +235,7 @@ class BaselineStatus(ApiModel):
 
     @property
     def worth(self) -> str:
-        """How good the original is on the items: 'Accuracy 0.963 on 600 items (the best constant answer 0.12); labels: …'."""
+        """How good the original is on the items: 'Accuracy 0.963 on 600 items (the best constant predictor scores 0.12); labels: …'."""
         return worth(self.accuracy, self.constant, self.samples, self.labels, self.answers)
 
 
@@ -251,7 +253,7 @@ def worth(
     if accuracy.metric == Metric.AGREEMENT or labels is None:
         compared = f"its answers by {accuracy.metric}" if answers else "its answers"
         return f"{samples} items without labels, compared with {compared}{read_as}"
-    beside = f" (the best constant answer {constant.value:.4g})" if constant is not None else ""
+    beside = f" (the best constant predictor scores {constant.value:.4g})" if constant is not None else ""
     return f"{accuracy.metric} {accuracy.value:.4g} on {samples} items{beside}; labels: {labels}{read_as}"
 
 

@@ -119,7 +119,9 @@ class RecipeStep(ApiModel):
     ] = None
     quantize: Annotated[
         QuantizeStep | None,
-        Field(description="Quantize to int8, or to float16. This is lossy, so the accuracy drop must be measured."),
+        Field(
+            description="Quantize to int8, or to the number type that mode names. This is lossy, so the accuracy drop must be measured."
+        ),
     ] = None
     prune: Annotated[
         PruneStep | None,

@@ -102,7 +102,7 @@ class SourceSpec(ApiModel):
         str | None,
         Field(
             max_length=253,
-            description="Name of the signature to use, for a SavedModel or TFLite file with several. Default: serving_default, or the only one.",
+            description="Name of the signature to use, for a SavedModel with several. Default: serving_default, or the only one.",
         ),
     ] = None
     trusted: Annotated[

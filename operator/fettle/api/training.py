@@ -67,7 +67,11 @@ class TrainSpec(ApiModel):
     optimizer: Annotated[Optimizer, Field(description="Optimizer. SGD has a momentum of 0.9.")] = Optimizer.ADAM_W
     learning_rate: Annotated[
         float | None,
-        Field(gt=0, le=100, description="Learning rate at the start. Defaults to 0.001 for AdamW and 0.02 for SGD."),
+        Field(
+            gt=0,
+            le=100,
+            description="Learning rate at the start. Defaults to 0.001 for AdamW and 0.02 for SGD, and to a tenth of that for mode Aware.",
+        ),
     ] = None
     schedule: Annotated[
         Schedule, Field(description="Cosine decays the learning rate to 0 at the last epoch, Constant keeps it.")

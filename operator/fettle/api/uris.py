@@ -100,7 +100,7 @@ def _rules(field: str, pattern: str, message: str, optional: bool) -> tuple[Rule
         Rule(f"{absent}self.uri.matches('^({_unnamed(pattern)})$')", message),
         Rule(
             f"{absent}!self.uri.matches('^({_USER}|{_REMOTE}[^?#]*[?#])')",
-            f"{field} must not contain a user, a password or a query, because everybody who may read the object reads them: "
+            f"{field} must not contain a user, a password or a query, because anyone who can read the object can read them: "
             f"put credentials into a Secret, and its name into {secret}",
         ),
         Rule(

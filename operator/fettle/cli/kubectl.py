@@ -63,7 +63,7 @@ CLUSTER_COMMANDS = {
 @click.group(cls=CommandGroup, context_settings=HELP, later=CLUSTER_COMMANDS)
 @cluster_options
 def main(**connection: str | None) -> None:
-    """Control and inspect the rollouts of ModelDeployments.
+    """Inspect and control OptimizedModels and ModelDeployments in a cluster.
 
     \b
     kubectl fettle status digits --watch

@@ -39,7 +39,7 @@ OBJECTS = Gauge("fettle_objects", "Number of objects in the cache.", ["kind"], r
 CONDITIONS = (READY, RECONCILING, STALLED)
 CONDITION_OBJECTS = Gauge(
     "fettle_condition_objects",
-    "Number of objects whose condition is True. Stalled ones failed and wait for a person.",
+    "Number of objects whose condition is True. An object that is Stalled has failed and needs a person.",
     ["kind", "condition"],
     registry=REGISTRY,
 )

@@ -44,7 +44,9 @@ class ServerSettings(BaseSettings):
     host: str = Field(default="0.0.0.0", description="Address that all ports listen on.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port of the inference protocol.")
     grpc_port: int = Field(default=9000, ge=0, le=65535, description="Port of the inference protocol over gRPC.")
-    management_port: int = Field(default=8081, ge=0, le=65535, description="Port of health, metrics and windows.")
+    management_port: int = Field(
+        default=8081, ge=0, le=65535, description="Port of health, metrics and the counts for a canary's analysis."
+    )
     samples: int = Field(
         default=256,
         ge=0,
@@ -108,7 +110,7 @@ class ServerSettings(BaseSettings):
     )
     token_review_groups: tuple[str, ...] = Field(
         default=(),
-        description="JSON list of their groups. If there are no users and no groups, every valid token is accepted.",
+        description="JSON list of the groups whose members may send requests. Without users and groups, every valid token is accepted.",
     )
     token_review_cache_seconds: float = Field(
         default=60,
@@ -126,11 +128,11 @@ class ServerSettings(BaseSettings):
         default=None,
         ge=1,
         description="Maximum number of concurrent requests of a client. Exceeding it returns 429 with Retry-After. In any case, a client may hold "
-        "at most three quarters of what clients share: bodies and their bytes, requests that wait to be decoded, gRPC streams.",
+        "at most three quarters of what all clients share: bodies and their bytes, requests that wait to be decoded, gRPC streams.",
     )
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         default=(),
-        description="JSON list of networks, such as 10.0.0.0/8, of proxies that are believed which client they forward for (X-Forwarded-For). "
+        description="JSON list of networks, such as 10.0.0.0/8, of the proxies that are trusted to name the client in X-Forwarded-For. "
         "Anyone in them can pose as any address.",
     )
     connection_max_requests: int = Field(
@@ -163,8 +165,8 @@ class ServerSettings(BaseSettings):
         default=256 * 1024,
         ge=1,
         le=1 << 24,
-        description="Maximum size of the texts in a request, in bytes, and in characters after Unicode's NFKD, which makes up to 18 of one. "
-        "Exceeding it returns 413. A byte takes up to 500 bytes of memory while the texts are encoded, one request at a time.",
+        description="Maximum size of the texts in a request: in bytes, and in characters after Unicode normalization (NFKD, up to 18 for one). "
+        "Exceeding it returns 413. Each byte needs up to 500 bytes of memory while the texts are encoded, one request at a time.",
     )
     max_bodies_bytes: int = Field(
         default=128 * 1024 * 1024,

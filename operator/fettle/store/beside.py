@@ -12,10 +12,10 @@ MOST_NAMED = 5
 
 
 def not_there(location: Location, mounts: Mounts) -> str:
-    """'pvc://models/modle.onnx does not exist; beside it: model.onnx, items.npz', and in a Job what to do when the file is there."""
+    """'pvc://models/modle.onnx does not exist; its folder has model.onnx, items.npz', and in a Job what to do when the file is there."""
     text = f"{location.uri} does not exist"
     if (names := _nearest(location)) is not None:
-        text += f"; beside it: {', '.join(names)}" if names else "; nothing is beside it"
+        text += f"; its folder has {', '.join(names)}" if names else "; its folder is empty"
     if location.uri.startswith("pvc://") and not mounts.allow_files:
         text += f"; correct the address, or copy the file there with `fettle push` and run `{RETRY_COMMAND}`"
     return text

@@ -27,7 +27,7 @@ IDENTITY_SERVICES = (
     "169.254.170.2",
 )  # asked where nothing says who we are
 NAMELESS = "no credentials: name a Secret with them in secretName, or give the pods an identity with access"
-STRAYED_BUCKET = "the server sends to another place, which is not followed: set AWS_REGION and AWS_ENDPOINT_URL to those of the bucket"
+STRAYED_BUCKET = "the server redirects to another address, which is not followed: set AWS_REGION and AWS_ENDPOINT_URL to those of the bucket"
 STRAYED_WEB = "the server redirects to an address that is not followed: only https:// is, or http:// from http://, and only where something is read"
 UNTRUSTED = "its certificate is not trusted; put the CA's certificate under the key ca.crt into the Secret that secretName names"
 # What the account of a failed connection contains, by obstore or by Python -> what it means.

@@ -193,7 +193,7 @@ def copy_pack(home: Location, sha256: str, folder: Path) -> Manifest:
     """As `copy_artifact`, of an artifact in a registry: its files lie there as they do in `folder`. Raises StoreError."""
     files, where = home.filesystem, f"{home.uri}/{MANIFEST}"
     if not files.isfile(MANIFEST):
-        message = f"{where} does not exist: expected an artifact that `fettle push` brought there"
+        message = f"{where} does not exist: expected an artifact that `fettle push` uploaded there"
         raise StoreError(message, reason=Reason.ARTIFACT_NOT_FOUND)
     content = files.cat_file(MANIFEST)
     manifest = _parse(content, sha256, where)

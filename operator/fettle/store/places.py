@@ -53,7 +53,7 @@ def connect(uri: str, credentials: Credentials | None, missing: Missing) -> Plac
     if "@" in parts.netloc or parts.query or parts.fragment:
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         raise missing(
-            f"{shown}: an address must not contain a user, a password or a query, because everybody who may read the object reads "
+            f"{shown}: an address must not contain a user, a password or a query, because anyone who can read the object can read "
             "them: put credentials into a Secret, and name it in secretName",
             reason=Reason.INVALID_SPEC,
         )

@@ -214,7 +214,9 @@ class Shouting(hf.PreTrainedTokenizerFast):
 def test_a_class_that_does_more_than_its_file_says_is_not_published(tmp_path: Path) -> None:
     tokenizer = Tokenizer(saved(tmp_path))
     tokenizer._tokenizer = Shouting.from_pretrained(tmp_path)
-    with pytest.raises(DataError, match="Shouting does more to texts than a file of the library tokenizers says"):
+    with pytest.raises(
+        DataError, match="Shouting does more to texts than a file of the library tokenizers can describe"
+    ):
         tokenizer.portable({"text": np.array([".", ","], object)})
 
 
@@ -224,7 +226,7 @@ def test_other_tokens_than_those_of_the_evaluation_are_never_published(
     tokenizer = Tokenizer(saved(tmp_path))
     tokenizer.portable({"text": np.array(SAID, object)})
     monkeypatch.setattr(TextEncoder, "_written", lambda self, texts: [text + "." for text in texts])
-    with pytest.raises(DataError, match="transformers makes other tokens of these texts"):
+    with pytest.raises(DataError, match="transformers tokenizes these texts differently"):
         tokenizer.portable({"text": np.array(SAID, object)})
 
 

@@ -60,7 +60,7 @@ def change(server: ApiServer, kind: str, found: dict[str, Any], path: str = DEPL
 def watching(server: ApiServer, folder: Path, width: int = 80) -> Iterator[Terminal]:
     """The command in a terminal, its first picture drawn."""
     with terminal(*PROGRAM, "--kubeconfig", str(server.kubeconfig(folder)), width=width) as found:
-        found.until(lambda screen: "10 % requested" in screen)
+        found.until(lambda screen: "reached: 10 %" in screen)
         yield found
 
 
@@ -68,9 +68,9 @@ def test_a_terminal_shows_one_picture_that_is_drawn_again_where_it_stands(server
     with watching(server, tmp_path) as shown:
         assert not shown.screen.cursor_shown
         change(server, "MODIFIED", digits(2, weight=50))
-        screen = shown.until(lambda screen: "50 % requested" in screen)
+        screen = shown.until(lambda screen: "reached: 50 %" in screen)
         assert screen.count("modeldeployment/digits") == 1, "in place"
-        assert "10 % requested" not in screen
+        assert "reached: 10 %" not in screen
         change(server, "DELETED", digits(3, weight=50))
         assert shown.ended() == 0
         assert shown.screen.text.strip() == "modeldeployments/digits was deleted"
@@ -92,9 +92,9 @@ def test_below_the_picture_stands_what_is_wrong_for_as_long_as_it_is(server: Api
         server.refuse[DEPLOYMENT] = (503, "etcd is away")
         server.watches[DEPLOYMENT].put(None)
         screen = shown.until(lambda screen: "etcd is away; retrying" in screen)
-        assert screen.index("10 % requested") < screen.index("etcd is away"), "what is known stays"
+        assert screen.index("reached: 10 %") < screen.index("etcd is away"), "what is known stays"
         del server.refuse[DEPLOYMENT]
-        shown.until(lambda screen: "etcd is away" not in screen and "10 % requested" in screen)
+        shown.until(lambda screen: "etcd is away" not in screen and "reached: 10 %" in screen)
 
 
 def test_ctrl_c_leaves_the_last_picture_and_the_cursor_and_is_no_error(server: ApiServer, tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_ctrl_c_leaves_the_last_picture_and_the_cursor_and_is_no_error(server: A
 
 
 def test_a_narrow_terminal_is_drawn_in_place_too(server: ApiServer, tmp_path: Path) -> None:
-    with watching(server, tmp_path, width=44) as shown:  # what is wider than its terminal is an error there
+    with watching(server, tmp_path, width=48) as shown:  # what is wider than its terminal is an error there
         change(server, "MODIFIED", digits(2, weight=50))
-        screen = shown.until(lambda screen: "50 % requested" in screen)
+        screen = shown.until(lambda screen: "reached: 50 %" in screen)
         assert screen.count("modeldeployment/digits") == 1
 
 

@@ -141,7 +141,7 @@ def test_status_draws_the_steps_the_weights_and_the_windows(server: ApiServer, t
         "modeldeployment/digits",
         "True     Serving: 2 stable pods and 1 canary pod ready",
         "aaaa  2/2 ready",
-        "33 % of the pods, 10 % requested",
+        "33 % of the ready pods, step reached: 10 %",
         "✓ 10 %",
         "▶ 60 s",
         "· 100 %",

@@ -97,7 +97,7 @@ REFUSED = [
         "number the classes differently",
     ),
     ("classes of another model", 5, np.random.default_rng(1).integers(0, 5, ITEMS), {}, "prove nothing"),
-    ("one class for all", 5, np.zeros(ITEMS, int), {}, "best constant answer"),
+    ("one class for all", 5, np.zeros(ITEMS, int), {}, "best constant predictor"),
     ("prices", 1, PRICES.astype(np.float32), {}, "metric: Regression"),
     ("whole prices", 1, np.round(PRICES).astype(int), {}, "metric: Regression"),
     ("prices in cents, for a regression", 1, PRICES * 100, {"metric": "Regression"}, "prove nothing"),

@@ -69,7 +69,7 @@ ports_options = gathered(
         default=8081,
         show_default=True,
         metavar="N",
-        help="Port for health, metrics and windows.",
+        help="Port for health, metrics and the counts for a canary's analysis.",
     ),
 )
 

@@ -180,9 +180,9 @@ def _retry_model(cluster: Cluster, name: str, output: str | None) -> None:
 def rollback_to(cluster: Cluster, deployment: str, revision: str | None, now: bool, output: str | None) -> None:
     """Roll back to an earlier revision until the spec asks for another revision.
 
-    Without REVISION, it is the one that served last before the revision that the spec asks for, however often you run the command: to go
-    further back, name a REVISION. The revision takes the same steps with the same analysis as any other. With --now, it only waits for its
-    pods. You can abbreviate REVISION to its first characters.
+    Without REVISION, the target is the revision that served last before the one that the spec asks for, however often you run the
+    command: to go further back, name a REVISION. The revision takes the same steps with the same analysis as any other. With --now, it
+    only waits for its pods. You can abbreviate REVISION to its first characters.
     `kubectl fettle history` lists the revisions. The rollback ends when the spec changes the revision, or when you roll back to the
     revision that the spec asks for.
 

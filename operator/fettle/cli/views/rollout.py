@@ -104,7 +104,7 @@ def _labels(pod: Object) -> Mapping[str, str]:
 
 def _trial(table: Table, deployment: ModelDeployment, canary: CanaryStatus, now: datetime) -> None:
     filled, empty = bar(canary.actual_weight)
-    share = f" {canary.actual_weight} % of the pods, {canary.weight} % requested"
+    share = f" {canary.actual_weight} % of the ready pods, step reached: {canary.weight} %"
     table.add_row("weight", Text.assemble((filled, "cyan"), (empty, "dim"), share))
     table.add_row("steps", steps(deployment.spec.rollout.steps, canary, now))
     if canary.analysis is not None:

@@ -111,7 +111,7 @@ class Reference:
     def finish(self) -> None:
         """Finish after the last item: decide how answers are compared, and judge the original itself.
 
-        Raises DataError if the original is no better than a constant answer, and RuntimeFailure (OutputsInvalid) if it outputs NaN for
+        Raises DataError if the original is no better than a constant predictor, and RuntimeFailure (OutputsInvalid) if it outputs NaN for
         every item.
         """
         if self._count and self.without_answer == self._count:
@@ -193,7 +193,7 @@ class Reference:
         return MetricValue(metric=self.metric, value=judged)
 
     def constant(self) -> MetricValue | None:
-        """The metric of the best constant answer; None without labels."""
+        """The metric of the best constant predictor; None without labels."""
         value = (
             self.chance.constant() if self.chance is not None else self.task.constant if self.task is not None else None
         )

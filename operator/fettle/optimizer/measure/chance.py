@@ -1,4 +1,4 @@
-"""The score of an answer that ignores its item: evidence on which a constant answer is as good proves nothing about a candidate."""
+"""The score of a constant predictor: evidence on which it is as good as the original proves nothing about a candidate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fettle.optimizer.measure.misplaced import described, misplaced
 
 Array = np.ndarray[Any, Any]
 
-FEWEST = 10  # items from which a constant answer says something; fewer certify nothing lossy anyhow
+FEWEST = 10  # items from which a constant predictor says something; fewer certify nothing lossy anyhow
 FEWEST_SHUFFLED = 20
 FEW_DECISIONS = 1000  # counted one by one
 LARGEST_CLASS = 1 << 31
@@ -28,7 +28,7 @@ SURE = 1.645  # standard deviations: as good a match of answers and labels comes
 
 @dataclass
 class Chance:
-    """Counts over the items that give the metric of the best constant answer, and how well answers match labels in random order."""
+    """Counts over the items that give the metric of the best constant predictor, and how well answers match labels in random order."""
 
     scoring: ScoringRule
     items: int = 0
@@ -61,7 +61,7 @@ class Chance:
             self.pairs.update(_paired(truth[counts], decided[counts]))
 
     def constant(self) -> float | None:
-        """The metric of the best constant answer on these items; None if it is not defined."""
+        """The metric of the best constant predictor on these items; None if it is not defined."""
         metric = self.scoring.metric
         if not self.items:
             return None
@@ -170,7 +170,7 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
     """
     moved = misplaced(chance.pairs)
     if moved:
-        advice = "put them right: the order of data.evaluation.classes, labelOffset, or names of folders in that order"
+        advice = "correct them: the order of data.evaluation.classes, labelOffset, or names of folders in that order"
         raise _refusal(scores, described(moved), advice)
     value, constant, decides = scores.value(), chance.constant(), scores.scoring.decides
     if constant is None:
@@ -183,7 +183,7 @@ def refuse_chance(scores: Scores, chance: Chance, sample: bool = False) -> None:
     if not (no_better or by_chance) or (sample and decides and not (no_better and by_chance)):
         return
     verdict = (
-        f"no better than the best constant answer ({constant:.4g})"
+        f"no better than the best constant predictor ({constant:.4g})"
         if no_better
         else "no better than with shuffled labels"
     )

@@ -55,7 +55,7 @@ class Reading:
 def read(split: Split, signature: Signature, spec: EvaluationSpec | None, run: RunModel) -> Reading:
     """Decide the metric for the items of `split`, and how their labels are read.
 
-    Raises DataError if they do not fit the answers, or if the original is no better on them than a constant answer.
+    Raises DataError if they do not fit the answers, or if the original is no better on them than a constant predictor.
     """
     items = split.evaluation
     if spec is None or items is None:

@@ -163,7 +163,7 @@ def gain(row: CandidateStatus, before: Measurement | None) -> str:
         return f"It is at least {rounded(row.speedup.low)} times as fast as {beside}{change} (factor {times(row.speedup)} {span(row.speedup)})."
     if row.speedup.low <= 1 <= row.speedup.high:
         return f"It is as fast as {beside}{change} (factor {span(row.speedup)})."
-    how = f"{number(value)} times as fast as" if value >= 1 else f"{number(1 / value)} times slower than"
+    how = f"{number(value)} times as fast as" if value >= 1 else f"{number(1 / value)} times as slow as"
     return f"It is {how} {beside}{change} (factor {span(row.speedup)})."
 
 
@@ -194,8 +194,8 @@ def cost(row: CandidateStatus) -> str:
     else:
         what = f"It cost nothing on these items: {name} is unchanged"
     if lost.high <= 0:
-        return f"{what}; with 95 % confidence nothing is lost in general."
-    return f"{what}; with 95 % confidence the drop in general is at most {amount(lost.high)}{unit}."
+        return f"{what}; with 95 % confidence, it is no worse than the original."
+    return f"{what}; with 95 % confidence, the true drop is at most {amount(lost.high)}{unit}."
 
 
 def proof(row: CandidateStatus) -> str:
@@ -206,7 +206,7 @@ def proof(row: CandidateStatus) -> str:
     if row.agreement is not None and row.agreement.unsure is not None:
         basis += f", of which {row.agreement.unsure} do not count in the agreement, because the original is unsure of its answer"
     if row.flips is not None and not row.exact:
-        basis += f"; {row.flips.worse} answers got worse, {row.flips.better} got better"
+        basis += f"; {row.flips.worse} answers changed from right to wrong, {row.flips.better} from wrong to right"
     if row.changed is not None:
         basis += f"; {percent(row.changed.value)} of the answers differ from the original's"
     if row.evidence == Evidence.GENERATED:
@@ -226,8 +226,8 @@ def original(baseline: BaselineStatus) -> str | None:
         f"The original's {metrics.entry(metric).title} is {metric_value(metric, value)} on {baseline.samples} items"
     )
     if baseline.constant is not None:
-        sentence += f" (the best constant answer: {metric_value(metric, baseline.constant.value)})"
-    return f"{sentence}. Labels were read as {baseline.labels}.{taken}"
+        sentence += f" (the best constant predictor scores {metric_value(metric, baseline.constant.value)})"
+    return f"{sentence}. Labels were interpreted as {baseline.labels}.{taken}"
 
 
 def is_converted(row: CandidateStatus) -> bool:

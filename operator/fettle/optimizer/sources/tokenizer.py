@@ -82,7 +82,9 @@ class Tokenizer:
         texts = (columns[name].tolist() for name in TEXTS if name in columns)
         again = TextEncoder(content, lower=self._lower).encode(*texts)
         if any(name not in again or not np.array_equal(array, again[name]) for name, array in made.items()):
-            raise DataError("transformers makes other tokens of these texts than the file of its tokenizer does")
+            raise DataError(
+                "transformers tokenizes these texts differently from the tokenizer in its own file (tokenizer.json)"
+            )
         return Portable(content, self._lower)
 
     def _file(self) -> bytes:
@@ -90,10 +92,12 @@ class Tokenizer:
 
         kind = type(self._tokenizer)
         if not issubclass(kind, PreTrainedTokenizerFast):
-            raise DataError(f"{kind.__name__} is written in Python, and no file of the library tokenizers")
+            raise DataError(
+                f"{kind.__name__} is a tokenizer in Python, which cannot be stored as a file of the library tokenizers"
+            )
         changed = [name for name in METHODS if getattr(kind, name) is not getattr(PreTrainedTokenizerFast, name)]
         if changed or self._tokenizer.backend_tokenizer.encode_special_tokens:
-            raise DataError(f"{kind.__name__} does more to texts than a file of the library tokenizers says")
+            raise DataError(f"{kind.__name__} does more to texts than a file of the library tokenizers can describe")
         return str(self._tokenizer.backend_tokenizer.to_str()).encode()
 
     def _texts(self, column: Array) -> list[str]:

@@ -289,7 +289,7 @@ def _progressing(
         return _Said(
             False,
             failure.reason,
-            f"revision {revision} is not tried again until a new spec, or {retry}: {failure.message}",
+            f"revision {revision} is not tried again until the spec changes or you run {retry}: {failure.message}",
         )
     if stuck is not None:
         return _Said(False, stuck.reason, stuck.message)

@@ -71,7 +71,7 @@ def _convertible(planned: PlannedCandidate, facts: Facts) -> Finding | None:
         return None
     family, given = planned.family, facts.prepare.source.format
     forms = joined(catalog.runtime(family).converts, "or")
-    text = f"{family} files are made and quantized from sources in the format {forms}; a source in {given} only runs unchanged ({ORIGINAL})"
+    text = f"files for {family} are made from sources in the format {forms}; a source in {given} only runs unchanged ({ORIGINAL})"
     return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
 
 
@@ -107,7 +107,7 @@ def _trainable(planned: PlannedCandidate, facts: Facts) -> Finding | None:
     elif any(not one.trains and other.trains for one, other in pairwise(entries)):
         text = f"recipe {recipe} has a step that trains after one that does not: put the steps that train first"
     elif not catalog.takes_portable(planned.plan.runtime):
-        text = f"{planned.plan.runtime} only runs what is made of the source, not the result of a recipe that trains"
+        text = f"{planned.plan.runtime} only runs the source, or what is converted from it, not the result of a recipe that trains"
     elif facts.prepare.traits.quantized:
         text = "the source is already quantized, so it cannot be trained"
     else:

@@ -129,11 +129,8 @@ def _why(winner: _Score, tied: Sequence[_Score], rules: Rules, incumbent: str | 
     """The message of the winner: why it was selected, or why a published artifact stays although other candidates are equally good."""
     others = [score.row.name for score in tied if score is not winner]
     if winner.row.artifact != incumbent or not others:
-        tie = "as good as " if others and rules.objective != Objective.SIZE else ""
-        within = ", within the interval," if tie else ""
-        return (
-            f"selected: {tie}the best {rules.objective.lower()}{within} of all candidates that satisfy every constraint"
-        )
+        tie = "within the interval of " if others and rules.objective != Objective.SIZE else ""
+        return f"selected: {tie}the best {rules.objective.lower()} of all candidates that satisfy every constraint"
     are = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'}"
     return clip(f"it was already published and is kept, because {are} not faster by more than the interval")
 

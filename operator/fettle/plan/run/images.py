@@ -67,7 +67,7 @@ def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: For
     original, *others = together
     if job_image(_of_runtimes((runtime, original))) is not None:
         text = (
-            f"no image has {runtime} beside {' and '.join(others)}, and all candidates of a target are timed in one Job: "
+            f"no image has {runtime} together with {' and '.join(others)}, and all candidates of a target are timed in one Job: "
             f"put {runtime} into a target of its own"
         )
         return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
@@ -80,7 +80,7 @@ def _no_image(runtime: RuntimeName, together: Sequence[RuntimeName], format: For
     ]
     advice = f"provide the source as {' or '.join(forms)}" if forms else f"remove {runtime} from the target's runtimes"
     text = (
-        f"no image has {runtime} beside {original}, which runs the original ({format}) that every candidate is timed "
+        f"no image has {runtime} together with {original}, which runs the original ({format}) that every candidate is timed "
         f"against: {advice}"
     )
     return Finding(Reason.RECIPE_NOT_APPLICABLE, text)

@@ -1,4 +1,4 @@
-"""An original that knows no more of its items than a constant answer proves nothing of any candidate."""
+"""An original that is no better on its items than a constant predictor proves nothing about any candidate."""
 
 from __future__ import annotations
 
@@ -39,11 +39,18 @@ def yes(scores: Array) -> list[Array]:
 HOT = RNG.integers(0, 2, size=(60, 3))
 REFUSED = [
     ("always wrong by one", Metric.ACCURACY, EYE[(CLASSES + 1) % 3], CLASSES, {}, "right on 0 of 90 items"),
-    ("one class for everything", Metric.ACCURACY, EYE[np.zeros(90, int)], CLASSES, {}, "best constant answer"),
+    ("one class for everything", Metric.ACCURACY, EYE[np.zeros(90, int)], CLASSES, {}, "best constant predictor"),
     ("any class", Metric.ACCURACY, EYE[RNG.integers(0, 3, 90)], CLASSES, {}, "prove nothing"),
-    ("labels of one class", Metric.ACCURACY, EYE[np.zeros(90, int)], np.zeros(90, int), {}, "best constant answer (1)"),
+    (
+        "labels of one class",
+        Metric.ACCURACY,
+        EYE[np.zeros(90, int)],
+        np.zeros(90, int),
+        {},
+        "best constant predictor (1)",
+    ),
     ("always no where yes is rare", Metric.ACCURACY, yes(NOISE - 2), RARE, {}, "metric: F1 and average: Binary"),
-    ("always yes, by F1", Metric.F1, yes(NOISE + 1), RARE, {"average": Average.BINARY}, "best constant answer"),
+    ("always yes, by F1", Metric.F1, yes(NOISE + 1), RARE, {"average": Average.BINARY}, "best constant predictor"),
     (
         "a distance above the labels' variance",
         Metric.MEAN_SQUARED_ERROR,

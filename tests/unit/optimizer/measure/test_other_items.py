@@ -143,7 +143,7 @@ def test_labels_that_fit_no_answer_end_the_job(bench: Bench) -> None:
     [
         (
             lambda labels: np.random.default_rng(0).permutation(labels),
-            r"right on \d+ of 797 items.*best constant answer",
+            r"right on \d+ of 797 items.*best constant predictor",
         ),
         (lambda labels: (labels + 1) % 10, r"right on \d+ of 797 items.*the labels number the classes differently"),
     ],

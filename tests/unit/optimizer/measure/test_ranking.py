@@ -68,7 +68,7 @@ def test_of_a_classifier_with_two_classes_the_second_is_yes() -> None:
 
 BAD_LABELS = {
     "all yes": (np.ones(ITEMS, int), "labels of all 120 items are the same"),
-    "turned round": (1 - LABELS, "no better than the best constant answer"),
+    "turned round": (1 - LABELS, "no better than the best constant predictor"),
     "grades": (LABELS * 3, r"1 for yes .*\[3\]"),
     "names": (np.full(ITEMS, "yes"), "1 for yes"),
     "two an item": (np.stack([LABELS, LABELS], axis=1), "1 for yes"),

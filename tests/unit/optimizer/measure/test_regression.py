@@ -68,7 +68,7 @@ def test_equal_errors_to_the_other_side_change_the_answers_though_nothing_is_los
 BAD_LABELS = {
     "one for all": (np.full_like(MOS, 3.0), "all labels are the same"),
     "of other items": (np.roll(MOS, 7, axis=0), "prove nothing"),
-    "in another unit": (MOS * 100, "no better than the best constant answer"),
+    "in another unit": (MOS * 100, "no better than the best constant predictor"),
     "NaN among them": (np.where(SHAKE > 2, np.nan, MOS), "NaN"),
     "too few an item": (MOS[:, :2], "needs 3 numbers"),
     "names": (np.full((ITEMS, 3), "good"), "needs 3 numbers"),

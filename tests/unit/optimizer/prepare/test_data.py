@@ -75,7 +75,7 @@ def test_of_data_that_is_not_there_the_names_beside_it_are_told(bench: Workbench
     bench.put(models.dynamic_batch())
     (bench.folder / "items.npz").write_bytes(b"1")
     told = bench.refused(evaluation=evaluation("pvc://claim/item.npz")).message
-    assert told.startswith("pvc://claim/item.npz does not exist; beside it: items.npz"), told
+    assert told.startswith("pvc://claim/item.npz does not exist; its folder has items.npz"), told
 
 
 def test_a_file_that_is_no_npz_is_refused(bench: Workbench) -> None:

@@ -63,7 +63,7 @@ def test_of_an_address_where_nothing_is_the_names_beside_it_are_told_the_most_al
     for name in ("a.txt", "b.txt", "c.txt", "d.txt", "items.npz", "model.onnx", ".hidden"):
         (bench.folder / "mine" / name).write_bytes(b"1")
     told = bench.refused(uri="pvc://claim/mine/modle.onnx").message
-    expected = "pvc://claim/mine/modle.onnx does not exist; beside it: model.onnx, a.txt, b.txt, c.txt, d.txt; "
+    expected = "pvc://claim/mine/modle.onnx does not exist; its folder has model.onnx, a.txt, b.txt, c.txt, d.txt; "
     assert told.startswith(expected), told
     assert "copy the file there with `fettle push` and run `kubectl fettle retry om/NAME`" in told
     assert "beside it" not in bench.refused(uri="pvc://claim/nowhere/modle.onnx").message
@@ -73,7 +73,7 @@ def test_without_a_cluster_no_command_for_one_is_told(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"1")
     mounts = Mounts({"claim": tmp_path}, allow_files=True)
     told = not_there(locate("pvc://claim/modle.onnx", mounts), mounts)
-    assert told == "pvc://claim/modle.onnx does not exist; beside it: model.onnx"
+    assert told == "pvc://claim/modle.onnx does not exist; its folder has model.onnx"
 
 
 def test_what_was_prepared_before_is_told_again(bench: Workbench) -> None:

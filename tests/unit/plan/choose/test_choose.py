@@ -245,7 +245,7 @@ def unstable(name: str, speed: tuple[float, float, float] | None, drop: float = 
         (
             [EXACT, row("int8", 1.52, 0.001)],
             Objective.LATENCY,
-            "as good as the best latency, within the interval, of all candidates",
+            "within the interval of the best latency of all candidates",
         ),
     ],
 )

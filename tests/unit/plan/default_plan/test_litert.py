@@ -115,7 +115,7 @@ def test_the_conversion_is_the_one_step_of_a_recipe_and_quantizes_on_the_way(
 
 def test_a_recipe_for_a_file_that_runs_as_it_came_says_what_can_be_converted() -> None:
     found, _ = planned(TFLITE, LITERT, recipes=[{"name": "plain"}, {"name": "half", "steps": [HALF]}])
-    text = "litert files are made and quantized from sources in the format Keras or SavedModel; a source in TFLite only runs unchanged (original)"
+    text = "files for litert are made from sources in the format Keras or SavedModel; a source in TFLite only runs unchanged (original)"
     refusals = {row.name: row.refusal for row in found.candidates}
     refused = Finding(Reason.RECIPE_NOT_APPLICABLE, text)
     assert refusals == {"original": None, "plain-litert": refused, "half-litert": refused}

@@ -186,7 +186,7 @@ def planned(format: FormatName, *runtimes: RuntimeName) -> TargetPlan:
             (ORT, OPENVINO),
             APART,
             OPENVINO,
-            "no image has openvino beside torchscript, which runs the original (TorchScript) that every candidate is timed "
+            "no image has openvino together with torchscript, which runs the original (TorchScript) that every candidate is timed "
             "against: provide the source as ONNX",
         ),
         (
@@ -194,7 +194,7 @@ def planned(format: FormatName, *runtimes: RuntimeName) -> TargetPlan:
             (ORT, OPENVINO),
             APART[:2],
             OPENVINO,
-            "no image has openvino beside torchscript, which runs the original (TorchScript) that every candidate is timed "
+            "no image has openvino together with torchscript, which runs the original (TorchScript) that every candidate is timed "
             "against: remove openvino from the target's runtimes",
         ),
         (
@@ -202,7 +202,7 @@ def planned(format: FormatName, *runtimes: RuntimeName) -> TargetPlan:
             (ORT, OPENVINO, TORCHSCRIPT),
             APART,
             TORCHSCRIPT,
-            "no image has torchscript beside openvino, and all candidates of a target are timed in one Job: put torchscript into a "
+            "no image has torchscript together with openvino, and all candidates of a target are timed in one Job: put torchscript into a "
             "target of its own",
         ),
     ],

@@ -140,7 +140,7 @@ def test_pytorch_itself_is_not_said_to_run_what_was_trained() -> None:
     row = world.rows()["lean-torchscript"]
     assert (row.state, row.message) == (
         CandidateState.REJECTED,
-        "torchscript only runs what is made of the source, not the result of a recipe that trains",
+        "torchscript only runs the source, or what is converted from it, not the result of a recipe that trains",
     )
 
 

@@ -54,7 +54,7 @@ def test_a_failed_revision_names_the_command_that_retries_it(paused: Any) -> Non
     told = paused.message("Progressing")
     assert (
         told
-        == "revision b is not tried again until a new spec, or kubectl fettle retry digits: aborted by the command abort"
+        == "revision b is not tried again until the spec changes or you run kubectl fettle retry digits: aborted by the command abort"
     )
 
 

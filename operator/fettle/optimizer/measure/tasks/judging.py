@@ -106,7 +106,7 @@ class TaskReference:
 
     @property
     def constant(self) -> float | None:
-        """The metric of the best constant answer by the labels, where the metric knows it."""
+        """The metric of the best constant predictor by the labels, where the metric knows it."""
         return self._labelled.constant if self._labelled is not None else None
 
     @property
@@ -157,8 +157,8 @@ class TaskReference:
         value, constant = labelled.whole(), labelled.constant
         if labelled.items >= FEWEST and constant is not None and not value > constant:
             raise DataError(
-                f"the original's {self.name} is {value:.4g}, no better than the best constant answer ({constant:.4g}): such items prove "
-                f"nothing. Its answers were taken for {self.metric.told}; check labels and items, or leave the labels out"
+                f"the original's {self.name} is {value:.4g}, no better than the best constant predictor ({constant:.4g}): such items prove "
+                f"nothing. Its answers were interpreted as {self.metric.told}; check labels and items, or leave the labels out"
             )
 
 

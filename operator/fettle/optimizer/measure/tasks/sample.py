@@ -67,7 +67,7 @@ class LabelSample:
         if not value > chance and (self.whole or pool.items >= LEAST_SEEN):
             raise DataError(
                 f"the original's {self.name} is {value:.4g} on {len(self._pairs)} items, no better than with their labels in {SHUFFLES} other "
-                f"orders (up to {chance:.4g}): such items prove nothing. Its answers were taken for {self.metric.told}; check labels and "
+                f"orders (up to {chance:.4g}): such items prove nothing. Its answers were interpreted as {self.metric.told}; check labels and "
                 "items, or leave the labels out"
             )
 
