@@ -28,7 +28,7 @@ if compgen -G "$wheels/*.whl" >/dev/null; then
   say "installing the wheels in $wheels"
   "$environment/bin/python" -m pip install --quiet --no-index --no-deps "$wheels"/*.whl
 else
-  # With PyTorch 6 GB, without it 3.
+  # With PyTorch 6 GB, without it 3.7.
   lock=requirements/gpu-torch.txt
   [[ ${FETTLE_GPU_TORCH:-1} == 1 ]] || lock=requirements/gpu.txt
   say "installing the requirements locked in $lock"
