@@ -108,6 +108,26 @@ def stranger() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
 
 
+class Doubled(Net):
+    """A net that answers in another data type."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """As `Net`, in float64."""
+        return super().forward(image).double()
+
+
+def doubled() -> nn.Module:
+    """A net whose answers are no float32."""
+    return Doubled()
+
+
+def picky() -> nn.Module:
+    """A net that not every process of a training can make."""
+    if os.environ["JOB_COMPLETION_INDEX"] == "1":
+        raise OSError("a file that only the leader has")
+    return Net(width=8)
+
+
 def nothing() -> int:
     """No net."""
     return 0

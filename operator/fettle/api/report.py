@@ -127,6 +127,12 @@ class LayerError(ApiModel):
     kept: bool  # in floating point, in what was built
 
 
+class TrainedModel(StoredModel):
+    """What a build trained, in the form that can be trained further, and how that went: runs that take it as it is show it too."""
+
+    training: TrainingFigures | None = None
+
+
 class BuildReport(ApiModel):
     """A build's files, or why its recipe does not apply (`built` is None then, and the run continues). `message`: the cause, or a description.
 

@@ -15,7 +15,7 @@ import numpy as np
 from fettle.api import catalog
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
-from fettle.api.report import BuildReport, LayerError, TrainingFigures
+from fettle.api.report import BuildReport, LayerError, TrainedModel, TrainingFigures
 from fettle.api.signature import Signature
 from fettle.api.task import BuildTask, StoredData, StoredModel
 from fettle.api.text import clip
@@ -57,7 +57,6 @@ def run(task: BuildTask, store: Store) -> BuildReport:
             message = clip("; ".join(notes))
             if ranks.leads():
                 write_build(store, key, built)
-                _forget_checkpoints(task, store, key)
     except (RecipeError, RuntimeFailure) as error:
         log.info("the recipe does not apply", exc_info=True)
         reason, message = RecipeError.default_reason, clip(error.message)
@@ -129,18 +128,19 @@ def _trained(task: BuildTask, store: Store, key: str, notes: list[str], figures:
 
         def kept() -> dict[str, Any]:
             form = to_portable(entry, task.signature, training.seen, folder / "portable")
-            write_trained(store, key, _stored(store, entry, folder / "trained"))
+            trained = _stored(store, entry, folder / "trained")
+            course = figures[-1] if figures else None
+            write_trained(store, key, TrainedModel(**dict(trained), training=course))
             return _stored(store, form, folder / "built").to_json()
 
         return StoredModel.model_validate(group.agreed(kept))
 
 
-def _forget_checkpoints(task: BuildTask, store: Store, key: str) -> None:
-    """Remove those of a training, once the store has what it made: until then another process may be lost, or the store full."""
-    if task.plan.trains:
-        from fettle.optimizer.training.checkpoints import Checkpoints
+def forget_checkpoints(store: Store, key: str) -> None:
+    """Remove those of a training, once the store has the answer: until then another process may be lost, or the store full. Raises StoreError."""
+    from fettle.optimizer.training.checkpoints import Checkpoints
 
-        Checkpoints(store, key).clear()
+    Checkpoints(store, key).clear()
 
 
 def dismiss(nodes: int) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from fettle.api.optimizedmodel import PublishSpec
 from fettle.api.reasons import Reason
-from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport
+from fettle.api.report import BuildReport, MeasureReport, PrepareReport, PublishReport, TrainingFigures
 from fettle.api.task import PublishTask
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import StoreError
 from fettle.optimizer.report import Material, render, tensorboard
+from fettle.store.cache import training_of
 from fettle.store.manifest import Manifest, artifact_uri, copy_artifact, missing_file, read_stored
 from fettle.store.modelpack import Pack, files_in, push
 from fettle.store.registry import registry_at
@@ -49,9 +51,10 @@ def run(task: PublishTask, store: Store, mounts: Mounts) -> PublishReport:
         manifests=manifests,
         artifacts={digest: artifact_uri(store.uri, digest) for digest in manifests},
         registry=registry,
+        trainings=_trainings(store, prepare, builds),
     )
     folder = f"reports/{task.namespace}/{task.name}/{task.generation}"
-    _write_curves(store, f"{folder}.tensorboard", builds)
+    _write_curves(store, f"{folder}.tensorboard", material.trainings)
     path = f"{folder}.html"
     store.write_bytes(path, render(material).encode())
     log.info("report written to %s/%s", store.uri, path)
@@ -69,12 +72,19 @@ def _push(to: PublishSpec, target: str, artifact: tuple[str, Manifest], store: S
     return address
 
 
-def _write_curves(store: Store, folder: str, builds: list[BuildReport]) -> None:
+def _trainings(store: Store, prepare: PrepareReport, builds: list[BuildReport]) -> dict[str, TrainingFigures]:
+    """How trainings went, by the names of their builds: in this run, and in earlier ones whose files it took as they were. Raises StoreError."""
+    taken = [entry for entry in prepare.builds if entry.built is not None]
+    found = {entry.name: training_of(store, entry.cache_key) for entry in taken}
+    found |= {build.name: build.training for build in builds}
+    return {name: figures for name, figures in found.items() if figures is not None}
+
+
+def _write_curves(store: Store, folder: str, trainings: Mapping[str, TrainingFigures]) -> None:
     """An event file of TensorBoard for each build that trained, in a folder of its name. Raises StoreError."""
-    for build in builds:
-        if build.training is not None:
-            content = tensorboard.events(build.training, ended=time.time())
-            store.write_bytes(f"{folder}/{build.name}/{tensorboard.NAME}", content)
+    for name, figures in trainings.items():
+        content = tensorboard.events(figures, ended=time.time())
+        store.write_bytes(f"{folder}/{name}/{tensorboard.NAME}", content)
 
 
 def _answer(store: Store, task_hash: str, kind: type[ReportT]) -> ReportT:

@@ -132,7 +132,16 @@ def run(task: AnyTask, mounts: Mounts) -> AnyReport:
     report = _dispatch(task, store, mounts)
     if ranks.leads():
         store.put_result(key, report)
+        _clean(task, report, store)
     return report
+
+
+def _clean(task: AnyTask, report: AnyReport, store: Store) -> None:
+    """Remove what the task kept for another attempt. Raises StoreError."""
+    if isinstance(report, BuildReport) and isinstance(task, BuildTask) and task.plan.trains:
+        from fettle.optimizer import build
+
+        build.forget_checkpoints(store, report.cache_key)
 
 
 def _dispatch(task: AnyTask, store: Store, mounts: Mounts) -> AnyReport:

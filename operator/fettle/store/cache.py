@@ -12,13 +12,13 @@ from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
 from fettle.api import catalog
 from fettle.api.base import canonical_digest
-from fettle.api.report import CpuClass
+from fettle.api.report import CpuClass, TrainedModel, TrainingFigures
 from fettle.api.task import BuildPlan, StoredData, StoredModel
 from fettle.api.vocabulary import RuntimeName
 from fettle.store.files import file_digest
@@ -26,7 +26,8 @@ from fettle.store.store import Store
 
 KEY_VERSION = 1
 ABSENT = "absent"
-MODEL = TypeAdapter(StoredModel)
+MODEL, TRAINED = TypeAdapter(StoredModel), TypeAdapter(TrainedModel)
+ModelT = TypeVar("ModelT", bound=StoredModel)
 
 
 @lru_cache
@@ -145,22 +146,28 @@ def build_key(
 
 def read_build(store: Store, key: str, trains: bool = False) -> StoredModel | None:
     """What an earlier build of that key wrote, if all its files are still there; of one that `trains`, its trained form too. Raises StoreError."""
-    model = _whole(store, f"builds/{key}.json")
+    model = _whole(store, f"builds/{key}.json", MODEL)
     return None if trains and read_trained(store, key) is None else model
 
 
-def read_trained(store: Store, key: str) -> StoredModel | None:
+def read_trained(store: Store, key: str) -> TrainedModel | None:
     """The form in which what the build of that key trained can be trained further, if all its files are there. Raises StoreError."""
-    return _whole(store, f"trained/{key}.json")
+    return _whole(store, f"trained/{key}.json", TRAINED)
 
 
-def write_trained(store: Store, key: str, model: StoredModel) -> None:
+def write_trained(store: Store, key: str, model: TrainedModel) -> None:
     """Remember that form. Raises StoreError."""
     store.remember(f"trained/{key}.json", model)
 
 
-def _whole(store: Store, path: str) -> StoredModel | None:
-    model = store.recall(path, MODEL)
+def training_of(store: Store, key: str) -> TrainingFigures | None:
+    """How the training of the build of that key went; None if it is not known, or if it trained nothing. Raises StoreError."""
+    model = store.recall(f"trained/{key}.json", TRAINED)
+    return model.training if model is not None else None
+
+
+def _whole(store: Store, path: str, kind: TypeAdapter[ModelT]) -> ModelT | None:
+    model = store.recall(path, kind)
     return model if model is not None and all(store.has_blob(file.sha256, file.bytes) for file in model.files) else None
 
 

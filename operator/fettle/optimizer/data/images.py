@@ -51,7 +51,7 @@ def read_images(
 
 def _classes(filesystem: AbstractFileSystem, folder: str, wanted: ReadRequest) -> list[str]:
     """The sub-folders in the order of their classes. Raises DataError if the names are numbers that differ from the folders' positions."""
-    folders = _in_order(_folders(filesystem, folder))
+    folders = class_folders(filesystem, folder)
     names = [path.rsplit("/", 1)[-1] for path in folders]
     if folders and wanted.judged and not wanted.by_name and all(map(str.isdecimal, names)):
         numbers = [int(name) for name in names]
@@ -62,6 +62,11 @@ def _classes(filesystem: AbstractFileSystem, folder: str, wanted: ReadRequest) -
             )
             raise DataError(message)
     return folders
+
+
+def class_folders(filesystem: AbstractFileSystem, folder: str) -> list[str]:
+    """The sub-folders in the order of their classes."""
+    return _in_order(_folders(filesystem, folder))
 
 
 def _folders(filesystem: AbstractFileSystem, folder: str) -> list[str]:

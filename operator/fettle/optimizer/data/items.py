@@ -141,6 +141,17 @@ def column_names_of(uri: str, mounts: Mounts) -> set[str]:
             return column_names(location.path, stream, uri)
 
 
+def class_names_of(uri: str, mounts: Mounts) -> list[str]:
+    """Names of the folders of classes at `uri`, in their order; none for a file. Raises DataError (DataNotFound)."""
+    location = locate(uri, mounts, missing=_missing)
+    with explained(f"reading {uri}"):
+        if not location.filesystem.isdir(location.path):
+            return []
+        from fettle.optimizer.data.images import class_folders
+
+        return [path.rsplit("/", 1)[-1] for path in class_folders(location.filesystem, location.path)]
+
+
 def _columns(
     location: Location, mounts: Mounts, wanted: ReadRequest, signature: Signature, preprocess: PreprocessSpec | None
 ) -> Columns:

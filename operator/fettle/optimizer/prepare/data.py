@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fettle.api import metrics
-from fettle.api.data import DataSpec, EvaluationSpec, GeneratedSpec
+from fettle.api.data import DataSpec, EvaluationSpec, GeneratedSpec, TrainingSpec
 from fettle.api.signature import Signature
 from fettle.api.source import InputSpec
 from fettle.api.vocabulary import Metric
@@ -81,7 +81,30 @@ def read(
         missing=missing,
         encoder=encoder,
     )
-    return with_training(parted, data.read(asked, mounts, signature, axes, room))
+    training = data.read(asked, mounts, signature, axes, room)
+    _require_labels(spec, learned, training, mounts)
+    return with_training(parted, training)
+
+
+def _require_labels(spec: DataSpec, asked: TrainingSpec, items: Items, mounts: Mounts) -> None:
+    """Raises DataError if `labelKey` names none of the columns, or if folders of images are of other classes than those of data.evaluation.
+
+    A file of inputs alone has no labels, whatever they are called elsewhere.
+    """
+    if items.labels is None and asked.label_key != LABELS:
+        others = data.column_names_of(asked.uri, mounts) - items.arrays.keys() - items.read.keys()
+        if others:
+            missing = f"{asked.uri}: no array {asked.label_key!r} (data.training.labelKey), found {listed(others)}"
+            raise DataError(f"{missing}: set labelKey to the one that holds the labels, or remove it to train without")
+    if items.labels is None or spec.evaluation is None or spec.evaluation.classes:
+        return
+    own, theirs = (data.class_names_of(uri, mounts) for uri in (asked.uri, spec.evaluation.uri))
+    if own and theirs and own != theirs:
+        raise DataError(
+            f"{asked.uri} has {len(own)} folders of classes, {spec.evaluation.uri} has {len(theirs)}, and only one of them has "
+            f"{listed(set(own) ^ set(theirs))}: a folder's position is its label, so provide the same folders in both, or list all classes in "
+            "data.evaluation.classes"
+        )
 
 
 def column_names(spec: DataSpec, mounts: Mounts) -> set[str]:

@@ -15,7 +15,7 @@ from fettle.api.bounds import BASELINES, is_unsteady
 from fettle.api.constraints import Constraints
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, Interval
 from fettle.api.reasons import Reason
-from fettle.api.report import BuildReport, Distribution, MeasureReport, PrepareReport
+from fettle.api.report import BuildReport, Distribution, MeasureReport, PrepareReport, TrainingFigures
 from fettle.api.task import CandidateVerdict, PublishTask
 from fettle.api.vocabulary import Basis, CandidateState, Metric
 from fettle.optimizer.report import plot, plot_layers, plot_rows, plot_training, text
@@ -39,7 +39,7 @@ BASES = {
 @dataclass(frozen=True)
 class Material:
     """Everything that the report is made from. `manifests` are the winners', by digest; `artifacts` are their addresses in
-    the store, and `registry` those in a registry, by target."""
+    the store, and `registry` those in a registry, by target. `trainings` are by the names of their builds."""
 
     task: PublishTask
     prepare: PrepareReport
@@ -48,6 +48,7 @@ class Material:
     manifests: Mapping[str, Manifest]
     artifacts: Mapping[str, str]
     registry: Mapping[str, str]
+    trainings: Mapping[str, TrainingFigures]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def render(material: Material) -> str:
         lstrip_blocks=True,
     )
     environment.globals["text"] = text
-    trained = [(build.name, build.training) for build in material.builds if build.training is not None]
+    trained = list(material.trainings.items())
     curves = [(name, plot_training.curve(name, figures)) for name, figures in trained]
     return environment.get_template("report.html.j2").render(
         task=material.task,

@@ -26,8 +26,13 @@ from fettle.runtimes.torchscript import named_outputs
 def distill(work: Work[DistillStep]) -> Path:
     """Train the student. Raises RecipeError."""
     training, step = work.trained, work.step
-    student = _student(step.student or StudentSpec(), training, work)
-    _require_same_answers(student, training)
+
+    def made() -> Module:
+        student = _student(step.student or StudentSpec(), training, work)
+        _require_same_answers(student, training)
+        return student
+
+    student = training.group.every(made)  # code of a user's own may fail in one process alone
     training.fit(student, weights=Weights(step.alpha, step.beta, step.temperature))
     work.notes.append(
         f"a student of {parameters(student):,} parameters, the teacher has {parameters(training.teacher):,}"
@@ -77,17 +82,17 @@ class _Flat(nn.Module):
 
 
 def _require_same_answers(student: Module, training: Training) -> None:
-    """Raises RecipeError if the student's answers do not have the teacher's shapes."""
+    """Raises RecipeError if the student's answers do not have the teacher's types and shapes."""
     student.eval()
     with torch.no_grad():
-        wanted = _shapes(call(training.teacher, training.example))
+        wanted = _forms(call(training.teacher, training.example))
         try:
-            found = _shapes(call(student, training.example))
+            found = _forms(call(student, training.example))
         except (RuntimeError, TypeError, ValueError, RuntimeFailure) as error:
             raise RecipeError(f"the student does not accept the original's inputs: {quoted(error)}") from error
     if found != wanted:
         raise RecipeError(f"the student has the outputs {found}, the original {wanted}: they must be the same")
 
 
-def _shapes(answers: Sequence[torch.Tensor]) -> list[list[int]]:
-    return [list(answer.shape) for answer in answers]
+def _forms(answers: Sequence[torch.Tensor]) -> str:
+    return ", ".join(f"{str(answer.dtype).removeprefix('torch.')} {list(answer.shape)}" for answer in answers)

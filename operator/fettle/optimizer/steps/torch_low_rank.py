@@ -22,7 +22,7 @@ from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.torch_replace import put
 from fettle.optimizer.training.export import save
-from fettle.optimizer.training.pace import least_for
+from fettle.optimizer.training.pace import BEFORE_TRAINING, least_for
 from fettle.optimizer.training.program import Module, call
 from fettle.optimizer.training.session import Phase, Training, parameters
 from fettle.runtimes.torchscript import to_tensor
@@ -67,7 +67,7 @@ def _for_speedup(work: Work[LowRankStep], student: fx.GraphModule, moments: dict
         return trial
 
     rank = 1 - least_for(wanted, changed, student, training, work.folder / "timed")
-    work.notes.append(f"{rank:.2f} of the full rank is the highest measured to be {wanted:g} times as fast")
+    work.notes.append(f"{rank:.2f} of the full rank is the highest that was {wanted:g} times as fast {BEFORE_TRAINING}")
     return LowRankStep(rank=rank)
 
 

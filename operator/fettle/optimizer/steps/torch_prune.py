@@ -16,7 +16,7 @@ from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
 from fettle.optimizer.training.channels import fixed_layers, pruned, pruned_again
 from fettle.optimizer.training.export import save
-from fettle.optimizer.training.pace import least_for
+from fettle.optimizer.training.pace import BEFORE_TRAINING, least_for
 from fettle.optimizer.training.program import Module
 from fettle.optimizer.training.session import Phase, Training, parameters
 
@@ -65,7 +65,7 @@ def _ratio(work: Work[PruneStep], student: fx.GraphModule, fixed: Sequence[str])
         return trial
 
     ratio = least_for(wanted, changed, student, training, work.folder / "timed")
-    work.notes.append(f"a ratio of {ratio:.2f} is the smallest measured to be {wanted:g} times as fast")
+    work.notes.append(f"a ratio of {ratio:.2f} is the smallest that was {wanted:g} times as fast {BEFORE_TRAINING}")
     return ratio
 
 

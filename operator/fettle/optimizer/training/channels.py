@@ -33,15 +33,16 @@ def pruned(
     """
     importance = torch_pruning.importance
     layers = dict(student.named_modules())
-    before = parameters(student)
+    before, multiple = parameters(student), _rounded(student, fixed)
     pruner = torch_pruning.pruner.BasePruner(
         student,
         tuple(example),
         importance=importance.GroupTaylorImportance() if by_gradients else importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=ratio,
+        pruning_ratio_dict=_narrow(student, ratio, multiple),
         ignored_layers=[layers[name] for name in fixed],
         root_module_types=list(LAYERS),
-        round_to=_rounded(student, fixed),
+        round_to=multiple,
     )
     pruner.step()
     if parameters(student) == before:
@@ -68,6 +69,14 @@ def _rounded(student: Module, fixed: Sequence[str]) -> int:
     while multiple < ROUNDED_MOST and multiple * 8 <= min(widths, default=1):
         multiple *= 2
     return multiple
+
+
+def _narrow(student: Module, ratio: float, multiple: int) -> dict[nn.Module, float]:
+    """The ratios of layers that would have less than one multiple of channels left: that one stays. Rounded to none, all of them would."""
+    found = [layer for layer in student.modules() if isinstance(layer, LAYERS)]
+    widths = {layer: layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for layer in found}
+    narrow = {layer: width for layer, width in widths.items() if width * (1 - ratio) < multiple}
+    return {layer: max(1 - (multiple + 0.5) / width, 0.0) for layer, width in narrow.items()}
 
 
 def fixed_layers(student: fx.GraphModule, example: Sequence[torch.Tensor]) -> list[str]:

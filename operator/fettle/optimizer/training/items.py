@@ -17,7 +17,7 @@ from fettle.runtimes.torchscript import to_tensor
 from fettle.store.arrays import Texts
 
 Array = np.ndarray[Any, Any]
-LEAST_ITEMS = 20  # fewer are neither enough to learn from nor to hold some out
+LEAST_ITEMS = 20  # distinct ones; fewer are neither enough to learn from nor to hold some out
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 1000
 
 
@@ -64,13 +64,14 @@ def training_items(items: MappedItems, labels: Array | Texts | None) -> Training
     """
     if any(isinstance(array, Texts) for array in items.arrays.values()):
         raise RecipeError("the model's inputs are texts, which have no gradients: train it without its tokenizer")
-    if len(items) < LEAST_ITEMS:
-        raise RecipeError(
-            f"training needs {LEAST_ITEMS} items or more, found {len(items)}: provide more in data.training"
-        )
     hashes = list(digests(items))
     order = sorted(range(len(items)), key=lambda place: (hashes[place], place))
-    kinds = sorted(set(hashes))
+    kinds = sorted(set(hashes))  # all copies of an item go the same way
+    if len(kinds) < LEAST_ITEMS:
+        found = f"{len(items)} ({len(kinds)} distinct)" if len(kinds) < len(items) else f"{len(items)}"
+        raise RecipeError(
+            f"training needs {LEAST_ITEMS} distinct items or more, found {found}: provide more in data.training"
+        )
     held_out = set(kinds[: max(min(HELD_OUT_MOST, int(len(kinds) * HELD_OUT_SHARE)), 1)])
     return TrainingItems(
         items,

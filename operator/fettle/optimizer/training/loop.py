@@ -164,6 +164,7 @@ class Trainer:
         if state is None:
             row = self._row(0, None)
             if not math.isfinite(row.held_out_loss + row.score):
+                self._require_numbers()
                 on = f" ({self.objective.told})" if self.objective.told else ""
                 raise RecipeError(
                     f"the loss{on} is {row.held_out_loss} on the validation set before any training: check the labels and train.loss"
@@ -225,7 +226,7 @@ class Trainer:
     def _epoch(self, epoch: int, optimizer: torch.optim.Optimizer, started: float) -> float | None:
         """The mean loss of an epoch; None where it was stopped: the deadline, or a loss that is no number."""
         items = self.teacher.items
-        with training(self.student, items.signature.batchable):
+        with training(self.student, items.signature.batchable and self.spec.batch_size > 1):
             torch.manual_seed(self.spec.seed * 1_000_003 + epoch + 100_003 * self.group.rank)
             planned = list(batches(items.teaching, self.spec.batch_size, self.spec.seed, epoch, self.group.size))
             total = 0.0
@@ -289,6 +290,8 @@ class Trainer:
         row = self._row(progress.epoch, loss if loss is not None and math.isfinite(loss) else None)
         known = loss is None or math.isfinite(loss)
         if not known or not math.isfinite(row.held_out_loss + row.score):
+            if progress.best == 0:
+                self._require_numbers()
             return self._stopped(progress, f"the loss was not a finite number in epoch {progress.epoch}")
         log.info(
             "epoch %d of %d: loss %s, held-out loss %.4f, score %.4f, %.1f s",
@@ -330,6 +333,14 @@ class Trainer:
             )
         return replace(progress, ended=why)
 
+    def _require_numbers(self) -> None:
+        """Raises RecipeError where a loss is no number because the original has answers that are none."""
+        for run in self._runs([*self.teacher.items.held_out, *self.teacher.items.teaching]):
+            if not all(bool(answer.isfinite().all()) for answer in self.teacher.answers(run)):
+                raise RecipeError(
+                    "the original answers some training items with NaN or infinity, which nothing can learn: leave such items out of data.training"
+                )
+
     def _row(self, epoch: int, loss: float | None) -> TrainingEpoch:
         held_out_loss, score = self.group.agreed(self._held_out)
         return TrainingEpoch(
@@ -342,24 +353,29 @@ class Trainer:
 
     def _held_out(self) -> tuple[float, float]:
         """The loss on held-out items, and the score."""
-        items, size = self.teacher.items, min(EVALUATED, self.spec.batch_size)
+        items = self.teacher.items
         losses = points = possible = 0.0
         self.student.eval()
         with torch.no_grad():
-            for start in range(0, len(items.held_out), size):
-                for run in items.runs(items.held_out[start : start + size]):
-                    answers, taught = call(self.student, items.tensors(run)), self.teacher.answers(run)
-                    losses += float(self.objective.loss(answers, taught, run)) * len(run)
-                    right, most = self.objective.right(answers, taught, run)
-                    points, possible = points + right, possible + most
+            for run in self._runs(items.held_out):
+                answers, taught = call(self.student, items.tensors(run)), self.teacher.answers(run)
+                losses += float(self.objective.loss(answers, taught, run)) * len(run)
+                right, most = self.objective.right(answers, taught, run)
+                points, possible = points + right, possible + most
         return losses / len(items.held_out), points / possible if possible else 0.0
+
+    def _runs(self, places: Sequence[int]) -> Iterator[list[int]]:
+        """`places` in runs of a bounded size."""
+        size = min(EVALUATED, self.spec.batch_size)
+        for start in range(0, len(places), size):
+            yield from self.teacher.items.runs(places[start : start + size])
 
 
 @contextmanager
-def training(student: Module, batchable: bool) -> Iterator[None]:
+def training(student: Module, several: bool) -> Iterator[None]:
     """The student in training mode; what normalizes over a batch is not, where a batch is one item."""
     student.train()
-    if not batchable:
+    if not several:
         for layer in student.modules():
             if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
                 layer.eval()

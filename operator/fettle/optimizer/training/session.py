@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -220,8 +221,13 @@ class Training:
             ) from error
 
     def _tell(self, trainer: Trainer, progress: Progress, student: Module) -> None:
+        """Raises RecipeError where there is nothing to compare the student with."""
         chosen = next(row for row in progress.curve if row.epoch == progress.best)
         original = replace(trainer, student=self.teacher)._row(0, None)
+        if not math.isfinite(original.score):
+            raise RecipeError(
+                f"the score of the original itself is {original.score} on the validation set: check its answers to data.training, and train.loss"
+            )
         items = self.taught
         self.figures.append(
             TrainingFigures(

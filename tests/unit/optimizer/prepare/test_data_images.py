@@ -12,7 +12,7 @@ from tests.data import models
 from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.prepare.workbench import Workbench
 
-from fettle.api.data import CalibrationSpec, EvaluationSpec
+from fettle.api.data import CalibrationSpec, DataSpec, EvaluationSpec
 from fettle.api.reasons import Reason
 from fettle.errors import FettleError
 from fettle.runtimes.base import Array
@@ -79,6 +79,27 @@ def test_numbers_that_are_not_the_places_of_their_folders_are_refused_as_labels(
     error = refused(bench)
     assert "expected 0 or 1 and up without a gap" in error.message and "data.evaluation.classes" in error.message
     assert len(items(bench)["image"]) == 3, "judged by agreement, nobody asks for their numbers"
+
+
+def test_folders_of_other_classes_than_those_of_evaluation_are_refused_as_labels_to_train_on(bench: Workbench) -> None:
+    put_identity(bench, "N", 3, 8, 8)
+    for place, name in enumerate(("ape", "fox", "zebra")):
+        picture(bench, f"evaluation/{name}/a.png", (place, 0, 0))
+    for place, name in enumerate(("fox", "zebra")):
+        picture(bench, f"training/{name}/b.png", (0, place, 0))
+
+    def labelled(**classes: Any) -> bool:
+        evaluation = {"uri": "pvc://claim/photos/evaluation", "metric": "Agreement", **classes}
+        data = {"evaluation": evaluation, "training": {"uri": "pvc://claim/photos/training"}}
+        report = bench.prepare(bench.task().model_copy(update={"data": DataSpec.model_validate(data)}))
+        return report.training is not None and report.training.labelled
+
+    told = r"photos/training has 2 folders of classes, .*photos/evaluation has 3, and only one of them has \['ape'\]: "
+    with pytest.raises(FettleError, match=told):
+        labelled()
+    assert labelled(classes=["ape", "fox", "zebra"]), "a name says which class it is"
+    picture(bench, "training/ape/b.png", BLUE)
+    assert labelled()
 
 
 def test_with_the_order_of_the_classes_a_folder_is_known_by_its_name(bench: Workbench) -> None:

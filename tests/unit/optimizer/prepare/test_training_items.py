@@ -56,6 +56,16 @@ def test_labels_lie_under_the_key_that_is_named(tmp_path: Path, key: str) -> Non
     assert (report.training.items, report.training.labelled) == (60, True)
 
 
+def test_a_label_key_that_names_nothing_is_refused_and_not_trained_without_labels(tmp_path: Path) -> None:
+    bench, data = prepared(tmp_path, slice(60, 120), label_key="lables")
+    told = r"training\.npz: no array 'lables' \(data\.training\.labelKey\), found \['labels', 'weight'\]: set labelKey"
+    with pytest.raises(DataError, match=told):
+        bench.prepare(bench.task().model_copy(update={"data": data}))
+    bench.data("training", x=ITEMS[60:])
+    report = bench.prepare(bench.task().model_copy(update={"data": data}))
+    assert report.training is not None and not report.training.labelled, "a file of nothing but inputs has no labels"
+
+
 def test_the_same_items_are_not_prepared_twice_and_others_are(tmp_path: Path) -> None:
     bench, data = prepared(tmp_path, slice(60, 120))
     task = bench.task().model_copy(update={"data": data})

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.unit.optimizer.report.run_of_digits import BUILD, fill, open_store
+from tests.unit.optimizer.report.run_of_digits import BUILD, PREPARE, fill, open_store
 from tests.unit.optimizer.report.test_report import published
 
-from fettle.api.report import BuildReport, TrainingEpoch, TrainingFigures
+from fettle.api.report import BuildEntry, BuildReport, PrepareReport, TrainedModel, TrainingEpoch, TrainingFigures
 from fettle.optimizer.report import plot_training
+from fettle.store.cache import write_trained
 from fettle.store.store import Store
 
 ENDS = [
@@ -68,6 +69,18 @@ def test_the_report_draws_each_training_with_where_and_why_it_ended(tmp_path: Pa
     assert f"0.8 in epoch 4, where it ended: {ended}; the original 0.95" in drawn
     assert f"end: {ended}" in published(store)
     assert "right by the labels; loss on labels: CrossEntropy" in published(store)
+
+
+def test_a_run_that_takes_an_earlier_training_as_it_is_shows_its_course_too(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    fill(store, tmp_path / "model")
+    prepare, key = store.result(PREPARE), "7" * 64
+    assert isinstance(prepare, PrepareReport)
+    entry = BuildEntry(name="lean-torchscript", cache_key=key, built=prepare.portable)
+    store.put_result(PREPARE, prepare.model_copy(update={"builds": (entry,)}))
+    write_trained(store, key, TrainedModel(**dict(prepare.portable), training=trained(ENDS[1])))
+    assert f"0.8 in epoch 4, where it ended: {ENDS[1]}; the original 0.95" in published(store)
+    assert store.names("reports/vision/digits/3.tensorboard") == ["lean-torchscript"]
 
 
 def test_loss_and_learning_rate_stand_below_the_score() -> None:

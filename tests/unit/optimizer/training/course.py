@@ -41,10 +41,11 @@ class Course:
         module: nn.Module | None = None,
         *,
         uri: str = "model.pt2",
+        source: SourceSpec | None = None,
         labelled: bool = True,
         judged: bool = True,
     ) -> Course:
-        """Prepare `module`, or the source that lies at `uri`. `judged`: by labels, which the original has to know."""
+        """Prepare `module`, or the source that lies at `uri` or that `source` says. `judged`: by labels, which the original has to know."""
         for name, items in trainable.digits().items():
             given = items if labelled or name == "evaluation" else {"image": items["image"]}
             np.savez(folder / f"{name}.npz", **given)  # type: ignore[arg-type]
@@ -53,7 +54,8 @@ class Course:
         metric = Metric.ACCURACY if judged else Metric.AGREEMENT
         evaluation = EvaluationSpec(uri="pvc://claim/evaluation.npz", metric=metric)
         data = DataSpec(evaluation=evaluation, training=TrainingSpec(uri="pvc://claim/training.npz"))
-        task = PrepareTask(store="pvc://claim/store", source=SourceSpec(uri=f"pvc://claim/{uri}"), data=data, builds=())
+        told = source or SourceSpec(uri=f"pvc://claim/{uri}")
+        task = PrepareTask(store="pvc://claim/store", source=told, data=data, builds=())
         with probed_once():
             report = stage.run(task, Mounts({"claim": folder}))
         assert isinstance(report, PrepareReport)
@@ -88,8 +90,10 @@ class Course:
         )
 
     def build(self, *documents: dict[str, Any], **train: Any) -> BuildReport:
-        """What that task answers."""
-        return build.run(self.task(*documents, **train), self.store)
+        """What that task answers; no later one goes on from where it came."""
+        report = build.run(self.task(*documents, **train), self.store)
+        build.forget_checkpoints(self.store, report.cache_key)
+        return report
 
     def onnx(self, model: StoredModel) -> onnx.ModelProto:
         """A stored model."""

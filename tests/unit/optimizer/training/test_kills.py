@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from tests.unit.optimizer.training.course import Course
 
+from fettle.optimizer import build
 from fettle.optimizer.training.checkpoints import Checkpoints
+from fettle.store.cache import read_trained
 
 STEPS: dict[str, dict[str, Any]] = {
     "structured": {"prune": {"ratio": 0.5, "iterations": 2, "importance": "Taylor"}},
@@ -49,3 +51,25 @@ def test_a_training_killed_in_and_after_each_epoch_ends_with_the_file_of_an_undi
     assert resumed.built == undisturbed.built, resumed.message
     assert resumed.training is not None and undisturbed.training is not None
     assert resumed.training.curve == undisturbed.training.curve
+
+
+def test_a_training_killed_while_its_model_is_kept_ends_with_the_file_of_an_undisturbed_one(
+    course: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = STEPS["narrow"]
+    undisturbed = course.build(step, epochs=EPOCHS, seed=3)
+    assert undisturbed.built is not None, undisturbed.message
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for before in ("write_trained", "write_build"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(build, before, killed)
+            course.build(step, epochs=EPOCHS, seed=3)
+    resumed = course.build(step, epochs=EPOCHS, seed=3)
+    assert resumed.built == undisturbed.built, resumed.message
+    assert resumed.training is not None and undisturbed.training is not None
+    assert resumed.training.curve == undisturbed.training.curve
+    kept = read_trained(course.store, resumed.cache_key)
+    assert kept is not None and kept.training == resumed.training, "for the report of a run that takes it as it is"

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.task import BuildTask, encode_task
 from fettle.api.vocabulary import Augmentation
 from fettle.errors import StoreError
-from fettle.optimizer import build
+from fettle.optimizer import stage
 from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.training import loop, session
 from fettle.optimizer.training.items import TrainingItems
@@ -179,7 +178,7 @@ def test_a_training_that_was_killed_ends_with_the_same_file_as_an_undisturbed_on
     second = process(task, folder)
     out, _ = second.communicate()
     resumed = answered(folder, out)
-    undisturbed = build.run(task, course.store)
+    undisturbed = course.build({"prune": {"ratio": 0.5, "iterations": 2}}, epochs=8, **more)
     assert undisturbed.built is not None, undisturbed.message
     assert resumed.built == undisturbed.built
     assert resumed.training is not None
@@ -188,19 +187,49 @@ def test_a_training_that_was_killed_ends_with_the_same_file_as_an_undisturbed_on
     assert not store.names(f"checkpoints/{key}"), "what is done needs none"
 
 
+@pytest.mark.parametrize("lost", ["builds", "results"])
 def test_a_training_whose_result_could_not_be_kept_goes_on_from_its_last_checkpoint(
-    course: Course, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    course: Course, tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: str
 ) -> None:
     folder = tmp_path / "claim"
     shutil.copytree(course.folder, folder)
-    again = replace(course, folder=folder)
-    builds = folder / "store/builds"
-    shutil.rmtree(builds, ignore_errors=True)
-    builds.write_text("no folder")
+    task, mounts = course.task({"distill": {}}, epochs=2), Mounts({"claim": folder})
+    blocked = folder / "store" / lost
+    shutil.rmtree(blocked, ignore_errors=True)
+    blocked.write_text("no folder")
     caplog.set_level(logging.INFO)
     with pytest.raises(StoreError):
-        again.build({"distill": {}}, epochs=2)
-    builds.unlink()
-    assert again.build({"distill": {}}, epochs=2).built is not None
+        stage.run(task, mounts)
+    blocked.unlink()
+    report = stage.run(task, mounts)
+    assert isinstance(report, BuildReport)
+    assert report.built is not None, report.message
     assert "resuming from checkpoint" in caplog.text
     assert not list((folder / "store/checkpoints").glob("*/*.pt"))
+
+
+FAILING = """
+calls = []
+
+def loss(outputs, labels):
+    (scores,) = outputs.values()
+    if scores.requires_grad:
+        calls.append(1)
+    if len(calls) > 12:
+        raise ValueError("enough")
+    return scores.mean()
+"""
+
+
+def test_a_training_that_is_refused_in_the_end_leaves_no_checkpoint(
+    course: Course, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here by its loss in the first of the 12 steps of its second epoch."""
+    caplog.set_level(logging.INFO)
+    task = course.task({"distill": {}}, epochs=3, loss="Custom", custom={"code": FAILING})
+    report = stage.run(task, Mounts({"claim": course.folder}))
+    assert isinstance(report, BuildReport)
+    assert report.built is None
+    assert "train.custom failed on a batch: ValueError: enough" in report.message
+    assert "epoch 1 of 3" in caplog.text
+    assert not course.store.names(f"checkpoints/{report.cache_key}")

@@ -288,6 +288,24 @@ def test_a_loss_that_is_no_number_from_the_start_is_a_row_that_says_so(course: C
     assert "is nan on the validation set before any training: check the labels and train.loss" in report.message
 
 
+SURE = """
+from torch.nn.functional import cross_entropy
+
+def loss(outputs, labels):
+    (scores,) = outputs.values()
+    sure = scores.abs().max() > 4 and not scores.requires_grad
+    return cross_entropy(scores, labels) * float('nan' if sure else 1)
+"""
+
+
+def test_a_loss_that_is_no_number_for_the_original_alone_is_a_row_that_says_so(course: Course) -> None:
+    """It is surer of its answers than a student that knows nothing yet."""
+    step = {"distill": {"student": {"callable": "tests.data.trainable:student"}}}
+    report = course.build(step, epochs=1, learningRate=1e-6, **own(SURE))
+    assert report.built is None
+    assert "the score of the original itself is nan on the validation set" in report.message
+
+
 def test_other_code_is_another_build_and_the_report_names_it(course: Course) -> None:
     first = course.build(STUDENT, epochs=1, **own(SMOOTHED))
     second = course.build(STUDENT, epochs=1, **own(f"{SMOOTHED}\n"))

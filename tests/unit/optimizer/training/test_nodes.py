@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ from tools.ports import free_port
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, unframe
 from fettle.api.task import LEADER_VARIABLE, BuildTask, StoredModel, encode_task
+from fettle.errors import WorkerLostError
 from fettle.optimizer.ranks import RANK_VARIABLE
+from fettle.optimizer.training import together
 from fettle.optimizer.training.items import batches
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
@@ -212,6 +216,30 @@ def test_students_of_different_shapes_are_not_trained_together(plain: Course, tm
     step = {"distill": {"student": {"callable": "tests.data.trainable:uneven"}}}
     message = refused(plain.task(step, **TRAIN, nodes=2), copied(plain, tmp_path / "claim"))
     assert "the pods changed the model to different shapes" in message and "set it to 1" in message
+
+
+def test_a_student_that_one_process_cannot_make_is_refused_in_all_of_them(plain: Course, tmp_path: Path) -> None:
+    step = {"distill": {"student": {"callable": "tests.data.trainable:picky"}}}
+    message = refused(plain.task(step, **TRAIN, nodes=2), copied(plain, tmp_path / "claim"))
+    assert "could not make a student: OSError: a file that only the leader has" in message
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["its port is taken", "the other never starts"])
+def test_a_leader_whom_nobody_can_join_ends_its_attempt(taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setenv(RANK_VARIABLE, "0")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        if taken:
+            other.listen()
+        else:
+            other.close()
+        monkeypatch.setenv(LEADER_VARIABLE, f"127.0.0.1:{port}")
+        told = "another process of this training cannot be reached; the next attempt goes on from the last checkpoint"
+        with pytest.raises(WorkerLostError, match=told) as caught, together.joined(2):
+            pass
+    assert caught.value.retryable
 
 
 def test_several_nodes_need_a_cluster(plain: Course) -> None:

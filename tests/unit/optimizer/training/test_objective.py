@@ -110,6 +110,28 @@ def test_labels_that_do_not_count_teach_nothing(
     assert possible == np.sum(unsure != marker)
 
 
+@pytest.mark.parametrize(
+    ("answers", "metric", "labels"),
+    [
+        (SCORES, Metric.MULTI_LABEL, (SCORES > 0).astype(np.int64)),
+        (PICTURES, Metric.SEGMENTATION, PICTURES.argmax(1)),
+    ],
+    ids=["tags", "masks"],
+)
+def test_an_item_without_a_label_that_counts_is_no_loss_and_no_nan(
+    answers: Array, metric: Metric, labels: Array
+) -> None:
+    unsure = labels.copy()
+    unsure[7] = -100
+    made_of, _ = made(answers, unsure, metric, beta=0.0)
+    student = torch.from_numpy(answers[7:8] * 0.5).requires_grad_()
+    loss = made_of.loss([student], [torch.from_numpy(answers[7:8])], [7])
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert student.grad is not None and not student.grad.any()
+    assert made_of.right([student], [student], [7]) == (0, 0)
+
+
 def test_labels_without_a_loss_are_left_to_the_teacher_with_a_note() -> None:
     made_of, notes = made(SCORES, np.arange(40), Metric.EMBEDDING)
     assert made_of.by_labels is None

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
-from tests.data import models
+from tests.data import models, trainable
 from tests.unit.optimizer.training.course import Course
+
+from fettle.api.source import FactorySpec, InputSpec, SourceSpec
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +55,19 @@ def test_an_operator_that_pytorch_lacks_is_named(graphs: Course, tmp_path: Path)
     report = Course.of(folder, uri="model/model.onnx", judged=False).build({"distill": {}}, epochs=1)
     assert report.built is None
     assert "Binarizer cannot be converted from ONNX to PyTorch" in report.message
+
+
+def test_weights_of_a_module_that_code_makes_are_trained_as_the_graph_that_they_become(tmp_path: Path) -> None:
+    torch.save(trainable.learned().state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "nets.py").write_text("from tests.data.trainable import Net\n\n\ndef create():\n    return Net()\n")
+    source = SourceSpec(
+        uri="pvc://claim/weights.pt",
+        trusted=True,
+        factory=FactorySpec(callable="nets:create", uri="pvc://claim/nets.py"),
+        inputs=(InputSpec(name="image", dtype="FP32", shape=("N", 1, 8, 8)),),
+    )
+    made = Course.of(tmp_path, source=source)
+    report = made.build({"distill": {"student": {"width": 0.5}}}, epochs=2)
+    assert report.built is not None, report.message
+    assert report.training is not None
+    assert report.training.curve[-1].held_out_loss < report.training.curve[0].held_out_loss

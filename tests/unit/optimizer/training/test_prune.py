@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from tests.data import trainable
 from tests.unit.optimizer.training.course import Course
 
 from fettle.api.recipe import RuntimeSettings
@@ -16,7 +19,8 @@ from fettle.api.report import BuildReport
 from fettle.api.signature import Signature
 from fettle.errors import RecipeError
 from fettle.optimizer.training import pace
-from fettle.optimizer.training.program import Module
+from fettle.optimizer.training.channels import fixed_layers, pruned
+from fettle.optimizer.training.program import Module, opened
 from fettle.optimizer.training.session import Training
 from fettle.optimizer.training.together import ALONE
 from fettle.runtimes.base import Session
@@ -64,6 +68,25 @@ def test_channels_go_in_several_rounds_and_by_what_the_loss_says_of_them(course:
     assert in_rounds.training is not None
     assert in_rounds.training.parameters_after < 1.3 * at_once.training.parameters_after
     assert in_rounds.built != at_once.built
+
+
+def test_the_higher_the_ratio_the_more_channels_go_and_a_few_stay(course: Course, tmp_path: Path) -> None:
+    path = trainable.save(trainable.Net(width=32).eval(), tmp_path / "model.pt2")
+    example = (torch.zeros(2, 1, 8, 8),)
+    module = opened(path, course.prepared.signature, example)
+    fixed = fixed_layers(module, example)
+    widths: dict[float, list[int]] = {}
+    for ratio in (0.3, 0.5, 0.75, 0.875, 0.99):
+        trial = copy.deepcopy(module)
+        pruned(trial, example, fixed, ratio)
+        widths[ratio] = [layer.out_channels for layer in trial.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert widths == {
+        0.3: [16] * 5 + [40],
+        0.5: [16] * 5 + [32],
+        0.75: [8] * 5 + [16],
+        0.875: [8] * 6,
+        0.99: [8] * 6,
+    }
 
 
 def test_what_cannot_be_pruned_that_fast_is_refused_with_what_was_reached(course: Course) -> None:

@@ -6,11 +6,12 @@ from itertools import product
 from typing import Any
 
 import pytest
-from tests.unit.plan.optimize.world import OPENVINO, ORT, make_spec, prepared, stored
+from tests.unit.plan.optimize.world import OPENVINO, ORT, digest, make_spec, prepared, stored
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport, Traits
+from fettle.api.task import StoredData
 from fettle.api.vocabulary import Basis, Precision, QuantizePreset, RuntimeName
 from fettle.plan.run.candidates import ROWS_LIMIT, TargetPlan, plan_target, possible_builds
 from fettle.plan.run.constraints import in_force
@@ -62,6 +63,13 @@ ALWAYS = [
     "int8-onnxruntime-in-openvino",
     "int8-mixed-onnxruntime",
 ]
+LEARNING: dict[str, Any] = {"data": {"evaluation": {"uri": "pvc://m/e.npz"}, "training": {"uri": "pvc://m/t.npz"}}}
+LEARNED: dict[str, Any] = {"training": StoredData(sha256=digest("training"), items=800, labelled=True)}
+TRAINED = [
+    f"{recipe}-{runtime}"
+    for recipe in ("int8-aware", "pruned", "pruned-int8")
+    for runtime in ("onnxruntime", "openvino")
+]
 PLANS: list[tuple[str, dict[str, Any], dict[str, Any], list[str], list[str]]] = [
     ("a convolutional net gets the whole plan, cheapest first", {}, {}, ALWAYS, []),
     ("a quick net is tried with one thread too", {}, {"traits": traits(p50_milliseconds=0.4)},
@@ -88,6 +96,9 @@ PLANS: list[tuple[str, dict[str, Any], dict[str, Any], list[str], list[str]]] = 
     ("a static shape is not tried on a model that takes no batch", {}, {"batchable": False}, [], ["float32-openvino-static"]),
     ("only runtimes that may serve are tried, the original's included", {"targets": [{"name": "cpu", "runtimes": ["openvino"]}]}, {},
      ["float32-openvino", "int8-onnxruntime-in-openvino"], ["original", "float32-onnxruntime", "int8-onnxruntime"]),
+    ("training data add int8 that is trained for, half of the work pruned away, and int8 of that", LEARNING, LEARNED, TRAINED, []),
+    ("what came quantized is not trained", LEARNING, {**LEARNED, "traits": traits(quantized=True)}, [], TRAINED),
+    ("without training data nothing is trained", {}, {}, [], TRAINED),
     ("without any data nothing is quantized that needs it", {"data": {}}, {"generated": True, "calibration": None},
      ["float32-openvino", "bfloat16-openvino"], ["int8-openvino", "int8-onnxruntime"]),
 ]  # fmt: skip
@@ -119,6 +130,17 @@ def test_the_plan_of_a_convolutional_net_is_exactly_this() -> None:
     found = plan()
     assert tried(found) == ALWAYS
     assert refused(found) == {}
+
+
+@pytest.mark.parametrize(("deadline", "seconds"), [(600, 100), (3600, 600), (86_400, 1800)])
+def test_a_training_that_nobody_asked_for_takes_a_sixth_of_the_deadline_at_most(deadline: int, seconds: int) -> None:
+    found = plan(make_spec(**LEARNING, search={"deadlineSeconds": deadline}), **LEARNED)
+    for name in TRAINED:
+        build = named(found, name).build
+        assert build is not None and build.training is not None
+        assert build.training.spec.deadline_seconds == seconds
+    pruned = named(found, "pruned-int8-openvino").steps[0].prune
+    assert pruned is not None and pruned.target_speedup == 2
 
 
 def test_settings_say_what_sets_a_row_apart() -> None:
