@@ -114,10 +114,12 @@ def one_load(empty: Row, servers: dict[str, RunningServer], plan: Plan) -> Itera
             try:
                 if not number:
                     asked(empty, servers[name], WARM_SECONDS, plan)
+                before = servers[name].cpu_seconds()
                 found = asked(empty, servers[name], plan.seconds, plan)
+                spent = (servers[name].cpu_seconds() - before) / max(1.0, found.requests_per_second * plan.seconds)
                 seen[name].append(found)
-                late = f"p99 {found.p99_milliseconds:.2f} ms, {found.failed} failed"
-                say(f"{empty.model}, {empty.protocol}, {load}: {name} {found.requests_per_second:,.0f}/s, {late}")
+                rest = f"p99 {found.p99_milliseconds:.2f} ms, {1e6 * spent:.0f} µs of CPU each, {found.failed} failed"
+                say(f"{empty.model}, {empty.protocol}, {load}: {name} {found.requests_per_second:,.0f}/s, {rest}")
             except (LoadFailure, ServerFailure) as failure:
                 failures[name] = str(failure)
                 say(f"{empty.model}, {empty.protocol}, {load}: {name}: {failure}")

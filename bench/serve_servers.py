@@ -107,14 +107,20 @@ class RunningServer:
 
     def memory_bytes(self) -> int:
         """What the process and those that it started take, pages that they share counted once."""
+        return sum(process.memory_full_info().pss for process in self._family())
+
+    def cpu_seconds(self) -> float:
+        """The CPU time that they have used."""
+        return sum(used.user + used.system for used in (process.cpu_times() for process in self._family()))
+
+    def _family(self) -> list[psutil.Process]:
         own = psutil.Process(self.process.pid)
-        return sum(process.memory_full_info().pss for process in (own, *own.children(recursive=True)))
+        return [own, *own.children(recursive=True)]
 
     def stop(self) -> None:
         """End the process and what it started."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            own = psutil.Process(self.process.pid)
-            family = [*own.children(recursive=True), own]
+            family = self._family()[::-1]
             self.process.send_signal(signal.SIGTERM)
             psutil.wait_procs(family, timeout=10)
             for process in family:
