@@ -116,12 +116,16 @@ def one_load(empty: Row, servers: dict[str, RunningServer], seconds: dict[str, f
             if name in failures:
                 continue
             try:
-                if not number:  # by one connection: a server still has what many would leave behind
-                    asked(replace(empty, loop=CLOSED, concurrency=1, rate=None), servers[name], WARM_SECONDS, plan)
+                if not number:
+                    asked(empty, servers[name], WARM_SECONDS, plan)
+                    servers[name].settle()
+                before = servers[name].cpu_seconds()
                 found = asked(empty, servers[name], seconds[name], plan)
+                spent = (servers[name].cpu_seconds() - before) / max(1.0, found.requests_per_second * seconds[name])
+                servers[name].settle()
                 seen[name].append(found)
-                late = f"p99 {found.p99_milliseconds:.2f} ms, {found.failed} failed"
-                say(f"{empty.model}, {empty.protocol}, {load}: {name} {found.requests_per_second:,.0f}/s, {late}")
+                rest = f"p99 {found.p99_milliseconds:.2f} ms, {1e6 * spent:.0f} µs of CPU each, {found.failed} failed"
+                say(f"{empty.model}, {empty.protocol}, {load}: {name} {found.requests_per_second:,.0f}/s, {rest}")
             except (LoadFailure, ServerFailure) as failure:
                 failures[name] = str(failure)
                 say(f"{empty.model}, {empty.protocol}, {load}: {name}: {failure}")
@@ -140,7 +144,6 @@ def asked(row: Row, server: RunningServer, seconds: float, plan: Plan) -> Figure
         found = opened(request, row.rate, seconds, plan.load_cpus, server.folder)
     else:
         found = closed(request, row.concurrency or 1, seconds, plan.load_cpus, server.folder)
-    server.settle()
     if seconds > WARM_SECONDS and not found.requests_per_second + found.failed:
         raise LoadFailure(f"no answer within {seconds:.0f} s")
     return found

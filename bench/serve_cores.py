@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from bench.serve import WORK, say
 from bench.serve_load import Figures, closed
 from bench.serve_models import BY_NAME as CASES
@@ -98,9 +97,7 @@ class Pods:
             server.stop()
 
     def _cpu_seconds(self) -> float:
-        roots = [psutil.Process(server.process.pid) for server in self.servers]
-        family = [process for root in roots for process in (root, *root.children(recursive=True))]
-        return sum(used.user + used.system for used in (process.cpu_times() for process in family))
+        return sum(server.cpu_seconds() for server in self.servers)
 
 
 def arrangements(cores: int, cpus: Sequence[int]) -> list[Arrangement]:

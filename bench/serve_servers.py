@@ -110,26 +110,26 @@ class RunningServer:
         """What the process and those that it started take, pages that they share counted once."""
         return sum(process.memory_full_info().pss for process in self._family())
 
+    def cpu_seconds(self) -> float:
+        """The CPU time that they have used."""
+        return sum(used.user + used.system for used in (process.cpu_times() for process in self._family()))
+
     def settle(self) -> None:
         """Wait until it computes no more: a server may go on with requests whose clients are gone, on the CPUs of the next one's turn."""
         for _ in range(round(SETTLE_SECONDS / LOOK_SECONDS)):
-            before = self._cpu_seconds()
+            before = self.cpu_seconds()
             time.sleep(LOOK_SECONDS)
-            if self._cpu_seconds() - before < QUIET_SHARE * LOOK_SECONDS:
+            if self.cpu_seconds() - before < QUIET_SHARE * LOOK_SECONDS:
                 return
 
     def _family(self) -> list[psutil.Process]:
         own = psutil.Process(self.process.pid)
         return [own, *own.children(recursive=True)]
 
-    def _cpu_seconds(self) -> float:
-        return sum(sum(process.cpu_times()[:2]) for process in self._family())
-
     def stop(self) -> None:
         """End the process and what it started."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            own = psutil.Process(self.process.pid)
-            family = [*own.children(recursive=True), own]
+            family = self._family()[::-1]
             self.process.send_signal(signal.SIGTERM)
             psutil.wait_procs(family, timeout=10)
             for process in family:

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +29,7 @@ from fettle.server.request import Code, InferRequest, RequestError
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, Array]
+Outcome = Tensors | BaseException
 Run = Callable[[Tensors, int, int], Tensors]  # inputs, how many items they are, and their bytes
 Gone = Callable[[], Awaitable[object]]  # ends when the client has left
 LOOK_AFTER_SECONDS = (
@@ -65,28 +66,30 @@ class _Nobody:
 
 
 class _Work:
-    """A request in the queue or in a run. The thread that runs it writes `outcome` and the times; the event loop writes everything else."""
+    """A request that the event loop runs in its next turn."""
 
-    __slots__ = ("abandoned", "arrived", "began", "ended", "form", "future", "outcome", "over", "request", "rows")
+    __slots__ = ("form", "future", "request", "rows")
 
     def __init__(self, request: InferRequest, form: tuple[int, ...], future: asyncio.Future[Tensors]) -> None:
         self.request, self.rows, self.form, self.future = request, request.rows, form, future
+
+
+class _QueuedWork(_Work):
+    """A request in the queue or in a run. The thread that runs it writes `outcome` and the times; the event loop writes everything else."""
+
+    __slots__ = ("abandoned", "arrived", "began", "ended", "outcome", "over")
+
+    def __init__(self, request: InferRequest, form: tuple[int, ...], future: asyncio.Future[Tensors]) -> None:
+        super().__init__(request, form, future)
         self.arrived = time.perf_counter()
         self.began = self.ended = 0.0  # 0: it did not run
-        self.outcome: Tensors | BaseException | None = None
+        self.outcome: Outcome | None = None
         self.abandoned = self.over = False
 
     def settle(self) -> None:
         """Resume the request with its outcome, unless the client has disconnected."""
         self.over = True
-        if self.future.done():
-            return
-        if self.abandoned or self.outcome is None:
-            self.future.set_result({})
-        elif isinstance(self.outcome, BaseException):
-            self.future.set_exception(self.outcome)
-        else:
-            self.future.set_result(self.outcome)
+        _resume(self.future, {} if self.abandoned or self.outcome is None else self.outcome)
 
 
 class Batcher:
@@ -108,7 +111,7 @@ class Batcher:
             for tensor in signature.inputs
             for axis, size in enumerate(tensor.shape)
         )
-        self._queue: deque[_Work] = deque()
+        self._queue: deque[_QueuedWork] = deque()
         self._changed = threading.Condition()
         self._lingering = 0  # threads whose run has room and waits for more
         self._closed = False
@@ -132,7 +135,7 @@ class Batcher:
         then it counts as in flight, with its bytes. A request whose run has not begun leaves the queue at once.
         """
         loop = asyncio.get_running_loop()
-        work = _Work(request, self._form(request.inputs), loop.create_future())
+        work = _QueuedWork(request, self._form(request.inputs), loop.create_future())
         self._put(work)
         timers = []
         if deadline is not None and (seconds is None or deadline < seconds):
@@ -158,15 +161,14 @@ class Batcher:
             for timer in timers:
                 timer.cancel()
 
-    async def infer_here(self, request: InferRequest) -> Tensors:
+    def infer_here(self, request: InferRequest) -> asyncio.Future[Tensors]:
         """Like `infer`, but the event loop itself runs the model in its next turn, together with other requests that arrived in this turn."""
-        loop = asyncio.get_running_loop()
-        work = _Work(request, self._form(request.inputs), loop.create_future())
-        self._here.append(work)
-        if self._turns is not loop:
-            self._turns = loop
-            loop.call_soon(self._turn, loop)
-        return await work.future
+        if self._turns is None or self._turns.is_closed():
+            self._turns = asyncio.get_running_loop()
+            self._turns.call_soon(self._turn)
+        future: asyncio.Future[Tensors] = self._turns.create_future()
+        self._here.append(_Work(request, self._form(request.inputs), future))
+        return future
 
     def close(self) -> None:
         """Drop waiting requests, and end the threads after their current runs."""
@@ -193,7 +195,7 @@ class Batcher:
             if axis != tensor.batch_axis
         )
 
-    def _put(self, work: _Work) -> None:
+    def _put(self, work: _QueuedWork) -> None:
         with self._changed:
             self._queue.append(work)
             if self._lingering:
@@ -201,7 +203,7 @@ class Batcher:
             else:
                 self._changed.notify()
 
-    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _turn(self) -> None:
         """Run the first requests that wait for the event loop. Other tasks of the loop get a turn between two runs."""
         batch: list[_Work] = []
         rows = 0
@@ -214,14 +216,19 @@ class Batcher:
                 break
             batch.append(self._here.popleft())
             rows += work.rows
-        self._turns = loop if self._here else None
-        if self._here:
-            loop.call_soon(self._turn, loop)
+        if not self._here:
+            self._turns = None
+        elif self._turns is not None:
+            self._turns.call_soon(self._turn)
         if batch:
-            self._compute(batch, self._run_here)
-            self._settle(batch, waited=False)
+            began = time.perf_counter()
+            outcomes = self._outcomes(batch, self._run_here)
+            self.watch.ran(rows, time.perf_counter() - began)
+            for work, outcome in zip(batch, outcomes, strict=True):
+                work.request.began = began
+                _resume(work.future, outcome)
 
-    def _expire(self, work: _Work, error: RequestError) -> None:
+    def _expire(self, work: _QueuedWork, error: RequestError) -> None:
         """Answer a waiting request with `error`. A request whose run has begun still gets its outputs."""
         with self._changed:
             if work not in self._queue:
@@ -230,18 +237,18 @@ class Batcher:
         work.outcome = error
         work.settle()
 
-    def _watch(self, work: _Work, gone: Gone) -> None:
+    def _watch(self, work: _QueuedWork, gone: Gone) -> None:
         """Drop a waiting request if its client disconnects."""
         watching = asyncio.ensure_future(_until(gone))
         watching.add_done_callback(lambda _: self._expire(work, _given_up("the client had left")))
         work.future.add_done_callback(lambda _: watching.cancel())
 
-    def _settle(self, batch: list[_Work], waited: bool = True) -> None:
-        """Finish the requests of a run, in the event loop."""
+    def _settle(self, batch: list[_QueuedWork]) -> None:
+        """Finish the requests of a run of a thread, in the event loop."""
         if batch[0].began:
             self.watch.ran(sum(work.rows for work in batch), batch[0].ended - batch[0].began)
         for work in batch:
-            if work.began and waited:
+            if work.began:
                 self.watch.waited(work.began - work.arrived)
             work.settle()
 
@@ -249,10 +256,15 @@ class Batcher:
 
     def _serve(self) -> None:
         while batch := self._next():
-            self._compute(batch, self._run)
+            began = time.perf_counter()
+            outcomes = self._outcomes(batch, self._run)
+            ended = time.perf_counter()
+            for work, outcome in zip(batch, outcomes, strict=True):
+                work.began = work.request.began = began
+                work.ended, work.outcome = ended, outcome
             self._return(batch)
 
-    def _next(self) -> list[_Work]:
+    def _next(self) -> list[_QueuedWork]:
         """The next request, and those that run with it; empty when the batcher is closed."""
         with self._changed:
             batch = self._first()
@@ -269,7 +281,7 @@ class Batcher:
                 self._lingering -= 1
             return batch
 
-    def _first(self) -> list[_Work]:
+    def _first(self) -> list[_QueuedWork]:
         while True:
             while self._queue:
                 work = self._queue.popleft()
@@ -280,9 +292,9 @@ class Batcher:
                 return []
             self._changed.wait()
 
-    def _join(self, batch: list[_Work], rows: int, most: int) -> int:
+    def _join(self, batch: list[_QueuedWork], rows: int, most: int) -> int:
         """Move waiting requests of the same form into the run, in their order, while there is room; returns its number of items."""
-        others: list[_Work] = []
+        others: list[_QueuedWork] = []
         while self._queue and rows < most:
             work = self._queue.popleft()
             if work.abandoned:
@@ -295,7 +307,7 @@ class Batcher:
         self._queue.extendleft(reversed(others))
         return rows
 
-    def _return(self, batch: list[_Work]) -> None:
+    def _return(self, batch: list[_QueuedWork]) -> None:
         """Return the requests to the event loop, all in one call."""
         try:
             batch[0].future.get_loop().call_soon_threadsafe(self._settle, batch)
@@ -304,16 +316,10 @@ class Batcher:
 
     # ------------------------------------------------------------------------------------------------------------ in either
 
-    def _compute(self, batch: list[_Work], run: Run) -> None:
-        """Run the requests, and store the outcome in each."""
-        began = time.perf_counter()
-        outcomes = self._together(batch, run) if len(batch) > 1 else [_alone(batch[0], run)]
-        ended = time.perf_counter()
-        for work, outcome in zip(batch, outcomes, strict=True):
-            work.began = work.request.began = began
-            work.ended, work.outcome = ended, outcome
-
-    def _together(self, batch: list[_Work], run: Run) -> list[Tensors | BaseException]:
+    def _outcomes(self, batch: Sequence[_Work], run: Run) -> Sequence[Outcome]:
+        """Run the requests: the outputs or the error of each."""
+        if len(batch) == 1:
+            return [_alone(batch[0], run)]
         try:
             rows = sum([work.rows for work in batch])
             size = sum([work.request.size for work in batch])
@@ -322,7 +328,7 @@ class Batcher:
             log.info("a run of %d requests failed, so each runs by itself: %s", len(batch), error)
             return [_alone(work, run) for work in batch]
 
-    def _gathered(self, batch: list[_Work]) -> Tensors:
+    def _gathered(self, batch: Sequence[_Work]) -> Tensors:
         return {
             tensor.name: np.concatenate(
                 [work.request.inputs[tensor.name] for work in batch], axis=tensor.batch_axis or 0
@@ -330,26 +336,30 @@ class Batcher:
             for tensor in self._signature.inputs
         }
 
-    def _scattered(self, batch: list[_Work], outputs: Tensors, rows: int) -> list[Tensors | BaseException]:
+    def _scattered(self, batch: Sequence[_Work], outputs: Tensors, rows: int) -> list[Tensors]:
         """Each request's part of the outputs, as views. Raises RuntimeFailure if the outputs do not have as many items as the inputs."""
+        parts: list[Tensors] = [{} for _ in batch]
         for tensor in self._signature.outputs:
-            shape = outputs[tensor.name].shape
-            if shape[tensor.batch_axis or 0] != rows:
-                raise RuntimeFailure(f"output {tensor.name}: expected {rows} items, found shape {list(shape)}")
-        parts: list[Tensors | BaseException] = []
-        at = 0
-        for work in batch:
-            own = slice(at, at := at + work.rows)
-            parts.append(
-                {
-                    tensor.name: outputs[tensor.name][(slice(None),) * (tensor.batch_axis or 0) + (own,)]
-                    for tensor in self._signature.outputs
-                }
-            )
+            array, before = outputs[tensor.name], (slice(None),) * (tensor.batch_axis or 0)
+            if array.shape[len(before)] != rows:
+                raise RuntimeFailure(f"output {tensor.name}: expected {rows} items, found shape {list(array.shape)}")
+            at = 0
+            for work, part in zip(batch, parts, strict=True):
+                part[tensor.name] = array[(*before, slice(at, at := at + work.rows))]
         return parts
 
 
-def _alone(work: _Work, run: Run) -> Tensors | BaseException:
+def _resume(future: asyncio.Future[Tensors], outcome: Outcome) -> None:
+    """End the wait for the outcome, unless nobody waits any more."""
+    if future.done():
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _alone(work: _Work, run: Run) -> Outcome:
     try:
         return run(work.request.inputs, work.rows, work.request.size)
     except BaseException as error:  # noqa: BLE001  whatever it is, it is this request's, and there are others to serve

@@ -11,7 +11,7 @@ from typing import Protocol
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
 from fettle.server.shares import Crowd, Shares, Who, fits, most_of, nobody, places, refusal
-from fettle.server.time_limits import TimeLimit, TimeLimits
+from fettle.server.time_limits import TimeLimits
 
 AT_ONCE = 1 << 16  # a declared body of so many bytes is taken in one go; more count against the share of their client
 
@@ -35,8 +35,7 @@ class Bodies:
         what = "requests of this client with {held} bytes in total are being read or waiting for the model"
         self._shares = Shares(what, Code.UNAVAILABLE, crowd=crowd, unread=True)
         self._plenty = most_of(settings.max_reading)  # of so many, all may be one client's
-        self._limits = TimeLimits()
-        self._reading: dict[TimeLimit, Who | str] = {}
+        self._reading = TimeLimits()  # of the bodies that are being read, each its client's
 
     async def read(self, incoming: Incoming, size: int | None, who: Who = nobody) -> bytes | bytearray:
         """The body; `release` it when its request is answered. `size`: bytes that the client says it has.
@@ -46,12 +45,10 @@ class Bodies:
         """
         if size is not None and size > self._largest:
             raise self._too_large()
-        if len(self._reading) >= self._plenty:
+        if len(self._reading.running) >= self._plenty:
             self._require_place(who)
-        limit = self._limits.within(self._settings.body_seconds)
-        self._reading[limit] = who
         try:
-            with limit:
+            with self._reading.within(self._settings.body_seconds, who):
                 body: bytes | bytearray
                 if size is not None and size <= AT_ONCE:
                     body = bytes(await incoming())
@@ -61,8 +58,6 @@ class Bodies:
         except TimeoutError:
             message = f"the body did not arrive within {self._settings.body_seconds:g} s"
             raise RequestError(Code.TIMEOUT, message, unread=True) from None
-        finally:
-            del self._reading[limit]
         if size is not None and len(body) != size:  # the parts of a client that hung up just end
             self.release(len(body), who)
             raise RequestError(Code.INVALID, f"the body ended after {len(body)} of {size} bytes", unread=True)
@@ -70,12 +65,12 @@ class Bodies:
 
     def _require_place(self, who: Who) -> None:
         """Raises RequestError UNAVAILABLE where too many bodies are being read, and LIMITED where too many of them are this client's."""
-        reading = len(self._reading)
+        reading = len(self._reading.running)
         free = self._settings.max_reading - reading - 1
         if free < 0:
             raise RequestError(Code.UNAVAILABLE, f"{reading} request bodies are already being read", unread=True)
         client = who()
-        own = places(self._reading, client)
+        own = places(self._reading.running, client)
         if not fits(own + 1, free):
             what = f"{own} request bodies of this client are already being read"
             raise refusal(Code.LIMITED, what, unread=True)

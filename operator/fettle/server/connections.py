@@ -12,7 +12,7 @@ JITTER = 0.25  # so that connections opened together do not end together
 MOST_KNOWN = 1 << 14  # beyond it the one that was silent longest is forgotten: it begins anew if it is still there
 
 
-@dataclass
+@dataclass(slots=True)
 class _Connection:
     requests_left: int
     ends_at: float
@@ -30,18 +30,16 @@ class Connections:
         rng: random.Random | None = None,
     ) -> None:
         self._max_requests, self._max_seconds = max_requests, max_seconds
+        self._silence = 2 * max_seconds  # after which one is gone: clients that hung up are not reported
         self._clock, self._random = clock, rng or random.Random()
         self._open: OrderedDict[str, _Connection] = OrderedDict()  # the one that was silent longest first
 
     def should_close(self, client: str) -> bool:
         """Count one answer on `client`'s connection; True = answer with `Connection: close`."""
         now = self._clock()
-        self._sweep(now)
         known = self._open.get(client)
-        if known is None:
-            known = self._open[client] = _Connection(
-                max(1, round(self._max_requests * self._jitter())), now + self._max_seconds * self._jitter(), now
-            )
+        if known is None or known.seen_at <= now - self._silence:
+            known = self._begun(client, now)
         known.requests_left -= 1
         known.seen_at = now
         self._open.move_to_end(client)
@@ -50,14 +48,18 @@ class Connections:
         del self._open[client]
         return True
 
+    def _begun(self, client: str, now: float) -> _Connection:
+        self._sweep(now)
+        requests = max(1, round(self._max_requests * self._jitter()))
+        self._open[client] = begun = _Connection(requests, now + self._max_seconds * self._jitter(), now)
+        return begun
+
     def _jitter(self) -> float:
         return 1 + JITTER * (2 * self._random.random() - 1)
 
     def _sweep(self, now: float) -> None:
-        # Clients that hung up are not reported; what was silent for two life times is gone.
-        limit = now - 2 * self._max_seconds
         while self._open:
             first = next(iter(self._open.values()))
-            if first.seen_at > limit and len(self._open) < MOST_KNOWN:
+            if first.seen_at > now - self._silence and len(self._open) < MOST_KNOWN:
                 return
             self._open.popitem(last=False)

@@ -73,8 +73,11 @@ _KINDS = {"FP": _FLOATS, "BF": _FLOATS, "IN": _WHOLE, "UI": _WHOLE, "BO": _FLAGS
 numpy_type = functools.cache(numpy_dtype)
 
 
-def take(values: list[Any], dtype: str, shape: Sequence[int]) -> Array:
-    """The array of `shape` from elements of a small body that was parsed as a whole. Raises ElementsError like `read`."""
+def take(values: list[Any], dtype: str, shape: Sequence[int], *, flags: bool = True) -> Array:
+    """The array of `shape` from elements of a small body that was parsed as a whole. `flags`: whether true and false may be among them.
+
+    Raises ElementsError like `read`.
+    """
     count, flat, size = math.prod(shape), values, 1
     for axis in range(len(shape) if values and type(values[0]) is list else 0):
         size *= shape[axis]
@@ -86,7 +89,7 @@ def take(values: list[Any], dtype: str, shape: Sequence[int]) -> Array:
             flat = list(itertools.chain.from_iterable(flat))
     if len(flat) != count:
         raise ElementsError(f"shape {list(shape)} needs {count} elements, found {len(flat)}")
-    return _converted(flat, dtype).reshape(shape)
+    return _converted(flat, dtype, flags).reshape(shape)
 
 
 def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
@@ -107,7 +110,8 @@ def read(span: Span, dtype: str, shape: Sequence[int]) -> Array:
         skeleton = piece.structure.translate(None, kind.letters)
         if not expected.startswith(skeleton, place):
             raise _misfit(piece, skeleton, dtype, shape, None if nested else filled)
-        elements = _converted(_values(piece, dtype, nested), dtype)
+        # Had a number been true or false, the skeleton would have told.
+        elements = _converted(_values(piece, dtype, nested), dtype, flags=False)
         if filled + elements.size > count:
             raise ElementsError(f"shape {list(shape)} needs {count} elements, found more")
         array[filled : filled + elements.size] = elements
@@ -227,16 +231,28 @@ _LETTERS = {"FP32": "f", "FP64": "d", "INT8": "b", "INT16": "h", "INT32": "i", "
 _LETTERS |= {"UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q"}
 
 
-def _converted(flat: list[Any], dtype: str) -> Array:
-    """The elements in their data type. Values that do not fit it are refused, except that floats may lose digits."""
+@functools.lru_cache(256)
+def _packing(dtype: str, count: int) -> struct.Struct | None:
+    """How `struct` writes so many elements; None where it does not."""
     letter = _LETTERS.get(dtype)
-    if letter is not None:
+    return None if letter is None else struct.Struct(f"={count}{letter}")
+
+
+def _converted(flat: list[Any], dtype: str, flags: bool) -> Array:
+    """The elements in their data type. Values that do not fit it are refused, except that floats may lose digits.
+
+    `flags`: whether true and false may be among them.
+    """
+    packing = _packing(dtype, len(flat))
+    if packing is not None:
         array: Array = np.empty(len(flat), numpy_type(dtype))
         try:
-            struct.pack_into(f"={len(flat)}{letter}", array.data, 0, *flat)
+            packing.pack_into(array, 0, *flat)
         except (struct.error, OverflowError):
             return _bent(flat, dtype)  # which says what is wrong
-        if (len(flat) > FEW and not ((array == 0) | (array == 1)).any()) or bool not in set(map(type, flat)):
+        if not flags or (len(flat) > FEW and not ((array == 0) | (array == 1)).any()):
+            return array
+        if bool not in set(map(type, flat)):
             return array
     return _bent(flat, dtype)
 

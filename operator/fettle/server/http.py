@@ -83,7 +83,8 @@ class HttpFront:
             if codec is not None:
                 exchange = self._exchange(codec, given)
                 who = partial(self._who, client, peer, given)
-                receive, gone = self._receive(scope, connection, exchange, who), connection.client_disconnect
+                receive = self._receive(scope, given, connection, exchange, who)
+                gone = connection.client_disconnect
                 made = isinstance(exchange, PreparedExchange)
                 code, body = Code.OK, await self.service.infer(receive, exchange, gone, who=who, in_thread=made)
                 if exchange.json_size is not None:
@@ -143,12 +144,11 @@ class HttpFront:
         return (("Retry-After", str(error.retry_after)),) if error.retry_after is not None else ()
 
     async def _receive(
-        self, scope: Any, connection: Any, exchange: HttpExchange | Predict, who: Who
+        self, scope: Any, headers: Any, connection: Any, exchange: HttpExchange | Predict, who: Who
     ) -> bytes | bytearray:
         """The body of a request for inference; `exchange` is told how much of it is JSON. Raises RequestError."""
         if scope.method != "POST":
             raise RequestError(Code.NOT_ALLOWED, f"{scope.path} requires POST")
-        headers = scope.headers
         exchange.json_size = _json_size(headers)
         if isinstance(exchange, PreparedExchange):
             exchange.require()

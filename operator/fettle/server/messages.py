@@ -125,7 +125,8 @@ class Messages:
                 inputs[tensor.name] = binary.read(Raw(memoryview(content)), tensor.dtype, shape)
             except ElementsError:
                 return None
-        return InferRequest(inputs, rows or 1, None, message.id, frozenset(tensor.name for tensor in signature.outputs))
+        answered = frozenset([tensor.name for tensor in signature.outputs])
+        return InferRequest(inputs, rows or 1, None, message.id, answered)
 
     def require_model(self, name: str, version: str) -> None:
         """Raises RequestError NOT_FOUND. A version may be left out."""

@@ -74,9 +74,10 @@ class Requests(Collector):
         self._labels = labels
         self.counts: dict[str, int] = {}
 
-    def count(self, code: str) -> None:
-        """Count one."""
-        self.counts[code] = self.counts.get(code, 0) + 1
+    def count(self, code: Code) -> None:
+        """Count one that came through a front."""
+        told = code._value_  # as `value`, without a descriptor's detour
+        self.counts[told] = self.counts.get(told, 0) + 1
 
     def describe(self) -> Iterator[CounterMetricFamily]:
         """Its name, to the registry."""
@@ -99,6 +100,7 @@ class Metrics:
         own: dict[str, Any] = {"labelnames": LABELS, "registry": self.registry}
         self.requests = Requests(self._labels)
         self.registry.register(self.requests)
+        self.count = self.requests.count
         self.latency = self._histogram(
             "fettle_server_request_seconds", "Time that an infer request spends in the server, in seconds.", _LATENCY
         )
@@ -179,10 +181,6 @@ class Metrics:
         self._replays.inc(seconds)
         if outcome is not None:
             self._compared.labels(*self._labels, outcome.value).inc()
-
-    def count(self, code: Code) -> None:
-        """Count a request that came through a front."""
-        self.requests.count(code._value_)  # as `value`, without a descriptor's detour
 
     def refuse(self, code: Code) -> None:
         """Count a request that was not let in."""

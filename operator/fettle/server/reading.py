@@ -53,16 +53,15 @@ class _FairTurns:
         self._free = at_once
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the client whose turn is next first
 
-    @property
-    def taken(self) -> bool:
-        """Whether all are."""
-        return not self._free
+    def take(self) -> bool:
+        """Take a turn, if one is free."""
+        if not self._free:
+            return False
+        self._free -= 1
+        return True
 
-    async def acquire(self, who: Who) -> None:
+    async def wait(self, who: Who) -> None:
         """Wait for a turn."""
-        if self._free:
-            self._free -= 1
-            return
         client, turn = who(), asyncio.get_running_loop().create_future()
         self._waiting.setdefault(client, deque()).append(turn)
         try:
@@ -109,16 +108,10 @@ class Reading:
 
     async def read(self, sender: Sender, who: Who = nobody) -> Any:
         """The next message. Raises TimeoutError for one that did not arrive in time, or kept others waiting."""
-        if self._turns.taken and self._since:
-            longest = next(iter(self._since))
-            longest.shorten(self._since.pop(longest) + PATIENCE_SECONDS)
         with self._limits.within(self._seconds) as limit:
-            self._waiting += 1
-            try:
-                await self._turns.acquire(who)
-            finally:
-                self._waiting -= 1
-            began = asyncio.get_running_loop().time()
+            if not self._turns.take():
+                await self._wait(who)
+            began = self._limits.loop.time()
             if self._waiting:  # who came before this one's turn found nobody left to hurry
                 limit.shorten(began + PATIENCE_SECONDS)
             else:
@@ -128,3 +121,14 @@ class Reading:
             finally:
                 self._since.pop(limit, None)
                 self._turns.release()
+
+    async def _wait(self, who: Who) -> None:
+        """Wait for a turn, and hurry the message that is read the longest."""
+        if self._since:
+            longest = next(iter(self._since))
+            longest.shorten(self._since.pop(longest) + PATIENCE_SECONDS)
+        self._waiting += 1
+        try:
+            await self._turns.wait(who)
+        finally:
+            self._waiting -= 1

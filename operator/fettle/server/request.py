@@ -27,6 +27,8 @@ class Code(Enum):
     FAILED = "500"  # the model, or the server itself
     UNAVAILABLE = "503"  # too much waits already, or the server is on its way out: try again
 
+    __hash__ = object.__hash__  # there is one of each, and Enum's own is written in Python
+
     @property
     def is_failure(self) -> bool:
         """No answer, and not by the client's doing."""
@@ -60,4 +62,5 @@ class InferRequest:
     began: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self.size = sum([array.nbytes for array in self.inputs.values()])
+        for array in self.inputs.values():
+            self.size += array.nbytes

@@ -165,7 +165,8 @@ class RpcFront:
         """The answer to a request for inference, which counts against its client's limits. Raises RequestError."""
         client: str | None = None
         try:
-            client = await self._admit(context, infer=True)
+            if not self.service.access.open:
+                client = await self._admit(context, infer=True)
             who = partial(self._who, client, context)
             # The library itself cancels this handler where the client has left.
             return await self.service.infer(receive(who), self._codec, deadline=context.time_remaining, who=who)

@@ -113,8 +113,9 @@ class InferenceService:
         disconnected, once no thread works on it.
         """
         started = time.perf_counter()
+        if not self.in_flight:
+            self.idle.clear()
         self.in_flight += 1
-        self.idle.clear()
         code = Code.FAILED
         judged: Code | None = None
         trace = None
@@ -139,7 +140,8 @@ class InferenceService:
             if trace is not None:
                 trace.end(code)
             self.in_flight -= 1
-            self._settle()
+            if not self.in_flight:
+                self._settle()
 
     async def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
         """The client, identified by its token, or else by its `address`. Call `access.leave` when its inference request (`infer`) is over.

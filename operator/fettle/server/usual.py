@@ -26,6 +26,7 @@ def read(body: bytes | bytearray, signature: Signature, max_rows: int) -> InferR
     """The request that a small body is; None where it has to be looked at more closely."""
     if len(body) > elements.PIECE:
         return None
+    flags = b"true" in body or b"false" in body  # a search of the text is ten times as fast as one of types
     try:
         document = orjson.loads(body)
         entries, identity = document["inputs"], document.get("id")
@@ -38,21 +39,23 @@ def read(body: bytes | bytearray, signature: Signature, max_rows: int) -> InferR
             shape, data = entry["shape"], entry["data"]
             if entry["name"] != tensor.name or entry["datatype"] != tensor.dtype or len(entry) != 4:
                 return None
+            if type(data) is not list or type(shape) is not list or not {*map(type, shape)} <= _INTEGERS:
+                return None
             known = rows_with(tensor, shape, rows, max_rows)
-            if type(data) is not list or known is None:
+            if known is None:
                 return None
             rows = known
-            inputs[tensor.name] = elements.take(data, tensor.dtype, shape)
+            inputs[tensor.name] = elements.take(data, tensor.dtype, shape, flags=flags)
     except (AttributeError, KeyError, TypeError, orjson.JSONDecodeError, ElementsError):
         return None
     return InferRequest(inputs, rows or 1, None, identity)
 
 
-def rows_with(tensor: Tensor, shape: list[Any], rows: int, max_rows: int) -> int | None:
+def rows_with(tensor: Tensor, shape: list[int], rows: int, max_rows: int) -> int | None:
     """The rows of a request with an input of this shape. `rows`: of its inputs before that, 0 where none has a batch axis. None where these are not
     the signature's sizes, or any where they may vary, or there are more rows than allowed or others than before."""
     expected, batch = tensor.shape, tensor.batch_axis
-    if type(shape) is not list or len(shape) != len(expected) or not {*map(type, shape)} <= _INTEGERS:
+    if len(shape) != len(expected):
         return None
     for axis, size in enumerate(shape):  # a generator costs twice as much, with every request
         if size < 1 or (size != expected[axis] != -1 and axis != batch):  # beside a 0, another may be of any size
@@ -60,7 +63,7 @@ def rows_with(tensor: Tensor, shape: list[Any], rows: int, max_rows: int) -> int
     if batch is None:
         return rows
     size = shape[batch]
-    return size if 1 <= size <= max_rows and rows in (0, size) else None
+    return size if size <= max_rows and rows in (0, size) else None
 
 
 def write(

@@ -128,6 +128,14 @@ def test_a_connection_ends_after_its_requests_or_its_time_and_starts_anew() -> N
     assert connections.should_close("b:1") is True
 
 
+def test_who_comes_from_the_address_of_a_connection_that_hung_up_long_ago_has_a_new_one() -> None:
+    clock = Clock(0)
+    connections = Connections(1000, 10, clock)
+    assert connections.should_close("a:1") is False
+    clock.now = 20
+    assert connections.should_close("a:1") is False
+
+
 def test_connections_that_hung_up_are_forgotten() -> None:
     clock = Clock(0)
     connections = Connections(1000, 10, clock)

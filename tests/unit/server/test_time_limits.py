@@ -15,7 +15,7 @@ async def limits() -> AsyncIterator[TimeLimits]:
     """Limits that nothing is left of."""
     made = TimeLimits()
     yield made
-    assert not made._running
+    assert not made.running
 
 
 async def waited(limits: TimeLimits, seconds: float) -> str:
@@ -76,3 +76,9 @@ async def test_limits_may_be_nested(limits: TimeLimits) -> None:
         assert await waited(limits, 0) == "late"
         with limits.within(0):
             await asyncio.Event().wait()
+
+
+async def test_whose_limits_run_is_known_until_they_end(limits: TimeLimits) -> None:
+    with limits.within(60, "a"), limits.within(60, "b") as second:
+        second.shorten(second.ends - 1)
+        assert [*limits.running.values()] == ["a", "b"]
