@@ -8,6 +8,7 @@ the wire first, and what is left is bounded. Source: https://protobuf.dev/progra
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -134,6 +135,7 @@ def _varint(number: int) -> bytes:
     return bytes(parts)
 
 
+@lru_cache(256)
 def field_head(number: int, size: int) -> bytes:
     """What stands before a field of bytes or of a message."""
     return _varint(number << 3 | BYTES) + _varint(size)
