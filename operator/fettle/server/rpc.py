@@ -25,6 +25,7 @@ from fettle.server import inference_pb2 as pb
 from fettle.server.call_metadata import Context
 from fettle.server.logs import HEADERS, told
 from fettle.server.messages import Messages
+from fettle.server.ports import require_free
 from fettle.server.reading import PATIENCE_SECONDS, Places, Reading
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
@@ -51,6 +52,7 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTION = reflection.SERVICE_NAME
 _GRACE_SECONDS = 4.0  # for what came in while the port closed
 _SHARE_OF_DRAIN = 0.75
+_ACCEPTORS = 4  # servers on the port; docs/design/server.md#grpc says why
 _MOST_METADATA = 1 << 14  # bytes; more: RESOURCE_EXHAUSTED
 _MOST_AT_ONCE = 100  # requests on a connection; the client's library holds more back
 _CHECK_SECONDS = 60.0  # without a message on a stream, after which its token is checked again
@@ -78,7 +80,18 @@ class RpcFront:
         self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
 
     async def serve(self) -> None:
-        """Listen until `stop`. Raises RuntimeError if the port is in use, and UsageError without a usable certificate."""
+        """Listen until `stop`. Raises OSError if the port is in use, and UsageError without a usable certificate."""
+        settings = self.service.settings
+        if not settings.shares_ports:
+            require_free(settings.host, settings.grpc_port)
+        servers = [self._server() for _ in range(_ACCEPTORS)]
+        for server in servers:
+            await server.start()
+        await self._stopping.wait()
+        await asyncio.gather(*(server.stop(_GRACE_SECONDS) for server in servers))
+
+    def _server(self) -> Any:
+        """One of the servers on the port. The kernel spreads connections over them."""
         settings = self.service.settings
         server = grpc.aio.server(options=self._options())
         server.add_generic_rpc_handlers((Handlers(self._handlers(), self._unknown()),))
@@ -88,9 +101,7 @@ class RpcFront:
             server.add_insecure_port(address)
         else:
             server.add_secure_port(address, _credentials(Certificate(settings.tls_folder, settings.tls_clients)))
-        await server.start()
-        await self._stopping.wait()
-        await server.stop(_GRACE_SECONDS)
+        return server
 
     def drain(self) -> None:
         """Tell health watchers that this pod is terminating. Connections stay open, because they can only be closed gracefully with the port."""
@@ -106,7 +117,7 @@ class RpcFront:
     def _options(self) -> list[tuple[str, Any]]:
         settings = self.service.settings
         return [
-            ("grpc.so_reuseport", int(settings.shares_ports)),  # otherwise, a port that is taken is an error
+            ("grpc.so_reuseport", 1),  # among the servers of this process, and among processes that share the port
             ("grpc.max_receive_message_length", settings.grpc_max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", _MOST_METADATA),
@@ -153,7 +164,6 @@ class RpcFront:
         return not self.service.draining
 
     async def _infer(self, requests: Any, context: Context) -> bytes:
-        HEADERS.set(call_metadata.headers(context))
         try:
             answer = await self._answer(context, partial(self._receive, context))
         except RequestError as error:
@@ -178,7 +188,7 @@ class RpcFront:
         """The client of a call; an inference call counts against its limits. None if no token is needed. Raises RequestError."""
         if self.service.access.open:
             return None
-        authorization = call_metadata.headers(context)("authorization")
+        authorization = call_metadata.headers(context.invocation_metadata() or ())("authorization")
         return await self.service.admit(authorization, self._who(None, context), infer=infer)
 
     def _who(self, client: str | None, context: Context) -> str:
@@ -256,13 +266,10 @@ class RpcFront:
             return Code.OK, function(request).SerializeToString()
 
         async def answer(requests: Any, context: Context) -> bytes:
-            HEADERS.set(call_metadata.headers(context))
             try:
                 client = None if kind in _OPEN else await self._admit(context)
-                who, reading = (
-                    partial(self._who, client, context),
-                    self._open_reading if kind in _OPEN else self._reading,
-                )
+                who = partial(self._who, client, context)
+                reading = self._open_reading if kind in _OPEN else self._reading
                 _, response = self.service.tell(tell, await self._small_message(context, reading, who))
             except RequestError as error:
                 await self._refuse(context, error)
@@ -319,7 +326,6 @@ class RpcFront:
         """A handler for a stream. The number of streams is limited, because the library may hold a message for each."""
 
         async def handle(requests: Any, context: Context) -> None:
-            HEADERS.set(call_metadata.headers(context))
             context.set_trailing_metadata(self._told())
             try:
                 await self._placed(work, places, context)
@@ -342,7 +348,6 @@ class RpcFront:
 
     def _unknown(self) -> Any:
         async def handle(requests: Any, context: Context) -> bytes:
-            HEADERS.set(call_metadata.headers(context))
             error = RequestError(Code.NOT_ALLOWED, f"this server has {SERVICE}; see its reflection")
             self.service.metrics.count(error.code)
             await self._refuse(context, error)
@@ -379,13 +384,17 @@ def _credentials(certificate: Certificate) -> Any:
 
 
 class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # the library has no types
-    """A handler for each method, and one for unknown methods, so that every response is our own."""
+    """A handler for each method, and one for unknown methods, so that every response is our own.
+
+    The library asks for it in the task of the call, and tells the call's metadata, which `context` would make anew.
+    """
 
     def __init__(self, known: dict[str, Any], unknown: Any) -> None:
         self._known, self._unknown = known, unknown
 
     def service(self, handler_call_details: Any) -> Any:
-        """The handler of a call."""
+        """The handler of a call, in whose task the call's headers are known from now on."""
+        HEADERS.set(call_metadata.headers(handler_call_details.invocation_metadata))
         return self._known.get(handler_call_details.method, self._unknown)
 
 

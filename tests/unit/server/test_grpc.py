@@ -276,12 +276,15 @@ def test_health_and_reflection_are_grpcs_own(slow: SlowServer, channel: grpc.Cha
     assert {method.name for method in service.methods} >= {"ModelInfer", "ModelStreamInfer", "ServerMetadata"}
 
 
-def test_a_port_that_is_taken_ends_the_process_with_a_sentence(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_port_that_is_taken_ends_the_process_with_a_sentence(tmp_path: Path, shared: bool) -> None:
+    """Whether or not the one who has it would share it."""
+    with socket.create_server(("127.0.0.1", 0), reuse_port=shared) as taken:
         log = tmp_path / "log"
+        port = taken.getsockname()[1]
         with log.open("w") as stream, pytest.raises(RuntimeError, match="exited with 1"):
-            SlowServer(tmp_path, grpc_port=taken.getsockname()[1], log=stream.fileno())
-        assert "Failed to bind" in log.read_text()
+            SlowServer(tmp_path, grpc_port=port, log=stream.fileno())
+        assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in log.read_text()
 
 
 class Service:

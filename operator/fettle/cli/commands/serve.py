@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from fettle.errors import FettleError, UsageError
 from fettle.runtimes.artifact import require_machine
 from fettle.server import example
 from fettle.server.pod import serve as run
+from fettle.server.ports import require_free
 from fettle.server.settings import ServerSettings
 from fettle.signals import leave
 from fettle.store.manifest import Manifest, read_fetched
@@ -47,14 +47,9 @@ class Ports:
             ("management-port", self.management_port),
         ):
             try:
-                family = socket.getaddrinfo(self.host, port, type=socket.SOCK_STREAM)[0]
-                with socket.socket(family[0], socket.SOCK_STREAM) as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(family[4])
+                require_free(self.host, port)
             except OSError as error:
-                cause = error.strerror or str(error)
-                message = f"cannot listen on {self.host}:{port}: {cause}; choose another one with --{option}"
-                raise UsageError(message) from error
+                raise UsageError(f"{error.strerror}; choose another one with --{option}") from error
 
 
 ports_options = gathered(
