@@ -8,7 +8,6 @@ codec would take as well, and make the same of it. Small requests spend half of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import orjson
 
