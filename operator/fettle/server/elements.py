@@ -247,7 +247,7 @@ def _converted(flat: list[Any], dtype: str, flags: bool) -> Array:
     if packing is not None:
         array: Array = np.empty(len(flat), numpy_type(dtype))
         try:
-            packing.pack_into(array, 0, *flat)
+            packing.pack_into(array.data, 0, *flat)
         except (struct.error, OverflowError):
             return _bent(flat, dtype)  # which says what is wrong
         if not flags or (len(flat) > FEW and not ((array == 0) | (array == 1)).any()):
