@@ -8,12 +8,12 @@ import hmac
 import ipaddress
 import logging
 import math
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
 
+from fettle.server.listener import Listener
 from fettle.server.replay import AT_ONCE, PATH, Trouble, read_token
 from fettle.server.settings import ServerSettings
 from fettle.server.state import Condition, NotTold, State
@@ -31,13 +31,20 @@ HttpAnswer = tuple[int, list[tuple[str, str]], bytes]
 
 
 class Management:
-    """Routes of the management port, which tells of `state`."""
+    """The management port, which tells of `state`."""
 
     def __init__(self, settings: ServerSettings, state: State) -> None:
         self._settings, self._state = settings, state
-        self.client_of: Callable[[str], str | None] = lambda told: (
-            told
-        )  # who is behind what a port says of a connection
+        # Probes have no certificate to show.
+        self._listener = Listener(self, settings.host, settings.management_port, settings.tls_folder)
+
+    async def serve(self) -> None:
+        """Listen until `stop`. Raises as `Listener.serve`."""
+        await self._listener.serve()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._listener.stop()
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
@@ -77,7 +84,7 @@ class Management:
 
     async def _log_level(self, scope: Any) -> HttpAnswer:
         """Change what is logged. Only for who is in the pod, as `kubectl port-forward` is."""
-        if not _is_loopback(self.client_of(scope.client) or ""):
+        if not _is_loopback(self._listener.client(scope.client) or ""):
             return 403, _TEXT, b"the log's level is set from within the pod: kubectl port-forward POD 8081\n"
         if scope.method != "POST":
             return 405, [*_TEXT, ("allow", "POST")], b"POST /fettle/log?level=debug\n"
