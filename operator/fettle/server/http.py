@@ -82,7 +82,7 @@ class HttpFront:
                 client = await self._admit(scope, peer, codec is not None)
             if codec is not None:
                 exchange = self._exchange(codec, given)
-                who = partial(self._who, client, peer, given)
+                who = partial(self.service.access.client, client, peer, partial(_forwarded, given))
                 receive, gone = self._receive(scope, connection, exchange, who), connection.client_disconnect
                 made = isinstance(exchange, PreparedExchange)
                 code, body = Code.OK, await self.service.infer(receive, exchange, gone, who=who, in_thread=made)
@@ -112,15 +112,9 @@ class HttpFront:
             self.service.metrics.refuse(code)
             raise RequestError(code, "this port only accepts connections from the TLS listener", unread=True)
         headers = scope.headers
-        address = self._who(None, client, headers)
+        address = self.service.access.client(None, client, partial(_forwarded, headers))
         name = await self.service.admit(headers.get("authorization"), address, infer=infer)
         return name if infer else None
-
-    def _who(self, client: str | None, peer: str, headers: Any) -> str:
-        """Who sent a request: the client that was let in, or else the address behind the connection of `peer`."""
-        if client is not None:
-            return client
-        return self.service.access.address(peer, lambda: _forwarded(headers))
 
     def _exchange(self, codec: Callable[[], HttpExchange | Predict], headers: Any) -> HttpExchange | Predict:
         """The codec of this request: that of its path, or of pictures or texts where the body is one."""

@@ -181,11 +181,9 @@ class RpcFront:
         return await self.service.admit(authorization, self._who(None, context), infer=infer)
 
     def _who(self, client: str | None, context: Context) -> str:
-        """Who sent a message: the client that was let in, or else the address behind the connection."""
-        if client is not None:
-            return client
+        """Who sent a message: see `Access.client`."""
         peer = unquote(context.peer()).partition(":")[2]
-        return self.service.access.address(peer, lambda: call_metadata.values(context, proxies.HEADER))
+        return self.service.access.client(client, peer, lambda: call_metadata.values(context, proxies.HEADER))
 
     async def _receive(self, context: Context, who: Who) -> bytes:
         """The single message of a request, accounted for by `bodies`. Raises RequestError."""
