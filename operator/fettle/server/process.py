@@ -170,7 +170,7 @@ async def _loaded(
     # In a pool of its own, for whose thread nothing waits at the end of the process.
     pool, artifact = ThreadPoolExecutor(1), (settings.folder, settings.sha256)
     batching = Batching(settings.batch_max_size, settings.batch_max_delay_milliseconds / 1000)
-    cores = max(1, cpu.usable_cores() // (settings.processes or 1))
+    cores = max(1, cpu.usable_cores() // settings.sharers)
     told = (*artifact, settings.threads, settings.max_queue, batching, cores)
     loading = asyncio.get_running_loop().run_in_executor(pool, load, *told)
     for needed in (permission, loading):

@@ -64,10 +64,9 @@ class InferenceService:
     def __init__(self, settings: ServerSettings, model: ServedModel) -> None:
         """Raises UsageError if tokens are required, but the Secret has none."""
         self.settings, self.model = settings, model
-        processes = settings.processes or 1
-        self.windows = Windows(most_bytes=MOST_BYTES // processes)
-        kept, rate = (settings.samples, settings.samples_max_bytes), PER_SECOND / processes
-        self.samples = Samples(model.signature, *kept, per_second=rate)
+        self.windows = Windows(most_bytes=MOST_BYTES // settings.sharers)
+        kept = (settings.samples, settings.samples_max_bytes)
+        self.samples = Samples(model.signature, *kept, per_second=PER_SECOND / settings.sharers)
         self.metrics = Metrics(settings.model, settings.revision)
         self.metrics.waiting.set_function(lambda: float(model.waiting))
         if catalog.runtime(model.manifest.runtime).device is DeviceKind.NVIDIA:
