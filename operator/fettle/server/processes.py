@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from fettle.api import catalog
-from fettle.api.optimizedmodel_status import Measurement
+from fettle.api.measured import Measurement
 from fettle.api.vocabulary import DeviceKind
 from fettle.errors import UsageError
 from fettle.runtimes import cpu
