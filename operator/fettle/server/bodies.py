@@ -13,7 +13,7 @@ from fettle.server.settings import ServerSettings
 from fettle.server.shares import Crowd, Shares, Who, fits, most_of, nobody, places, refusal
 from fettle.server.time_limits import TimeLimit, TimeLimits
 
-AT_ONCE = 1 << 16  # a declared body of so many bytes is taken in one go; more count against the share of their client
+AT_ONCE = 1 << 16  # a declared body of so many bytes is small where memory allows: see `Bodies`
 
 
 class Incoming(Protocol):
@@ -25,11 +25,16 @@ class Incoming(Protocol):
 
 
 class Bodies:
-    """The bounds, and what is held within them. Used by one event loop only."""
+    """The bounds, and what is held within them. Used by one event loop only.
+
+    A body is small if as many as may be read have room, so that no client fills it with them. One that is declared is taken in one go, and no small
+    one counts against the share of its client.
+    """
 
     def __init__(self, settings: ServerSettings, crowd: Crowd | None = None) -> None:
         self._settings = settings
         self.held = 0
+        self._small = min(AT_ONCE, settings.max_bodies_bytes // settings.max_reading)
         # A larger one could never be held.
         self._largest = min(settings.max_body_bytes, most_of(settings.max_bodies_bytes))
         what = "requests of this client with {held} bytes in total are being read or waiting for the model"
@@ -53,9 +58,9 @@ class Bodies:
         try:
             with limit:
                 body: bytes | bytearray
-                if size is not None and size <= AT_ONCE:
+                if size is not None and size <= self._small:
                     body = bytes(await incoming())
-                    self._reserve(len(body), who() if len(body) > AT_ONCE else None)
+                    self._reserve(len(body), who() if len(body) > self._small else None)
                 else:
                     body = await self._parts(incoming, who())
         except TimeoutError:
@@ -92,16 +97,16 @@ class Bodies:
             self.held -= len(body)
             self._shares.give(client, len(body))
             raise
-        if len(body) <= AT_ONCE:
+        if len(body) <= self._small:
             self._shares.give(client, len(body))
         return body
 
     def reserve(self, size: int, who: Who = nobody) -> None:
         """Account for so many bytes of a request; `release` them when it is answered. Raises RequestError UNAVAILABLE, LIMITED, and TOO_LARGE for
         more than could ever be held."""
-        if size > max(self._largest, AT_ONCE):  # small ones have no share to exceed
+        if size > max(self._largest, self._small):  # small ones have no share to exceed
             raise self._too_large()
-        self._reserve(size, who() if size > AT_ONCE else None)
+        self._reserve(size, who() if size > self._small else None)
 
     def _reserve(self, size: int, client: str | None) -> None:
         most = self._settings.max_bodies_bytes
@@ -120,7 +125,7 @@ class Bodies:
     def release(self, size: int, who: Who = nobody) -> None:
         """A request of so many bytes, all reserved at once, is answered."""
         self.held -= size
-        if size > AT_ONCE:
+        if size > self._small:
             self._shares.give(who(), size)
 
     def _too_large(self) -> RequestError:

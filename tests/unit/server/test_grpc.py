@@ -82,7 +82,8 @@ def request(value: float = 1.0, name: str = "slow", **more: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlowServer]:
-    bounds = {"grpc_max_message_bytes": 4000, "max_bodies_bytes": 8000, "body_seconds": 4, "grpc_max_streams": 4}
+    bounds = {"grpc_max_message_bytes": 4000, "max_bodies_bytes": 8000, "max_reading": 2}
+    bounds |= {"body_seconds": 4, "grpc_max_streams": 4}
     proxies = '["127.0.0.0/8"]'  # one who tells of others
     started = SlowServer(tmp_path_factory.mktemp("slow"), trusted_proxies=proxies, **bounds)
     yield started

@@ -96,6 +96,24 @@ def test_small_bodies_count_against_no_share(bodies: Bodies) -> None:
     assert raised.value.code is Code.UNAVAILABLE
 
 
+def test_a_client_cannot_fill_a_small_memory_with_small_bodies() -> None:
+    bodies = Bodies(ServerSettings(max_bodies_bytes=64 * AT_ONCE))
+    with pytest.raises(RequestError, match="the rest is kept for other clients"):
+        for _ in range(64):
+            bodies.reserve(AT_ONCE, who("a"))
+    bodies.reserve(AT_ONCE, who("b"))
+
+
+async def test_what_is_small_elsewhere_counts_in_a_small_memory_while_it_arrives() -> None:
+    bodies = Bodies(ServerSettings(max_bodies_bytes=64 * AT_ONCE))
+    reading = asyncio.create_task(bodies.read(Sent(b"begun", ends=False), AT_ONCE, who("a")))
+    await asyncio.sleep(0)
+    assert bodies.held == len(b"begun")
+    reading.cancel()
+    await asyncio.wait((reading,))
+    assert bodies.held == 0
+
+
 async def test_a_body_that_arrives_in_parts_counts_while_it_arrives_and_as_a_small_one_no_longer(
     bodies: Bodies,
 ) -> None:
