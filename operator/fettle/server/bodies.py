@@ -10,8 +10,8 @@ from typing import Protocol
 
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Crowd, Shares, Who, fits, most_of, nobody, places, refusal
-from fettle.server.time_limits import TimeLimit, TimeLimits
+from fettle.server.shares import Crowd, Shares, Slots, Who, most_of, nobody
+from fettle.server.time_limits import TimeLimits
 
 AT_ONCE = 1 << 16  # a declared body of so many bytes is small where memory allows: see `Bodies`
 
@@ -39,9 +39,9 @@ class Bodies:
         self._largest = min(settings.max_body_bytes, most_of(settings.max_bodies_bytes))
         what = "requests of this client with {held} bytes in total are being read or waiting for the model"
         self._shares = Shares(what, Code.UNAVAILABLE, crowd=crowd, unread=True)
-        self._plenty = most_of(settings.max_reading)  # of so many, all may be one client's
         self._limits = TimeLimits()
-        self._reading: dict[TimeLimit, Who | str] = {}
+        own = "{held} request bodies of this client are already being read"
+        self._reading = Slots(settings.max_reading, own, "{held} request bodies are already being read", unread=True)
 
     async def read(self, incoming: Incoming, size: int | None, who: Who = nobody) -> bytes | bytearray:
         """The body; `release` it when its request is answered. `size`: bytes that the client says it has.
@@ -51,10 +51,8 @@ class Bodies:
         """
         if size is not None and size > self._largest:
             raise self._too_large()
-        if len(self._reading) >= self._plenty:
-            self._require_place(who)
         limit = self._limits.within(self._settings.body_seconds)
-        self._reading[limit] = who
+        self._reading.take(limit, who)
         try:
             with limit:
                 body: bytes | bytearray
@@ -67,23 +65,11 @@ class Bodies:
             message = f"the body did not arrive within {self._settings.body_seconds:g} s"
             raise RequestError(Code.TIMEOUT, message, unread=True) from None
         finally:
-            del self._reading[limit]
+            self._reading.give(limit)
         if size is not None and len(body) != size:  # the parts of a client that hung up just end
             self.release(len(body), who)
             raise RequestError(Code.INVALID, f"the body ended after {len(body)} of {size} bytes", unread=True)
         return body
-
-    def _require_place(self, who: Who) -> None:
-        """Raises RequestError UNAVAILABLE where too many bodies are being read, and LIMITED where too many of them are this client's."""
-        reading = len(self._reading)
-        free = self._settings.max_reading - reading - 1
-        if free < 0:
-            raise RequestError(Code.UNAVAILABLE, f"{reading} request bodies are already being read", unread=True)
-        client = who()
-        own = places(self._reading, client)
-        if not fits(own + 1, free):
-            what = f"{own} request bodies of this client are already being read"
-            raise refusal(Code.LIMITED, what, unread=True)
 
     async def _parts(self, incoming: Incoming, client: str) -> bytearray:
         body = bytearray()  # which grows in place: parts that are joined would be there twice

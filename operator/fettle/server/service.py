@@ -31,7 +31,7 @@ from fettle.server.model import ServedModel
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.samples import PER_SECOND, Samples
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Crowd, Shares, Who, fits, most_of, nobody, places, refusal
+from fettle.server.shares import Crowd, Shares, Slots, Who, nobody
 from fettle.server.threads import Turns
 from fettle.server.tracing import RequestTrace, Tracing
 from fettle.server.windows import MOST_BYTES, Windows
@@ -83,8 +83,9 @@ class InferenceService:
         self._codec_thread = Turns("codec")
         what = "{held} requests of this client are already waiting to be decoded"
         self._to_decode = Shares(what, Code.UNAVAILABLE, crowd=self._crowd)
-        self._queued: dict[int, Who | str] = {}  # whose requests wait for the model
-        self._plenty = most_of(settings.max_queue)  # of so many, all may be one client's
+        what = "{held} requests of this client are already waiting for the model"
+        # A client that is alone may fill it: a model that is too slow for an ingress fails.
+        self._queued = Slots(settings.max_queue, what, crowd=self._crowd)
         self.draining = False
         self.in_flight = 0
         self._admitting = 0  # requests whose client is not known yet
@@ -263,22 +264,13 @@ class InferenceService:
     ) -> dict[str, Array]:
         """The model's outputs, once it is free. Raises RequestError as `ServedModel.infer`, and LIMITED for a client with others that has most of the
         queue."""
-        if len(self._queued) >= self._plenty:
-            self._require_place(who())
         place = id(request)
-        self._queued[place] = who
+        self._queued.take(place, who)
         try:
             left = deadline() if deadline is not None else None
             return await self.model.infer(request, self.settings.queue_seconds, left, gone)
         finally:
-            del self._queued[place]
-
-    def _require_place(self, client: str) -> None:
-        """Raises RequestError LIMITED. A client that is alone may fill the queue: a model that is too slow for an ingress fails."""
-        free = self.settings.max_queue - len(self._queued) - 1
-        own = places(self._queued, client)
-        if free >= 0 and not fits(own + 1, free) and not self._crowd.is_only(client):
-            raise refusal(Code.LIMITED, f"{own} requests of this client are already waiting for the model")
+            self._queued.give(place)
 
     async def _decode(self, codec: Codec, body: bytes | bytearray, client: str) -> InferRequest:
         """Decode in the one thread. Raises RequestError UNAVAILABLE, LIMITED for more than may wait for it, of all or of this client, and UNAVAILABLE

@@ -46,15 +46,6 @@ def refusal(code: Code, what: str, *, unread: bool = False) -> RequestError:
     return RequestError(code, message, unread=unread, retry_after=1)
 
 
-def places(held: dict[Any, Who | str], client: str) -> int:
-    """How many of the places in `held` are the client's. Who has one is looked up once, since there are many."""
-    own = 0
-    for place, other in held.items():
-        held[place] = known = other if isinstance(other, str) else other()
-        own += known == client
-    return own
-
-
 class Crowd:
     """Who has asked lately: a sample, since looking up a client costs as much as a tenth of a small request. Used by one event loop only."""
 
@@ -73,6 +64,50 @@ class Crowd:
         """Whether nobody else has asked in the last ten seconds, as far as is known."""
         since = self._clock() - _LATELY_SECONDS
         return not any(other != client and at >= since for at, other in self._seen)
+
+
+class Slots:
+    """Places that requests have for a short time. Whose each is, is looked up only where most of them are taken, and once, since there are many.
+    Used by one event loop only.
+
+    `own`: what a client with too many holds, as a sentence with `{held}`. `full`: likewise where all are taken; None where that is found elsewhere.
+    With a `crowd`, a client that is alone may have all. `unread`: of the errors.
+    """
+
+    def __init__(
+        self, most: int, own: str, full: str | None = None, *, crowd: Crowd | None = None, unread: bool = False
+    ) -> None:
+        self._most, self._plenty = most, most_of(most)  # of so many, all may be one client's
+        self._own, self._full, self._crowd, self._unread = own, full, crowd, unread
+        self._taken: dict[Any, Who | str] = {}
+
+    def take(self, slot: Any, who: Who) -> None:
+        """A request has this `slot` until it gives it back. Raises RequestError LIMITED for more than the client's share, and UNAVAILABLE if `full`."""
+        if len(self._taken) >= self._plenty:
+            self._require_share(who)
+        self._taken[slot] = who
+
+    def give(self, slot: Any) -> None:
+        """The slot is free."""
+        del self._taken[slot]
+
+    def _require_share(self, who: Who) -> None:
+        taken = len(self._taken)
+        if taken >= self._most and self._full is None:
+            return
+        if taken >= self._most:
+            raise RequestError(Code.UNAVAILABLE, self._full.format(held=taken), unread=self._unread)
+        client = who()
+        held, alone = self._held_by(client), self._crowd is not None and self._crowd.is_only(client)
+        if not alone and not fits(held + 1, self._most - taken - 1):
+            raise refusal(Code.LIMITED, self._own.format(held=held), unread=self._unread)
+
+    def _held_by(self, client: str) -> int:
+        held = 0
+        for slot, other in self._taken.items():
+            self._taken[slot] = known = other if isinstance(other, str) else other()
+            held += known == client
+        return held
 
 
 class Shares:

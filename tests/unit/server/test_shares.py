@@ -12,7 +12,7 @@ from fettle.server.bodies import AT_ONCE, Bodies
 from fettle.server.reading import Places
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Crowd, Shares, Who, fits, most_of, places, total_for
+from fettle.server.shares import Crowd, Shares, Slots, Who, fits, most_of, total_for
 
 MOST = 16 * AT_ONCE
 
@@ -181,15 +181,26 @@ def test_whoever_asked_long_ago_is_forgotten_and_not_every_request_is_looked_up(
     assert crowd.is_only("a")
 
 
-def test_each_holder_of_a_place_is_looked_up_once() -> None:
+def test_each_holder_of_a_slot_is_looked_up_once_and_only_where_most_are_taken() -> None:
     asked: list[str] = []
 
     def who(name: str) -> Who:
         return lambda: asked.append(name) or name  # type: ignore[func-returns-value]
 
-    held: dict[Any, Who | str] = {number: who(name) for number, name in enumerate("aab")}
-    assert [places(held, name) for name in "abc"] == [2, 1, 0]
-    assert len(asked) == 3
+    slots = Slots(8, "{held} requests of this client", "{held} requests")
+    for number, name in enumerate("aaaabb"):
+        slots.take(number, who(name))
+    assert not asked
+    slots.take(6, who("c"))
+    slots.take(7, who("d"))
+    assert sorted(asked) == list("aaaabbccd"), "each of those who wait, and who asks"
+    with pytest.raises(RequestError, match="^8 requests$") as raised:
+        slots.take(8, who("e"))
+    assert raised.value.code is Code.UNAVAILABLE
+    slots.give(0)
+    with pytest.raises(RequestError, match="^3 requests of this client, and the rest is kept") as raised:
+        slots.take(8, who("a"))
+    assert raised.value.code is Code.LIMITED
 
 
 def test_what_could_never_be_held_is_too_large_and_not_a_failure_of_the_model() -> None:
