@@ -5,7 +5,6 @@ server is still observed.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import logging
 import math
 from typing import Any
@@ -13,8 +12,10 @@ from urllib.parse import parse_qs
 
 import orjson
 
+from fettle.server import proxies
 from fettle.server.listener import Listener
-from fettle.server.replay import AT_ONCE, PATH, Trouble, read_token
+from fettle.server.replay import PATH, Trouble, read_token
+from fettle.server.samples import MOST_AT_ONCE
 from fettle.server.settings import ServerSettings
 from fettle.server.state import Condition, NotTold, State
 
@@ -118,13 +119,10 @@ class Management:
         if not hmac.compare_digest(given.encode(), expected.encode()):
             return 401, _TEXT, b"expected the token of this ModelDeployment's samples Secret\n"
         fellow = scope.headers.get("fettle-revision") == settings.revision
-        return 200, _BYTES, await self._state.samples(0 if fellow else AT_ONCE)
+        return 200, _BYTES, await self._state.samples(0 if fellow else MOST_AT_ONCE)
 
 
 def _is_loopback(client: str) -> bool:
-    """Whether a client, told as address:port, is in the pod. A port that listens on IPv6 tells IPv4's addresses as its own."""
-    try:
-        address = ipaddress.ip_address(client.rpartition(":")[0].strip("[]"))
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    """Whether a client, told as address:port, is in the pod."""
+    address = proxies.parsed(proxies.host(client))
+    return address is not None and address.is_loopback

@@ -28,7 +28,7 @@ from fettle.api.window import Agreement, Problem
 from fettle.errors import DataError, RuntimeFailure
 from fettle.runtimes import cpu
 from fettle.server.model import ServedModel
-from fettle.server.samples import MOST_AT_ONCE, Sample, SamplesHead, as_batch, received
+from fettle.server.samples import Sample, SamplesHead, as_batch, received
 from fettle.server.settings import ServerSettings
 from fettle.server.tls import AUTHORITY, CERTIFICATE, is_valid_for, leaf
 from fettle.store.comparison import Outcome, compare
@@ -36,7 +36,6 @@ from fettle.store.comparison import Outcome, compare
 log = logging.getLogger(__name__)
 
 PATH = "/fettle/samples"
-AT_ONCE = MOST_AT_ONCE  # samples taken at a time: what waits here stays young
 PAUSE_SECONDS = 1.0  # between two times that stable is asked
 PATIENCE_SECONDS = 10.0  # a stable pod that is on its way out answers nobody; only then it is said
 TIMEOUT_SECONDS = 5.0  # for the whole of an answer

@@ -69,6 +69,7 @@ class InferenceService:
         self.samples = Samples(model.signature, *kept, per_second=PER_SECOND / settings.sharers)
         self.metrics = Metrics(settings.model, settings.revision)
         self.metrics.waiting.set_function(lambda: float(model.waiting))
+        self.metrics.samples.set_function(lambda: float(len(self.samples)))
         if catalog.runtime(model.manifest.runtime).device is DeviceKind.NVIDIA:
             self.metrics.watch_gpu(cuda.connect().memory)
         model.batcher.watch = self.metrics

@@ -82,7 +82,7 @@ class Slots:
         self._taken: dict[Any, Who | str] = {}
 
     def take(self, slot: Any, who: Who) -> None:
-        """A request has this `slot` until it gives it back. Raises RequestError LIMITED for more than the client's share, and UNAVAILABLE if `full`."""
+        """A request has this `slot` until it gives it back. Raises RequestError LIMITED for more than the client's share, UNAVAILABLE as `full`."""
         if len(self._taken) >= self._plenty:
             self._require_share(who)
         self._taken[slot] = who
