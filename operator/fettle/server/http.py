@@ -15,7 +15,7 @@ from fettle.server.listener import Listener
 from fettle.server.logs import HEADERS, REQUEST_ID, TRACE_CONTEXT, told
 from fettle.server.predict import Predict
 from fettle.server.protocol import LINES, TEXT, HttpExchange, PictureExchange, PreparedExchange, TextExchange
-from fettle.server.request import Code, RequestError
+from fettle.server.request import Code, RequestError, not_found
 from fettle.server.service import InferenceService
 from fettle.server.shares import Who
 from fettle.server.texts import Room
@@ -158,9 +158,7 @@ class HttpFront:
         path = scope.path.rstrip("/")
         document = self._document(path)
         if document is None:
-            settings = self.service.settings
-            known = f"this server serves the model {settings.model!r}, version {settings.revision!r}"
-            raise RequestError(Code.NOT_FOUND, f"{clip(scope.path)}: not found; {known}")
+            raise not_found(clip(scope.path), self.service.settings.model, self.service.settings.revision)
         if scope.method not in ("GET", "HEAD"):
             raise RequestError(Code.NOT_ALLOWED, f"{scope.path} requires GET")
         unready = path.endswith("/ready") and self.service.draining
