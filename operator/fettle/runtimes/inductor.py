@@ -28,7 +28,7 @@ from fettle.api.text import joined, quoted
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes import cpu
-from fettle.runtimes.base import Arrays
+from fettle.runtimes.base import Arrays, require_file
 from fettle.runtimes.torchscript import Program, TorchScript, failure
 
 NOTE = "fettle"  # key of the package's metadata
@@ -77,8 +77,7 @@ class Inductor(TorchScript):
 
 def read_note(entry: Path) -> PackageNote:
     """The note in a package, of which nothing is loaded. Raises RuntimeFailure."""
-    if not entry.is_file():
-        raise RuntimeFailure(f"{entry} does not exist")
+    require_file(entry)
     try:
         with zipfile.ZipFile(entry) as archive:
             told = next((name for name in archive.namelist() if name.endswith(_METADATA)), None)

@@ -36,6 +36,7 @@ from fettle.runtimes.base import (
     Session,
     checked_inputs,
     numpy_dtype,
+    require_file,
     require_settings,
 )
 from fettle.runtimes.torch_archive import Contents, contents
@@ -68,8 +69,7 @@ def open_program(entry: Path, device: str = "cpu") -> Program:
 
     Raises RuntimeFailure: ModelLoadFailed, UnsafeCode, UnsupportedOperator, UnsupportedModel.
     """
-    if not entry.is_file():
-        raise RuntimeFailure(f"{entry} does not exist")
+    require_file(entry)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is on its way out; its files are not
