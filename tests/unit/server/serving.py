@@ -9,9 +9,8 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
-import psutil
 from onnx import TensorProto, helper, numpy_helper
-from tools.serving import ServerProcess, open_store
+from tools.serving import ServerProcess, open_store, saved
 from tools.serving import publish as publish_model
 
 from fettle.api.signature import BY_V2, Signature, Tensor
@@ -44,14 +43,6 @@ SIGNATURE = Signature(  # of both
     inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),),
     outputs=(Tensor(name="y", dtype="FP32", shape=(-1, 4), batch_axis=0),),
 )
-
-
-def saved(model: onnx.ModelProto, root: Path) -> Path:
-    """The model as a file below `root`."""
-    path = root / "source" / "model.onnx"
-    path.parent.mkdir(parents=True)
-    onnx.save(model, path)
-    return path
 
 
 def publish(root: Path, values: np.ndarray = VALUES, rule: Comparison | None = None) -> str:
@@ -149,11 +140,6 @@ class SlowServer(ServerProcess):
         answer = httpx.post(url, json={"inputs": [tensor]}, timeout=60)
         assert answer.status_code == 200, answer.text
         assert answer.json()["outputs"][0]["data"] == item
-
-    def cpu_seconds(self) -> float:
-        """What the process has used."""
-        used = psutil.Process(self.process.pid).cpu_times()
-        return float(used.user + used.system)
 
 
 def every_type_model(signature: Signature) -> onnx.ModelProto:

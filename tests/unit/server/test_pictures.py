@@ -17,8 +17,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 from tests.docs.pages import commands
-from tests.unit.server.serving import Server, every_type_model, saved
-from tools.serving import ServerProcess, open_store
+from tests.unit.server.serving import Server, every_type_model
+from tools.serving import ServerProcess, open_store, saved
 from tools.serving import publish as publish_model
 
 from fettle.api.data import PreprocessSpec
