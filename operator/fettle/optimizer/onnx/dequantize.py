@@ -7,6 +7,8 @@ https://onnx.ai/onnx/operators/ and https://github.com/microsoft/onnxruntime/blo
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -45,8 +47,7 @@ _PASSING = frozenset(
 
 def dequantized(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` without what is known of the three forms; inner shapes are forgotten. What is not known stays as it is: look for it afterwards."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = deepcopy(model)
     opset = onnx_model.opset(model)
     for rewriting in (partial(QLinearOperators, opset=opset), _Pairs, _Dynamic) if opset >= OPSET else ():
         rewrite = rewriting(Graph(changed.graph))

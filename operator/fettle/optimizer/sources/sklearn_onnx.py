@@ -7,6 +7,8 @@ are numbers.
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -193,8 +195,7 @@ def one_value_per_item(model: onnx.ModelProto, names: Collection[str]) -> onnx.M
     graph = model.graph
     if not names:
         return model
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = deepcopy(model)
     graph = changed.graph
     column = helper.make_tensor("as_a_column", TensorProto.INT64, [2], [-1, 1])
     graph.initializer.append(column)
