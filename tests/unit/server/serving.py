@@ -20,6 +20,8 @@ from fettle.store.manifest import Tolerance, put_reference
 
 VALUES = np.arange(12, dtype=np.float32)
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
+# A request for the look-up model.
+BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 
 
 def lookup_model(values: np.ndarray = VALUES) -> onnx.ModelProto:
@@ -140,6 +142,17 @@ class SlowServer(ServerProcess):
         answer = httpx.post(url, json={"inputs": [tensor]}, timeout=60)
         assert answer.status_code == 200, answer.text
         assert answer.json()["outputs"][0]["data"] == item
+
+
+def metric(server: ServerProcess, name: str) -> float:
+    """The sum of all values of a metric whose name and first labels begin so."""
+    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def answers_with(server: ServerProcess, code: int) -> int:
+    """How many requests have ended with that code."""
+    return int(metric(server, f'fettle_server_requests_total{{code="{code}"'))
 
 
 def every_type_model(signature: Signature) -> onnx.ModelProto:

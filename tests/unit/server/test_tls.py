@@ -22,7 +22,7 @@ import psutil
 import pytest
 from cryptography import x509
 from tests.unit.server.certificates import PEM, Authority, serial
-from tests.unit.server.serving import Server
+from tests.unit.server.serving import BODY, Server
 
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import UsageError
@@ -33,7 +33,6 @@ from fettle.server.settings import ServerSettings
 from fettle.server.tls import Certificate, is_valid_for, leaf
 from fettle.store.comparison import Comparison
 
-BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 HEALTH = "/grpc.health.v1.Health/Check"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
