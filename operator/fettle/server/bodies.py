@@ -40,8 +40,7 @@ class Bodies:
         what = "requests of this client with {held} bytes in total are being read or waiting for the model"
         self._shares = Shares(what, Code.UNAVAILABLE, crowd=crowd, unread=True)
         self._limits = TimeLimits()
-        own = "{held} request bodies of this client are already being read"
-        self._reading = Slots(settings.max_reading, own, "{held} request bodies are already being read", unread=True)
+        self._reading = Slots(settings.max_reading, "request bodies", "being read", unread=True)
 
     async def read(self, incoming: Incoming, size: int | None, who: Who = nobody) -> bytes | bytearray:
         """The body; `release` it when its request is answered. `size`: bytes that the client says it has.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import unquote
@@ -25,10 +26,10 @@ from fettle.server import inference_pb2 as pb
 from fettle.server.call_metadata import Context
 from fettle.server.logs import HEADERS, told
 from fettle.server.messages import Messages
-from fettle.server.reading import PATIENCE_SECONDS, Places, Reading
+from fettle.server.reading import PATIENCE_SECONDS, Reading
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
-from fettle.server.shares import Who
+from fettle.server.shares import Places, Who
 from fettle.server.tls import Certificate
 from fettle.server.wire import field_head
 
@@ -71,8 +72,8 @@ class RpcFront:
         at_once = max(1, settings.max_bodies_bytes // settings.grpc_max_message_bytes)
         self._reading = Reading(at_once, settings.body_seconds)
         self._open_reading = Reading(_OPEN_AT_ONCE, settings.body_seconds)
-        count = service.metrics.count
-        self._streams, self._watchers = Places(settings.grpc_max_streams, count), Places(_MOST_WATCHERS, count)
+        self._streams = Places(settings.grpc_max_streams, "streams", "open")
+        self._watchers = Places(_MOST_WATCHERS, "streams", "open")
         self._idle: set[asyncio.Future[Any]] = set()
         self._draining, self._stopping = asyncio.Event(), asyncio.Event()
         self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
@@ -256,10 +257,8 @@ class RpcFront:
             HEADERS.set(call_metadata.headers(context))
             try:
                 client = None if kind in _OPEN else await self._admit(context)
-                who, reading = (
-                    partial(self._who, client, context),
-                    self._open_reading if kind in _OPEN else self._reading,
-                )
+                who = partial(self._who, client, context)
+                reading = self._open_reading if kind in _OPEN else self._reading
                 _, response = self.service.tell(tell, await self._small_message(context, reading, who))
             except RequestError as error:
                 await self._refuse(context, error)
@@ -269,8 +268,14 @@ class RpcFront:
         return grpc.stream_unary_rpc_method_handler(answer)
 
     async def _small_message(self, context: Context, reading: Reading, who: Who) -> bytes:
-        try:
+        with self._counted():
             return await self._message(context, reading, who)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a request that is refused here, before the service knows of it."""
+        try:
+            yield
         except RequestError as error:
             self.service.metrics.count(error.code)
             raise
@@ -331,7 +336,8 @@ class RpcFront:
     async def _placed(self, work: Callable[[Context], Awaitable[None]], places: Places, context: Context) -> None:
         # A client without a token keeps no stream open, except to watch health.
         client = self._who(None if places is self._watchers else await self._admit(context), context)
-        places.take(client)
+        with self._counted():
+            places.take(client)
         try:
             await work(context)
         finally:

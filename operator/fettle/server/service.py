@@ -31,7 +31,7 @@ from fettle.server.model import ServedModel
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.samples import PER_SECOND, Samples
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Crowd, Shares, Slots, Who, nobody
+from fettle.server.shares import Crowd, Places, Slots, Who, nobody
 from fettle.server.threads import Turns
 from fettle.server.tracing import RequestTrace, Tracing
 from fettle.server.windows import MOST_BYTES, Windows
@@ -82,15 +82,15 @@ class InferenceService:
         self.access = Access(settings)
         self.tracing = Tracing(settings) if settings.tracing_endpoint else None
         self._codec_thread = Turns("codec")
-        what = "{held} requests of this client are already waiting to be decoded"
-        self._to_decode = Shares(what, Code.UNAVAILABLE, crowd=self._crowd)
-        what = "{held} requests of this client are already waiting for the model"
-        # A client that is alone may fill it: a model that is too slow for an ingress fails.
-        self._queued = Slots(settings.max_queue, what, crowd=self._crowd)
+        # Those who wait for the codec thread, or are in it.
+        self.decoding = Places(
+            settings.max_queue, "requests", "waiting to be decoded", Code.UNAVAILABLE, crowd=self._crowd
+        )
+        # A client that is alone may fill the queue: a model that is too slow for an ingress fails.
+        self._queued = Slots(settings.max_queue, "requests", "waiting for the model", crowd=self._crowd)
         self.draining = False
         self.in_flight = 0
         self._admitting = 0  # requests whose client is not known yet
-        self.decoding = 0  # requests that wait for the codec thread, or are in it
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -277,9 +277,7 @@ class InferenceService:
         """Decode in the one thread. Raises RequestError UNAVAILABLE, LIMITED for more than may wait for it, of all or of this client, and UNAVAILABLE
         for one that waited too long."""
         settings = self.settings
-        if self.decoding >= settings.max_queue:
-            raise RequestError(Code.UNAVAILABLE, f"{self.decoding} requests are already waiting to be decoded")
-        self._to_decode.take(client, 1, settings.max_queue - self.decoding)
+        self.decoding.take(client)
         late = time.perf_counter() + settings.queue_seconds
 
         def decode() -> InferRequest:
@@ -288,12 +286,10 @@ class InferenceService:
                 raise RequestError(Code.UNAVAILABLE, message)
             return codec.decode(body, self.model.signature, settings.max_rows)
 
-        self.decoding += 1
         try:
             return await self._codec_thread.run(client, decode)
         finally:
-            self.decoding -= 1
-            self._to_decode.give(client, 1)
+            self.decoding.give(client)
 
     def _keep(self, request: InferRequest, outputs: Mapping[str, Array]) -> None:
         """Offer an answered item as a sample. Kept samples are also used to measure drift."""

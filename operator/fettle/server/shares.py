@@ -70,19 +70,18 @@ class Slots:
     """Places that requests have for a short time. Whose each is, is looked up only where most of them are taken, and once, since there are many.
     Used by one event loop only.
 
-    `own`: what a client with too many holds, as a sentence with `{held}`. `full`: likewise where all are taken; None where that is found elsewhere.
-    With a `crowd`, a client that is alone may have all. `unread`: of the errors.
+    `nouns` are `doing` what they have places for, as errors say. With a `crowd`, a client that is alone may have all. `unread`: of the errors.
     """
 
     def __init__(
-        self, most: int, own: str, full: str | None = None, *, crowd: Crowd | None = None, unread: bool = False
+        self, most: int, nouns: str, doing: str, *, crowd: Crowd | None = None, unread: bool = False
     ) -> None:
         self._most, self._plenty = most, most_of(most)  # of so many, all may be one client's
-        self._own, self._full, self._crowd, self._unread = own, full, crowd, unread
+        self._nouns, self._doing, self._crowd, self._unread = nouns, doing, crowd, unread
         self._taken: dict[Any, Who | str] = {}
 
     def take(self, slot: Any, who: Who) -> None:
-        """A request has this `slot` until it gives it back. Raises RequestError LIMITED for more than the client's share, UNAVAILABLE as `full`."""
+        """A request has this `slot` until it gives it back. Raises RequestError UNAVAILABLE where all are taken, LIMITED for more than a share."""
         if len(self._taken) >= self._plenty:
             self._require_share(who)
         self._taken[slot] = who
@@ -93,14 +92,13 @@ class Slots:
 
     def _require_share(self, who: Who) -> None:
         taken = len(self._taken)
-        if taken >= self._most and self._full is None:
-            return
         if taken >= self._most:
-            raise RequestError(Code.UNAVAILABLE, self._full.format(held=taken), unread=self._unread)
+            raise RequestError(Code.UNAVAILABLE, f"{taken} {self._nouns} are already {self._doing}", unread=self._unread)
         client = who()
         held, alone = self._held_by(client), self._crowd is not None and self._crowd.is_only(client)
         if not alone and not fits(held + 1, self._most - taken - 1):
-            raise refusal(Code.LIMITED, self._own.format(held=held), unread=self._unread)
+            what = f"{held} {self._nouns} of this client are already {self._doing}"
+            raise refusal(Code.LIMITED, what, unread=self._unread)
 
     def _held_by(self, client: str) -> int:
         held = 0
@@ -139,3 +137,26 @@ class Shares:
             self._held[client] = left
         else:
             self._held.pop(client, None)
+
+
+class Places:
+    """Places that clients have for longer. Used by one event loop only. `nouns` and `doing` as of `Slots`; `alone` and `crowd` as of `Shares`."""
+
+    def __init__(
+        self, most: int, nouns: str, doing: str, alone: Code = Code.LIMITED, *, crowd: Crowd | None = None
+    ) -> None:
+        self.taken = 0
+        self._most, self._full = most, f"{nouns} are already {doing}"
+        self._shares = Shares(f"{{held}} {nouns} of this client are already {doing}", alone, crowd=crowd)
+
+    def take(self, client: str) -> None:
+        """Raises RequestError UNAVAILABLE where all are taken; LIMITED, or as `alone`, where the client has its share."""
+        if self.taken >= self._most:
+            raise RequestError(Code.UNAVAILABLE, f"{self.taken} {self._full}")
+        self._shares.take(client, 1, self._most - self.taken)
+        self.taken += 1
+
+    def give(self, client: str) -> None:
+        """One of the client's is free."""
+        self.taken -= 1
+        self._shares.give(client, 1)

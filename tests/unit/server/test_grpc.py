@@ -179,6 +179,7 @@ def test_streams_are_answered_in_order_and_bounded_in_number_of_all_and_of_a_cli
     answers = [pb.ModelStreamInferResponse.FromString(answer) for answer in channel.stream_stream(STREAM)(iter(sent))]
     assert [answer.infer_response.id for answer in answers] == ["a", "", "", "b"]
     assert [bool(answer.error_message) for answer in answers] == [False, True, True, False]
+    limited, full = answers_with(slow, 429), answers_with(slow, 503)
     ends, other = Event(), (("x-forwarded-for", "192.0.2.7"),)
 
     def opened(**more: Any) -> Any:
@@ -195,6 +196,7 @@ def test_streams_are_answered_in_order_and_bounded_in_number_of_all_and_of_a_cli
     time.sleep(0.5)
     status, details = refused(lambda: list(opened(metadata=other)))
     assert (status, details) == (grpc.StatusCode.UNAVAILABLE, "4 streams are already open")
+    assert counts(slow, 429, limited + 1) and counts(slow, 503, full + 1)
     ends.set()
     for stream in open_ones:
         assert list(stream) == []

@@ -9,10 +9,9 @@ import pytest
 from tests.unit.server.in_process import Sent
 
 from fettle.server.bodies import AT_ONCE, Bodies
-from fettle.server.reading import Places
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Crowd, Shares, Slots, Who, fits, most_of, total_for
+from fettle.server.shares import Crowd, Places, Shares, Slots, Who, fits, most_of, total_for
 
 MOST = 16 * AT_ONCE
 
@@ -41,7 +40,7 @@ def test_the_least_total_for_a_share_is_no_larger_than_it_must_be() -> None:
 
 
 def test_two_greedy_clients_leave_room_for_a_third_one() -> None:
-    places = Places(32, lambda code: None)
+    places = Places(32, "streams", "open")
     for greedy in "ab":
         with pytest.raises(RequestError):
             for _ in range(32):
@@ -49,16 +48,15 @@ def test_two_greedy_clients_leave_room_for_a_third_one() -> None:
     places.take("c")
 
 
-def test_streams_of_a_client_that_has_its_share_are_refused_and_counted_until_one_of_them_ends() -> None:
-    refused: list[Code] = []
-    places = Places(4, refused.append)
+def test_streams_of_a_client_that_has_its_share_are_refused_until_one_of_them_ends() -> None:
+    places = Places(4, "streams", "open")
     for _ in range(3):
         places.take("a")
     assert code_of(places.take, "a") is Code.LIMITED
     places.take("b")
     with pytest.raises(RequestError, match="4 streams are already open") as raised:
         places.take("c")
-    assert refused == [Code.LIMITED, Code.UNAVAILABLE] and raised.value.code is Code.UNAVAILABLE
+    assert raised.value.code is Code.UNAVAILABLE
     places.give("a")
     assert code_of(places.take, "a") is Code.LIMITED, "b took from what is free"
     places.give("b")
@@ -187,18 +185,18 @@ def test_each_holder_of_a_slot_is_looked_up_once_and_only_where_most_are_taken()
     def who(name: str) -> Who:
         return lambda: asked.append(name) or name  # type: ignore[func-returns-value]
 
-    slots = Slots(8, "{held} requests of this client", "{held} requests")
+    slots = Slots(8, "requests", "waiting")
     for number, name in enumerate("aaaabb"):
         slots.take(number, who(name))
     assert not asked
     slots.take(6, who("c"))
     slots.take(7, who("d"))
     assert sorted(asked) == list("aaaabbccd"), "each of those who wait, and who asks"
-    with pytest.raises(RequestError, match="^8 requests$") as raised:
+    with pytest.raises(RequestError, match="^8 requests are already waiting$") as raised:
         slots.take(8, who("e"))
     assert raised.value.code is Code.UNAVAILABLE
     slots.give(0)
-    with pytest.raises(RequestError, match="^3 requests of this client, and the rest is kept") as raised:
+    with pytest.raises(RequestError, match="^3 requests of this client are already waiting, and the rest is kept") as raised:
         slots.take(8, who("a"))
     assert raised.value.code is Code.LIMITED
 
