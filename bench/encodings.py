@@ -20,7 +20,7 @@ import onnx
 import orjson
 import psutil
 from onnx import TensorProto, helper
-from tools.serving import ServerProcess, open_store, publish
+from tools.serving import ServerProcess, open_store, publish, saved
 
 from fettle.api.signature import Signature, Tensor
 from fettle.server.inference_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
@@ -43,11 +43,8 @@ def model() -> onnx.ModelProto:
 @contextmanager
 def served(root: Path) -> Iterator[ServerProcess]:
     """A server of that model."""
-    path = root / "source" / "model.onnx"
-    path.parent.mkdir()
-    onnx.save(model(), path)
     x, y = (Tensor(name=name, dtype="FP32", shape=(-1, -1), batch_axis=0) for name in "xy")
-    sha256 = publish(open_store(root / "store"), path, Signature(inputs=(x,), outputs=(y,)))
+    sha256 = publish(open_store(root / "store"), saved(model(), root), Signature(inputs=(x,), outputs=(y,)))
     told: dict[str, Any] = {"model": MODEL, "samples": 0, "grpc_max_message_bytes": 1 << 26}
     server = ServerProcess(root / "store", sha256, root / "model", **told)
     try:
@@ -98,14 +95,12 @@ def requests(array: np.ndarray, client: httpx.Client, channel: grpc.Channel) -> 
 
 def cost(server: ServerProcess, ask: Ask) -> tuple[float, int]:
     """Milliseconds of the server's CPU for one request, and bytes of the answer."""
-    process = psutil.Process(server.process.pid)
     size, count = ask(), 0
-    before, until = process.cpu_times(), time.monotonic() + SECONDS
+    before, until = server.cpu_seconds(), time.monotonic() + SECONDS
     while time.monotonic() < until:
         ask()
         count += 1
-    after = process.cpu_times()
-    return (after.user + after.system - before.user - before.system) * 1000 / count, size
+    return (server.cpu_seconds() - before) * 1000 / count, size
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from tools.serving import CLAIM, open_store, publish
+from tools.serving import CLAIM, open_store, publish, saved
 
 from fettle.api.signature import Signature, Tensor
 from fettle.server.model import Batching, ServedModel, load
@@ -50,11 +50,9 @@ def model(layers: int) -> onnx.ModelProto:
 
 def loaded(layers: int, root: Path) -> ServedModel:
     """The model as a pod has it."""
-    source = root / str(layers) / "source" / "model.onnx"
-    source.parent.mkdir(parents=True)
-    onnx.save(model(layers), source)
-    store, folder = root / str(layers) / "store", root / str(layers) / "model"
-    sha256 = publish(open_store(store), source, SIGNATURE)
+    root = root / str(layers)
+    store, folder = root / "store", root / "model"
+    sha256 = publish(open_store(store), saved(model(layers), root), SIGNATURE)
     fetch_artifact(f"pvc://{CLAIM}/artifacts/{sha256}", sha256, folder, Mounts({CLAIM: store}))
     return load(folder, sha256, None, 2 * AT_ONCE, Batching(items=1))
 

@@ -141,7 +141,6 @@ def main() -> None:
         print(markdown(read(options.results)))
         return
     logging.disable(logging.INFO)
-    os.environ["NNCF_CI"] = "1"
     tools = [TOOLS[name] for name in options.tool or TOOLS]
     for case in (CASES[name] for name in options.only or CASES):
         if options.again:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from tools.serving import ServerProcess, open_store, publish
+from tools.serving import ServerProcess, open_store, publish, saved
 
 from fettle.api.signature import Signature, Tensor
 from fettle.server.elements import MOST_BYTES_OF_TEXTS, MOST_TEXTS
@@ -173,10 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        source = root / "source" / "model.onnx"
-        source.parent.mkdir()
-        onnx.save(model(), source)
-        sha256 = publish(open_store(root / "store"), source, SIGNATURE)
+        sha256 = publish(open_store(root / "store"), saved(model(), root), SIGNATURE)
         print(
             "| bodies | answers | healthz | readyz | window | small request | peak MiB |\n|---|---|---|---|---|---|---|"
         )

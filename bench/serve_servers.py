@@ -27,7 +27,7 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_V2
 from fettle.api.vocabulary import RuntimeName
 from fettle.runtimes import base
-from fettle.server.settings import ServerSettings
+from fettle.server.inference_pb2 import ModelInferRequest
 from fettle.store.manifest import put_reference
 
 READY_SECONDS = 180
@@ -35,6 +35,7 @@ SETTLE_SECONDS, LOOK_SECONDS, QUIET_SHARE = 60.0, 0.5, 0.1  # of a CPU: what a s
 JSON, BINARY, GRPC = PROTOCOLS = ("REST JSON", "REST binary", "gRPC")
 FETTLE, ALONE = "fettle", "the runtime alone"
 METHOD = "inference.GRPCInferenceService.ModelInfer"
+PROTO = ROOT / "operator" / "fettle" / "server" / "inference.proto"
 
 
 class ServerFailure(Exception):
@@ -102,8 +103,6 @@ class RunningServer:
             body, head = self.case.binary_body()
             told = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(head)}
             return Request(url, body, told)
-        if self.kind.name == FETTLE and "grpc_port" not in ServerSettings.model_fields:
-            raise ServerFailure("this version has no gRPC port")
         return grpc_request(self.case, self.grpc_port)
 
     def memory_bytes(self) -> int:
@@ -146,8 +145,7 @@ class RunningServer:
         session.close()
         sha256 = publish(store, model, signature, settings=settings, reference=reference)
         told: dict[str, object] = {"model": self.case.name, "revision": "bench", "processes": self.kind.processes}
-        if "grpc_port" in ServerSettings.model_fields:
-            told["grpc_port"] = self.grpc_port
+        told["grpc_port"] = self.grpc_port
         server = ServerProcess(self.folder / "store", sha256, self.folder / "artifact", log=log, **told)
         self.port = server.port
         return server.process
@@ -224,33 +222,11 @@ def alone(
 
 
 def grpc_request(case: ServedCase, port: int) -> Request:
-    """One item as the protocol's ModelInfer has it. Raises ServerFailure where its description is not in this checkout."""
-    proto = next(iter(sorted((ROOT / "operator" / "fettle").rglob("*.proto"))), None)
-    if proto is None:
-        raise ServerFailure("the description of the protocol (a .proto file below operator/fettle) is not there")
+    """One item as the protocol's ModelInfer has it, in raw contents."""
     item = case.items(1)
-    return Request(f"127.0.0.1:{port}", infer_message(case.name, case.dtype, item), call=METHOD, proto=proto)
-
-
-def infer_message(model: str, datatype: str, item: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bytes:
-    """A ModelInferRequest with raw contents, in protobuf's wire form: fields model_name = 1, inputs = 5 (name = 1, datatype = 2, shape = 3,
-    packed) and raw_input_contents = 7."""
-    shape = b"".join(_varint(size) for size in item.shape)
-    tensor = _field(1, b"x") + _field(2, datatype.encode()) + _field(3, shape)
-    return _field(1, model.encode()) + _field(5, tensor) + _field(7, item.tobytes())
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    tensor = ModelInferRequest.InferInputTensor(name="x", datatype=case.dtype, shape=item.shape)
+    message = ModelInferRequest(model_name=case.name, inputs=[tensor], raw_input_contents=[item.tobytes()])
+    return Request(f"127.0.0.1:{port}", message.SerializeToString(), call=METHOD, proto=PROTO)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import onnx
+import psutil
 
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
@@ -29,6 +31,14 @@ def open_store(folder: Path) -> Store:
     """The store in `folder`, which a server knows as pvc://store."""
     folder.mkdir(parents=True, exist_ok=True)
     return Store.open(f"pvc://{CLAIM}", Mounts({CLAIM: folder}))
+
+
+def saved(model: onnx.ModelProto, root: Path) -> Path:
+    """The model as a file below `root`, alone in its folder."""
+    path = root / "source" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    onnx.save(model, path)
+    return path
 
 
 def publish(store: Store, model: Path, signature: Signature, **more: Any) -> str:
@@ -102,6 +112,11 @@ class ServerProcess:
     def admin(self) -> str:
         """The management address."""
         return f"{self.scheme}://127.0.0.1:{self.management}"
+
+    def cpu_seconds(self) -> float:
+        """What the process has used."""
+        used = psutil.Process(self.process.pid).cpu_times()
+        return float(used.user + used.system)
 
     def stop(self) -> None:
         """End the process, if it still runs."""

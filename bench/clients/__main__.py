@@ -7,10 +7,9 @@ import tempfile
 from pathlib import Path
 
 import click
-import onnx
 from bench.peers.environments import python
 from onnx import helper
-from tools.serving import ServerProcess, open_store, publish
+from tools.serving import ServerProcess, open_store, publish, saved
 
 from fettle.api.signature import BY_V2, Signature, Tensor
 
@@ -32,10 +31,7 @@ def serve(root: Path, dtypes: tuple[str, ...]) -> ServerProcess:
     model = helper.make_model(
         helper.make_graph(nodes, "echo", *infos), opset_imports=[helper.make_opsetid("", 17)], ir_version=10
     )
-    path = root / "source" / "model.onnx"
-    path.parent.mkdir(parents=True)
-    onnx.save(model, path)
-    sha256 = publish(open_store(root / "store"), path, Signature(inputs=x, outputs=y))
+    sha256 = publish(open_store(root / "store"), saved(model, root), Signature(inputs=x, outputs=y))
     return ServerProcess(root / "store", sha256, root / "model", model="echo")
 
 

@@ -51,7 +51,6 @@ def run(toolchain: Toolchain, interpreter: Path, arguments: tuple[str, ...] = ()
         **os.environ,
         VARIABLE: toolchain.name,
         "PYTHONPATH": f"{root / 'operator'}{os.pathsep}{root}",
-        "NNCF_CI": "1",  # no telemetry
     }
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary, "tests.xml")

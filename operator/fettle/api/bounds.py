@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from fettle.api.constraints import AccuracyConstraint, Constraints
 from fettle.api.interval import items_needed
-from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement
+from fettle.api.measured import Interval, Measurement
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.text import beyond, rounded
 from fettle.api.vocabulary import Basis, Evidence, Metric, Objective

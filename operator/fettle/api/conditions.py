@@ -21,6 +21,14 @@ READY = "Ready"  # of both kinds
 PROGRESSING, DEGRADED, PAUSED = "Progressing", "Degraded", "Paused"  # of a ModelDeployment
 SOURCE_RESOLVED, CONVERTED, MEASURED = "SourceResolved", "Converted", "Measured"  # of an OptimizedModel
 UNOBSERVED = -1  # the API server's default of observedGeneration: no tool takes a new object for a settled one
+# The messages of conditions that have nothing to explain.
+_UNEVENTFUL = {
+    PROGRESSING: "no rollout is in progress",
+    DEGRADED: "no revision has failed",
+    PAUSED: "the rollout is not paused",
+    RECONCILING: "nothing is in progress",
+    STALLED: "no fault needs attention",
+}
 
 
 class ConditionStatus(StrEnum):
@@ -72,7 +80,7 @@ def with_condition(
 ) -> tuple[Condition, ...]:
     """`conditions` with one set; its transition time moves only when its status does. `now` is RFC 3339.
 
-    Secrets in addresses are taken out of `message`.
+    Secrets in addresses are taken out of `message`. Without one, a condition that has nothing to explain says so.
     """
     status = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, None: ConditionStatus.UNKNOWN}[holds]
     earlier = find(conditions, kind)
@@ -81,7 +89,7 @@ def with_condition(
         type=kind,
         status=status,
         reason=reason,
-        message=clip(without_secrets(message), CONDITION_LIMIT),
+        message=clip(without_secrets(message or _UNEVENTFUL.get(kind, "")), CONDITION_LIMIT),
         observed_generation=generation,
         last_transition_time=since,
     )

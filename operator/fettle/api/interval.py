@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from statistics import NormalDist
 
-from fettle.api.optimizedmodel_status import Interval
+from fettle.api.measured import Interval
 
 TOLERANCE = 1e-10  # in units of the drop; evaluation sets have at most some millions of items
 

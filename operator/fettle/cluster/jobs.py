@@ -163,7 +163,6 @@ def _container(jobs: JobsSpec, request: TaskRequest, addresses: Sequence[Address
     folders = mounts(claims)
     environment = {
         "HOME": "/tmp",
-        "NNCF_CI": "1",  # no telemetry
         MOUNTS_VARIABLE: encode_mounts(folders),
         **credentials.environment(addresses),
         "FETTLE_TASK": encode_task(request.task),

@@ -22,9 +22,6 @@ from fettle.optimizer import stage
 from fettle.store.credentials import CleanFormatter
 from fettle.store.uris import Mounts
 
-# NNCF reports its use unless told otherwise; a Job connects to nothing but its store.
-PRIVATE = {"NNCF_CI": "1"}
-
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
@@ -43,7 +40,6 @@ def main() -> None:
 
     and answers with exit status 0 or 1, the outcome in the termination log, and the result as the last line of stdout.
     """
-    os.environ.update(PRIVATE)
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(CleanFormatter("%(asctime)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[lines])

@@ -16,7 +16,7 @@ from scipy import special
 
 from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.interval import tango
-from fettle.api.optimizedmodel_status import Interval, Percentiles
+from fettle.api.measured import Interval, Percentiles
 
 SEED = 20_240_229
 MINIMUM_GROUPS = 30  # fewer, and a bootstrap's ends are not to be believed

@@ -130,6 +130,12 @@ def require_settings(session: Session, asked: RuntimeSettings, library: str, adv
         raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
 
 
+def require_file(entry: Path) -> None:
+    """Raises RuntimeFailure where there is no such file."""
+    if not entry.is_file():
+        raise RuntimeFailure(f"{entry} does not exist")
+
+
 def checked_inputs(signature: Signature, inputs: Arrays) -> dict[str, Array]:
     """`inputs` in the signature's order, contiguous. Raises RuntimeFailure (DataInvalid) for names, data types or ranks that do not fit."""
     try:

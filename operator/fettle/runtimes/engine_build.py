@@ -27,6 +27,7 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.text import quoted
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RuntimeFailure
+from fettle.runtimes.base import require_file
 from fettle.runtimes.cuda import connect
 from fettle.store import kept
 from fettle.store.kept import MadeFor
@@ -189,8 +190,7 @@ def said(library: Library, what: str, errors: Iterable[str]) -> str:
 
 def _parsed(library: Library, builder: Any, entry: Path, log: Any) -> Any:
     trt = library.module
-    if not entry.is_file():
-        raise RuntimeFailure(f"{entry} does not exist")
+    require_file(entry)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if parser.parse_from_file(str(entry)):

@@ -25,11 +25,11 @@ from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.text import joined, quoted
-from fettle.api.vocabulary import Precision, RuntimeName
+from fettle.api.vocabulary import RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes import cpu
-from fettle.runtimes.base import Arrays, Session, require_settings
-from fettle.runtimes.torchscript import Program, TorchScriptSession
+from fettle.runtimes.base import Arrays, require_file
+from fettle.runtimes.torchscript import Program, TorchScript, failure
 
 NOTE = "fettle"  # key of the package's metadata
 _METADATA = "_metadata.json"  # end of its file's name
@@ -44,25 +44,29 @@ class PackageNote(ApiModel):
     executed: Executed
 
 
-class Inductor:
-    """See `base.Runtime`."""
+class Inductor(TorchScript):
+    """See `base.Runtime`. What is compiled is optimized: `graph_optimization` changes nothing."""
 
     name = RuntimeName.INDUCTOR
 
-    def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
-        """See `base.Runtime.load`. `signature` is required, because a package does not name its inputs. `graph_optimization` changes nothing."""
-        if settings.precision != Precision.FLOAT32 or settings.batch_size is not None or settings.streams != 1:
-            message = (
-                "inductor runs a package as it was compiled, without another precision, a fixed batch size or streams"
-            )
-            raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
-        if signature is None:
-            raise RuntimeFailure("a package of AOTInductor does not say what its inputs are: a signature is needed")
+    def open(self, entry: Path) -> Program:
+        """See `TorchScript.open`. Raises RuntimeFailure: NodeIncompatible on a CPU that the package was not compiled for."""
         _require_machine(read_note(entry))
-        torch.set_num_threads(settings.threads)
-        session = TorchScriptSession(_opened(entry, signature), settings, signature)
-        require_settings(session, settings, "PyTorch")
-        return session
+        try:
+            # `aoti_load_package` would have the file end in .pt2, and would read both specifications again in every call.
+            package = torch._C._aoti.AOTIModelPackageLoader(str(entry), "model", False, 1, -1, False)
+            answer = pytree.treespec_loads(package.get_call_spec()[1])
+        except Exception as error:  # the library raises RuntimeError and others alike
+            raise failure("PyTorch could not load the compiled model", error) from error
+
+        def call(tensors: Sequence[torch.Tensor]) -> Any:
+            return pytree.tree_unflatten(package.boxed_run(list(tensors)), answer)
+
+        return Program(package, (), call)  # which does not name its inputs
+
+    def optimized(self, program: Program) -> Program:
+        """See `TorchScript.optimized`."""
+        return program
 
     def executed(
         self, entry: Path, settings: RuntimeSettings, inputs: Arrays, signature: Signature | None = None
@@ -70,15 +74,10 @@ class Inductor:
         """See `base.Runtime.executed`: the layers of the program that was compiled. Nothing is run, so `inputs` are not used."""
         return read_note(entry).executed
 
-    def capabilities(self) -> frozenset[Precision]:
-        """See `base.Runtime.capabilities`."""
-        return frozenset({Precision.FLOAT32})
-
 
 def read_note(entry: Path) -> PackageNote:
     """The note in a package, of which nothing is loaded. Raises RuntimeFailure."""
-    if not entry.is_file():
-        raise RuntimeFailure(f"{entry} does not exist")
+    require_file(entry)
     try:
         with zipfile.ZipFile(entry) as archive:
             told = next((name for name in archive.namelist() if name.endswith(_METADATA)), None)
@@ -101,21 +100,6 @@ def _require_machine(note: PackageNote) -> None:
             "compiled on, or optimize it again on nodes like this one"
         )
         raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
-
-
-def _opened(entry: Path, signature: Signature) -> Program:
-    """The loaded package. Raises RuntimeFailure."""
-    try:
-        # `aoti_load_package` would have the file end in .pt2, and would read both specifications again in every call.
-        package = torch._C._aoti.AOTIModelPackageLoader(str(entry), "model", False, 1, -1, False)
-        answer = pytree.treespec_loads(package.get_call_spec()[1])
-    except Exception as error:  # the library raises RuntimeError and others alike
-        raise RuntimeFailure(f"PyTorch could not load the compiled model: {quoted(error, 400)}") from error
-
-    def call(tensors: Sequence[torch.Tensor]) -> Any:
-        return pytree.tree_unflatten(package.boxed_run(list(tensors)), answer)
-
-    return Program(package, tuple(tensor.name for tensor in signature.inputs), call)
 
 
 RUNTIME = Inductor()

@@ -29,7 +29,7 @@ from fettle.api.signature import BY_NUMPY, Signature, Tensor
 from fettle.api.text import quoted
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
-from fettle.runtimes.base import Array, Arrays, Interrupt, Interrupted, Session, checked_inputs
+from fettle.runtimes.base import Array, Arrays, Interrupt, Interrupted, Session, checked_inputs, require_file
 
 Details = Mapping[str, Mapping[str, Any]]  # what the library says of tensors, by their names
 _COMPUTE = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "FULLY_CONNECTED", "BATCH_MATMUL"}
@@ -142,8 +142,7 @@ class LiteRt:
 
 def _content(entry: Path) -> bytes:
     """The file. All interpreters of a session share it, so that it may go once the session is there. Raises RuntimeFailure."""
-    if not entry.is_file():
-        raise RuntimeFailure(f"{entry} does not exist")
+    require_file(entry)
     return entry.read_bytes()
 
 

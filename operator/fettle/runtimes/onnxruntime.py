@@ -37,6 +37,7 @@ from fettle.runtimes.base import (
     Session,
     checked_inputs,
     numpy_dtype,
+    require_file,
     require_settings,
     texts,
 )
@@ -222,8 +223,7 @@ class OnnxRuntime:
 
     def open(self, entry: Path, options: ort.SessionOptions, settings: RuntimeSettings) -> ort.InferenceSession:
         """The library's own session. Raises RuntimeFailure."""
-        if not entry.is_file():
-            raise RuntimeFailure(f"{entry} does not exist")
+        require_file(entry)
         try:
             return ort.InferenceSession(str(entry), options, providers=list(self.providers(settings)))
         except Exception as error:  # the library's own errors have no common base but Exception

@@ -39,6 +39,7 @@ from fettle.runtimes.base import (
     Session,
     checked_inputs,
     numpy_dtype,
+    require_file,
     require_settings,
 )
 
@@ -175,8 +176,7 @@ class OpenVino:
         if settings.precision not in self.capabilities():
             message = f"this node's CPU does not compute {settings.precision} in hardware; OpenVINO would emulate it"
             raise RuntimeFailure(message, reason=Reason.NODE_INCOMPATIBLE)
-        if not entry.is_file():
-            raise RuntimeFailure(f"{entry} does not exist")
+        require_file(entry)
         try:
             model = _core().read_model(entry)
             signature = signature or _signature(model)

@@ -36,6 +36,7 @@ from fettle.runtimes.base import (
     Session,
     checked_inputs,
     numpy_dtype,
+    require_file,
     require_settings,
 )
 from fettle.runtimes.torch_archive import Contents, contents
@@ -68,8 +69,7 @@ def open_program(entry: Path, device: str = "cpu") -> Program:
 
     Raises RuntimeFailure: ModelLoadFailed, UnsafeCode, UnsupportedOperator, UnsupportedModel.
     """
-    if not entry.is_file():
-        raise RuntimeFailure(f"{entry} does not exist")
+    require_file(entry)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is on its way out; its files are not
@@ -199,7 +199,7 @@ class TorchScript:
         program = self.open(entry)
         torch.set_num_threads(settings.threads)
         if settings.graph_optimization:
-            program = _optimized(program)
+            program = self.optimized(program)
         session = self.session(program, settings, signature)
         require_settings(session, settings, "PyTorch")
         return session
@@ -207,14 +207,16 @@ class TorchScript:
     def require(self, settings: RuntimeSettings) -> None:
         """Raises RuntimeFailure (RecipeNotApplicable) for settings that no model has here."""
         if settings.precision != Precision.FLOAT32 or settings.batch_size is not None or settings.streams != 1:
-            message = (
-                "torchscript only supports the model's own precision, without a fixed batch size and without streams"
-            )
+            message = f"{self.name} only supports the model's own precision, without a fixed batch size or streams"
             raise RuntimeFailure(message, reason=Reason.RECIPE_NOT_APPLICABLE)
 
     def open(self, entry: Path) -> Program:
         """The program at `entry`, on the device that runs it. Raises RuntimeFailure."""
         return open_program(entry)
+
+    def optimized(self, program: Program) -> Program:
+        """What runs with `graph_optimization`. Raises RuntimeFailure."""
+        return _optimized(program)
 
     def session(self, program: Program, settings: RuntimeSettings, signature: Signature) -> TorchScriptSession:
         """A session of a program from `open`."""

@@ -99,11 +99,12 @@ class Access:
         self._guarded = self._tokens is not None or self._reviews is not None
         self.open = not self._guarded and not self.limits  # nobody is asked for anything
 
-    def address(self, told: str, forwarded: Callable[[], Sequence[str]]) -> str:
-        """The address, or of IPv6 the network, of a client whose connection is `told`, as address:port.
-
-        `forwarded`: the values of X-Forwarded-For.
+    def client(self, name: str | None, told: str, forwarded: Callable[[], Sequence[str]]) -> str:
+        """Who sent a request: the `name` under which it was let in, or else the address, or of IPv6 the network, behind the connection that is
+        `told` as address:port. `forwarded`: the values of X-Forwarded-For.
         """
+        if name is not None:
+            return name
         address = proxies.client(told, forwarded(), self._trusted) if self._trusted else proxies.host(told)
         return proxies.identity(address)
 

@@ -10,10 +10,10 @@ from typing import Protocol
 
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Crowd, Shares, Who, fits, most_of, nobody, places, refusal
+from fettle.server.shares import Crowd, Shares, Slots, Who, most_of, nobody
 from fettle.server.time_limits import TimeLimits
 
-AT_ONCE = 1 << 16  # a declared body of so many bytes is taken in one go; more count against the share of their client
+AT_ONCE = 1 << 16  # a declared body of so many bytes is small where memory allows: see `Bodies`
 
 
 class Incoming(Protocol):
@@ -25,17 +25,24 @@ class Incoming(Protocol):
 
 
 class Bodies:
-    """The bounds, and what is held within them. Used by one event loop only."""
+    """The bounds, and what is held within them. Used by one event loop only.
+
+    A body is small if as many as may be read have room, so that no client fills it with them. One that is declared is taken in one go, and no small
+    one counts against the share of its client.
+    """
 
     def __init__(self, settings: ServerSettings, crowd: Crowd | None = None) -> None:
         self._settings = settings
         self.held = 0
+        self._small = min(AT_ONCE, settings.max_bodies_bytes // settings.max_reading)
         # A larger one could never be held.
         self._largest = min(settings.max_body_bytes, most_of(settings.max_bodies_bytes))
         what = "requests of this client with {held} bytes in total are being read or waiting for the model"
         self._shares = Shares(what, Code.UNAVAILABLE, crowd=crowd, unread=True)
-        self._plenty = most_of(settings.max_reading)  # of so many, all may be one client's
         self._reading = TimeLimits()  # of the bodies that are being read, each its client's
+        self._places = Slots(
+            settings.max_reading, "request bodies", "being read", unread=True, taken=self._reading.running
+        )
 
     async def read(self, incoming: Incoming, size: int | None, who: Who = nobody) -> bytes | bytearray:
         """The body; `release` it when its request is answered. `size`: bytes that the client says it has.
@@ -45,14 +52,13 @@ class Bodies:
         """
         if size is not None and size > self._largest:
             raise self._too_large()
-        if len(self._reading.running) >= self._plenty:
-            self._require_place(who)
+        self._places.require(who)
         try:
             with self._reading.within(self._settings.body_seconds, who):
                 body: bytes | bytearray
-                if size is not None and size <= AT_ONCE:
+                if size is not None and size <= self._small:
                     body = bytes(await incoming())
-                    self._reserve(len(body), who() if len(body) > AT_ONCE else None)
+                    self._reserve(len(body), who() if len(body) > self._small else None)
                 else:
                     body = await self._parts(incoming, who())
         except TimeoutError:
@@ -62,18 +68,6 @@ class Bodies:
             self.release(len(body), who)
             raise RequestError(Code.INVALID, f"the body ended after {len(body)} of {size} bytes", unread=True)
         return body
-
-    def _require_place(self, who: Who) -> None:
-        """Raises RequestError UNAVAILABLE where too many bodies are being read, and LIMITED where too many of them are this client's."""
-        reading = len(self._reading.running)
-        free = self._settings.max_reading - reading - 1
-        if free < 0:
-            raise RequestError(Code.UNAVAILABLE, f"{reading} request bodies are already being read", unread=True)
-        client = who()
-        own = places(self._reading.running, client)
-        if not fits(own + 1, free):
-            what = f"{own} request bodies of this client are already being read"
-            raise refusal(Code.LIMITED, what, unread=True)
 
     async def _parts(self, incoming: Incoming, client: str) -> bytearray:
         body = bytearray()  # which grows in place: parts that are joined would be there twice
@@ -87,16 +81,16 @@ class Bodies:
             self.held -= len(body)
             self._shares.give(client, len(body))
             raise
-        if len(body) <= AT_ONCE:
+        if len(body) <= self._small:
             self._shares.give(client, len(body))
         return body
 
     def reserve(self, size: int, who: Who = nobody) -> None:
         """Account for so many bytes of a request; `release` them when it is answered. Raises RequestError UNAVAILABLE, LIMITED, and TOO_LARGE for
         more than could ever be held."""
-        if size > max(self._largest, AT_ONCE):  # small ones have no share to exceed
+        if size > max(self._largest, self._small):  # small ones have no share to exceed
             raise self._too_large()
-        self._reserve(size, who() if size > AT_ONCE else None)
+        self._reserve(size, who() if size > self._small else None)
 
     def _reserve(self, size: int, client: str | None) -> None:
         most = self._settings.max_bodies_bytes
@@ -115,7 +109,7 @@ class Bodies:
     def release(self, size: int, who: Who = nobody) -> None:
         """A request of so many bytes, all reserved at once, is answered."""
         self.held -= size
-        if size > AT_ONCE:
+        if size > self._small:
             self._shares.give(who(), size)
 
     def _too_large(self) -> RequestError:

@@ -15,7 +15,7 @@ from fettle.server.listener import Listener
 from fettle.server.logs import HEADERS, REQUEST_ID, TRACE_CONTEXT, told
 from fettle.server.predict import Predict
 from fettle.server.protocol import LINES, TEXT, HttpExchange, PictureExchange, PreparedExchange, TextExchange
-from fettle.server.request import Code, RequestError
+from fettle.server.request import Code, RequestError, not_found
 from fettle.server.service import InferenceService
 from fettle.server.shares import Who
 from fettle.server.texts import Room
@@ -82,7 +82,7 @@ class HttpFront:
                 client = await self._admit(scope, peer, codec is not None)
             if codec is not None:
                 exchange = self._exchange(codec, given)
-                who = partial(self._who, client, peer, given)
+                who = partial(self.service.access.client, client, peer, partial(_forwarded, given))
                 receive = self._receive(scope, given, connection, exchange, who)
                 gone = connection.client_disconnect
                 made = isinstance(exchange, PreparedExchange)
@@ -113,15 +113,9 @@ class HttpFront:
             self.service.metrics.refuse(code)
             raise RequestError(code, "this port only accepts connections from the TLS listener", unread=True)
         headers = scope.headers
-        address = self._who(None, client, headers)
+        address = self.service.access.client(None, client, partial(_forwarded, headers))
         name = await self.service.admit(headers.get("authorization"), address, infer=infer)
         return name if infer else None
-
-    def _who(self, client: str | None, peer: str, headers: Any) -> str:
-        """Who sent a request: the client that was let in, or else the address behind the connection of `peer`."""
-        if client is not None:
-            return client
-        return self.service.access.address(peer, lambda: _forwarded(headers))
 
     def _exchange(self, codec: Callable[[], HttpExchange | Predict], headers: Any) -> HttpExchange | Predict:
         """The codec of this request: that of its path, or of pictures or texts where the body is one."""
@@ -164,9 +158,7 @@ class HttpFront:
         path = scope.path.rstrip("/")
         document = self._document(path)
         if document is None:
-            settings = self.service.settings
-            known = f"this server serves the model {settings.model!r}, version {settings.revision!r}"
-            raise RequestError(Code.NOT_FOUND, f"{clip(scope.path)}: not found; {known}")
+            raise not_found(clip(scope.path), self.service.settings.model, self.service.settings.revision)
         if scope.method not in ("GET", "HEAD"):
             raise RequestError(Code.NOT_ALLOWED, f"{scope.path} requires GET")
         unready = path.endswith("/ready") and self.service.draining

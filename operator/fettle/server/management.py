@@ -5,16 +5,17 @@ server is still observed.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import logging
 import math
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
 
-from fettle.server.replay import AT_ONCE, PATH, Trouble, read_token
+from fettle.server import proxies
+from fettle.server.listener import Listener
+from fettle.server.replay import PATH, Trouble, read_token
+from fettle.server.samples import MOST_AT_ONCE
 from fettle.server.settings import ServerSettings
 from fettle.server.state import Condition, NotTold, State
 
@@ -31,13 +32,20 @@ HttpAnswer = tuple[int, list[tuple[str, str]], bytes]
 
 
 class Management:
-    """Routes of the management port, which tells of `state`."""
+    """The management port, which tells of `state`."""
 
     def __init__(self, settings: ServerSettings, state: State) -> None:
         self._settings, self._state = settings, state
-        self.client_of: Callable[[str], str | None] = lambda told: (
-            told
-        )  # who is behind what a port says of a connection
+        # Probes have no certificate to show.
+        self._listener = Listener(self, settings.host, settings.management_port, settings.tls_folder)
+
+    async def serve(self) -> None:
+        """Listen until `stop`. Raises as `Listener.serve`."""
+        await self._listener.serve()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        self._listener.stop()
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
@@ -77,7 +85,7 @@ class Management:
 
     async def _log_level(self, scope: Any) -> HttpAnswer:
         """Change what is logged. Only for who is in the pod, as `kubectl port-forward` is."""
-        if not _is_loopback(self.client_of(scope.client) or ""):
+        if not _is_loopback(self._listener.client(scope.client) or ""):
             return 403, _TEXT, b"the log's level is set from within the pod: kubectl port-forward POD 8081\n"
         if scope.method != "POST":
             return 405, [*_TEXT, ("allow", "POST")], b"POST /fettle/log?level=debug\n"
@@ -111,13 +119,10 @@ class Management:
         if not hmac.compare_digest(given.encode(), expected.encode()):
             return 401, _TEXT, b"expected the token of this ModelDeployment's samples Secret\n"
         fellow = scope.headers.get("fettle-revision") == settings.revision
-        return 200, _BYTES, await self._state.samples(0 if fellow else AT_ONCE)
+        return 200, _BYTES, await self._state.samples(0 if fellow else MOST_AT_ONCE)
 
 
 def _is_loopback(client: str) -> bool:
-    """Whether a client, told as address:port, is in the pod. A port that listens on IPv6 tells IPv4's addresses as its own."""
-    try:
-        address = ipaddress.ip_address(client.rpartition(":")[0].strip("[]"))
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    """Whether a client, told as address:port, is in the pod."""
+    address = proxies.parsed(proxies.host(client))
+    return address is not None and address.is_loopback

@@ -27,14 +27,14 @@ from fettle.server.checks import (
 )
 from fettle.server.elements import ElementsError
 from fettle.server.inference_pb2 import ModelInferRequest, ModelInferResponse
-from fettle.server.request import Code, InferRequest, RequestError
+from fettle.server.request import InferRequest, not_found
 from fettle.server.wire import MOST_BESIDE, Request, WireError, field_head, split
 
 _OUTPUTS, _RAW, _CONTENTS = (
     5,
     6,
     5,
-)  # numbers of ModelInferResponse.outputs, .raw_output_contents, InferOutputTensor.contents
+)  # fields of ModelInferResponse: outputs and raw_output_contents; InferOutputTensor.contents
 Content = Raw | list[memoryview]  # raw, or the parts of a typed one
 _SPECIAL = ("BYTES", "BOOL")  # whose raw bytes have to be looked at
 
@@ -132,8 +132,7 @@ class Messages:
         """Raises RequestError NOT_FOUND. A version may be left out."""
         if name != self._model or version not in ("", self._version):
             found = f"the model {said(name)!r}" + (f", version {said(version)!r}" if version else "")
-            known = f"this server serves the model {self._model!r}, version {self._version!r}"
-            raise RequestError(Code.NOT_FOUND, f"{found}: not found; {known}")
+            raise not_found(found, self._model, self._version)
 
 
 def _checked(request: Request, signature: Signature, max_rows: int) -> InferRequest:

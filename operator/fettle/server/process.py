@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from fettle.runtimes import cpu
-from fettle.server.listener import Listener
 from fettle.server.management import Management
 from fettle.server.model import Batching, ServedModel, load
 from fettle.server.replay import Replay
@@ -66,10 +65,8 @@ Manage = Callable[[ProcessState, ServerSettings], StatePort]
 class ManagementPort:
     """The management port, in a thread and an event loop of its own."""
 
-    def __init__(self, management: Management, settings: ServerSettings) -> None:
-        # Probes have no certificate to show.
-        self._listener = Listener(management, settings.host, settings.management_port, settings.tls_folder)
-        management.client_of = self._listener.client
+    def __init__(self, state: ProcessState, settings: ServerSettings) -> None:
+        self._management = Management(settings, state)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.done = asyncio.get_running_loop().create_future()
         threading.Thread(target=self._run, args=(asyncio.get_running_loop(),), name="management", daemon=True).start()
@@ -85,7 +82,7 @@ class ManagementPort:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        await self._listener.serve()
+        await self._management.serve()
 
     def _finish(self, error: Exception | None) -> None:
         if error is None:
@@ -96,17 +93,13 @@ class ManagementPort:
     def stop(self) -> None:
         """Stop listening; `done` completes when that is over."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._listener.stop)
-
-
-def _management_port(state: ProcessState, settings: ServerSettings) -> ManagementPort:
-    return ManagementPort(Management(settings, state), settings)
+            self._loop.call_soon_threadsafe(self._management.stop)
 
 
 async def serve(
     settings: ServerSettings,
     on_ready: Callable[[ServedModel], None] = lambda model: None,
-    manage: Manage = _management_port,
+    manage: Manage = ManagementPort,
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until the port of `manage` ends, then drain. `on_ready` is called once requests are answered.
 
@@ -177,7 +170,7 @@ async def _loaded(
     # In a pool of its own, for whose thread nothing waits at the end of the process.
     pool, artifact = ThreadPoolExecutor(1), (settings.folder, settings.sha256)
     batching = Batching(settings.batch_max_size, settings.batch_max_delay_milliseconds / 1000)
-    cores = max(1, cpu.usable_cores() // (settings.processes or 1))
+    cores = max(1, cpu.usable_cores() // settings.sharers)
     told = (*artifact, settings.threads, settings.max_queue, batching, cores)
     loading = asyncio.get_running_loop().run_in_executor(pool, load, *told)
     for needed in (permission, loading):

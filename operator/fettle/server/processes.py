@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from fettle.api import catalog
-from fettle.api.optimizedmodel_status import Measurement
+from fettle.api.measured import Measurement
 from fettle.api.vocabulary import DeviceKind
 from fettle.errors import UsageError
 from fettle.runtimes import cpu
@@ -97,7 +97,8 @@ def best_count(settings: ServerSettings, manifest: Manifest, cost: ModelCost | N
 def share(settings: ServerSettings, count: int, number: int) -> ServerSettings:
     """The settings of process `number` of `count`: together they hold as much as one may, and one of them compares answers with stable's.
 
-    What bounds a wait (queue, time) stays: each process has a model of its own that works its queue off.
+    What bounds a wait (queue, time) stays: each process has a model of its own that works its queue off. What is no setting is divided where it
+    stands, by `ServerSettings.sharers`.
     """
 
     def part(total: int) -> int:

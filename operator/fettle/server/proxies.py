@@ -27,7 +27,7 @@ def client(told: str, headers: Sequence[str], trusted: Sequence[Network]) -> str
     address = host(told)
     hops = ",".join(headers).rsplit(",", MOST_HOPS)[-MOST_HOPS:]
     while hops and _is_trusted(address, trusted):
-        following = _parsed(hops.pop())
+        following = parsed(hops.pop())
         if following is None:
             break
         address = str(following)
@@ -37,19 +37,19 @@ def client(told: str, headers: Sequence[str], trusted: Sequence[Network]) -> str
 @lru_cache(4096)
 def identity(address: str) -> str:
     """What is one client by its address. Whoever has one address of IPv6 has all that begin with the same 64 bits."""
-    parsed = _parsed(address)
-    if isinstance(parsed, IPv6Address):
-        return str(IPv6Network((parsed, 64), strict=False))
-    return address if parsed is None else str(parsed)
+    known = parsed(address)
+    if isinstance(known, IPv6Address):
+        return str(IPv6Network((known, 64), strict=False))
+    return address if known is None else str(known)
 
 
 def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
-    parsed = _parsed(address)
-    return parsed is not None and any(parsed in network for network in trusted)
+    known = parsed(address)
+    return known is not None and any(known in network for network in trusted)
 
 
-def _parsed(text: str) -> Address | None:
-    """An address, which some proxies write with its port; None for anything else, such as `unknown`."""
+def parsed(text: str) -> Address | None:
+    """An address, which some proxies write with its port, and ports of IPv6 as one of IPv6; None for anything else, such as `unknown`."""
     text = text.strip()
     for form in (text, host(text)):
         try:

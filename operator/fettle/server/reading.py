@@ -4,39 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Protocol
 
-from fettle.server.request import Code, RequestError
-from fettle.server.shares import Shares, Who, nobody
+from fettle.server.shares import Who, nobody
 from fettle.server.time_limits import TimeLimit, TimeLimits
 
 PATIENCE_SECONDS = 1.0  # for a message to arrive while others wait
-
-
-class Places:
-    """A limit on the number of concurrent streams of one kind, and on each client's share of it."""
-
-    def __init__(self, most: int, refused: Callable[[Code], None]) -> None:
-        """`refused` is called with the code of each refusal."""
-        self._most, self._taken, self._refused = most, 0, refused
-        self._shares = Shares("{held} streams of this client are already open")
-
-    def take(self, client: str) -> None:
-        """Raises RequestError UNAVAILABLE where all are taken, LIMITED where the client has its share."""
-        try:
-            if self._taken >= self._most:
-                raise RequestError(Code.UNAVAILABLE, f"{self._taken} streams are already open")
-            self._shares.take(client, 1, self._most - self._taken)
-        except RequestError as error:
-            self._refused(error.code)
-            raise
-        self._taken += 1
-
-    def give(self, client: str) -> None:
-        """A stream of the client has ended."""
-        self._taken -= 1
-        self._shares.give(client, 1)
 
 
 class Sender(Protocol):

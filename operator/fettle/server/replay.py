@@ -28,15 +28,14 @@ from fettle.api.window import Agreement, Problem
 from fettle.errors import DataError, RuntimeFailure
 from fettle.runtimes import cpu
 from fettle.server.model import ServedModel
-from fettle.server.samples import MOST_AT_ONCE, Sample, SamplesHead, as_batch, received
+from fettle.server.samples import Sample, SamplesHead, as_batch, received
 from fettle.server.settings import ServerSettings
-from fettle.server.tls import AUTHORITY, CERTIFICATE
+from fettle.server.tls import AUTHORITY, CERTIFICATE, is_valid_for, leaf
 from fettle.store.comparison import Outcome, compare
 
 log = logging.getLogger(__name__)
 
 PATH = "/fettle/samples"
-AT_ONCE = MOST_AT_ONCE  # samples taken at a time: what waits here stays young
 PAUSE_SECONDS = 1.0  # between two times that stable is asked
 PATIENCE_SECONDS = 10.0  # a stable pod that is on its way out answers nobody; only then it is said
 TIMEOUT_SECONDS = 5.0  # for the whole of an answer
@@ -57,9 +56,9 @@ class Trouble(Exception):
 class Exchange:
     """Requests samples from the stable revision's pods, one pod at a time, in turn.
 
-    A pod with TLS asks with TLS only, and only pods whose certificate it can verify: whoever cuts or answers its connections in their place gets
-    neither its token nor a say in what it is compared with. A pod without TLS asks with it first, so that no pod with TLS is sent
-    the token in the clear. `clear`: pods without TLS, as a pod without it found out.
+    A pod with TLS asks with TLS only, and only pods whose certificate it can verify, with the name of their Service where its own has it: whoever
+    cuts or answers its connections in their place gets neither its token nor a say in what it is compared with. A pod without TLS asks with it
+    first, so that no pod with TLS is sent the token in the clear. `clear`: pods without TLS, as a pod without it found out.
     """
 
     settings: ServerSettings
@@ -104,13 +103,19 @@ class Exchange:
 
     def _connected(self, address: tuple[str, int]) -> http.client.HTTPConnection:
         if self.settings.tls_folder is not None:
-            return _opened(address, _verifying(self.settings.tls_folder))
+            return _opened(address, _verifying(self.settings.tls_folder, self._service), self._service)
         if address not in self.clear:
             try:
                 return _opened(address, _encrypting())
             except (ssl.SSLError, ConnectionError):  # it has no TLS either
                 self.clear.add(address)
-        return _opened(address, None)
+        return _opened(address)
+
+    @property
+    def _service(self) -> str:
+        """The name of the Service in front of the pods of all revisions, in the namespace of the one that `stable` names."""
+        host, _, _ = self.settings.stable.rpartition(":")
+        return f"{self.settings.model}.{host.partition('.')[2]}"
 
     def _headers(self) -> dict[str, str]:
         return {
@@ -122,18 +127,23 @@ class Exchange:
 def _advice(error: Exception) -> str:
     """What to do about the error of a pod with TLS, as the end of a message."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"; expected a certificate that {AUTHORITY} of this revision's TLS Secret verifies, or without one, the certificate of that Secret"
+        return (
+            f"; expected a certificate that {AUTHORITY} of this revision's TLS Secret verifies, for the Service's name if that Secret's is, "
+            f"or without {AUTHORITY}, the certificate of that Secret"
+        )
     if isinstance(error, ssl.SSLError | ConnectionResetError):
         return "; this revision asks for samples over TLS only: if stable has no server.tls, judge this revision without agreement, or promote it"
     return ""
 
 
-def _opened(address: tuple[str, int], context: ssl.SSLContext | None) -> http.client.HTTPConnection:
-    if context is None:
-        connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS)
-    else:
-        connection = http.client.HTTPSConnection(*address, timeout=TIMEOUT_SECONDS, context=context)
+def _opened(
+    address: tuple[str, int], context: ssl.SSLContext | None = None, name: str | None = None
+) -> http.client.HTTPConnection:
+    """A connection to a pod; with a `context`, over TLS, to who is called `name` where the context checks that."""
+    connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_SECONDS)
     connection.connect()
+    if context is not None:
+        connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
     return connection
 
 
@@ -144,18 +154,20 @@ def _encrypting() -> ssl.SSLContext:
     return context
 
 
-def _verifying(folder: Path) -> ssl.SSLContext:
-    """For certificates that the authority in the pod's own Secret has signed, or without an authority there, for the Secret's own certificate. Pods
-    are addressed by IP, which no certificate contains, so the name is not checked."""
+def _verifying(folder: Path, service: str) -> ssl.SSLContext:
+    """For certificates that the authority in the pod's own Secret has signed, or without an authority there, for the Secret's own certificate.
+
+    Pods are addressed by IP, which no certificate contains. An authority may sign for others too, so a pod whose own certificate is valid for the
+    name of its `service` believes no certificate without that name.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
+    own = leaf((folder / CERTIFICATE).read_text(errors="replace"))
+    context.check_hostname = is_valid_for(own, service)
     authority = folder / AUTHORITY
     if authority.is_file() and authority.stat().st_size:
         context.load_verify_locations(authority)
     else:
-        # Not those that signed it, which may have signed others' as well.
-        own, footer, _ = (folder / CERTIFICATE).read_text().partition(ssl.PEM_FOOTER)
-        context.load_verify_locations(cadata=own + footer)
+        context.load_verify_locations(cadata=own)  # not those that signed it, which may have signed others' as well
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 

@@ -45,6 +45,13 @@ class RequestError(Exception):
         self.retry_after = 1 if retry_after is None and code is Code.UNAVAILABLE else retry_after
 
 
+def not_found(what: str, model: str, version: str) -> RequestError:
+    """The error for what is not here. `model`, `version`: what is."""
+    return RequestError(
+        Code.NOT_FOUND, f"{what}: not found; this server serves the model {model!r}, version {version!r}"
+    )
+
+
 @dataclass(slots=True)  # a frozen one takes five times as long to make
 class InferRequest:
     """A decoded request: arrays by input name, the outputs asked for (None = all) and the client's id.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import unquote
@@ -26,10 +27,10 @@ from fettle.server.call_metadata import Context
 from fettle.server.logs import HEADERS, told
 from fettle.server.messages import Messages
 from fettle.server.ports import require_free
-from fettle.server.reading import PATIENCE_SECONDS, Places, Reading
+from fettle.server.reading import PATIENCE_SECONDS, Reading
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
-from fettle.server.shares import Who
+from fettle.server.shares import Places, Who
 from fettle.server.tls import Certificate
 from fettle.server.wire import field_head
 
@@ -73,8 +74,8 @@ class RpcFront:
         at_once = max(1, settings.max_bodies_bytes // settings.grpc_max_message_bytes)
         self._reading = Reading(at_once, settings.body_seconds)
         self._open_reading = Reading(_OPEN_AT_ONCE, settings.body_seconds)
-        count = service.metrics.count
-        self._streams, self._watchers = Places(settings.grpc_max_streams, count), Places(_MOST_WATCHERS, count)
+        self._streams = Places(settings.grpc_max_streams, "streams", "open")
+        self._watchers = Places(_MOST_WATCHERS, "streams", "open")
         self._idle: set[asyncio.Future[Any]] = set()
         self._draining, self._stopping = asyncio.Event(), asyncio.Event()
         self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
@@ -192,11 +193,9 @@ class RpcFront:
         return await self.service.admit(authorization, self._who(None, context), infer=infer)
 
     def _who(self, client: str | None, context: Context) -> str:
-        """Who sent a message: the client that was let in, or else the address behind the connection."""
-        if client is not None:
-            return client
+        """Who sent a message: see `Access.client`."""
         peer = unquote(context.peer()).partition(":")[2]
-        return self.service.access.address(peer, lambda: call_metadata.values(context, proxies.HEADER))
+        return self.service.access.client(client, peer, lambda: call_metadata.values(context, proxies.HEADER))
 
     async def _receive(self, context: Context, who: Who) -> bytes:
         """The single message of a request, accounted for by `bodies`. Raises RequestError."""
@@ -279,8 +278,14 @@ class RpcFront:
         return grpc.stream_unary_rpc_method_handler(answer)
 
     async def _small_message(self, context: Context, reading: Reading, who: Who) -> bytes:
-        try:
+        with self._counted():
             return await self._message(context, reading, who)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a request that is refused here, before the service knows of it."""
+        try:
+            yield
         except RequestError as error:
             self.service.metrics.count(error.code)
             raise
@@ -340,7 +345,8 @@ class RpcFront:
     async def _placed(self, work: Callable[[Context], Awaitable[None]], places: Places, context: Context) -> None:
         # A client without a token keeps no stream open, except to watch health.
         client = self._who(None if places is self._watchers else await self._admit(context), context)
-        places.take(client)
+        with self._counted():
+            places.take(client)
         try:
             await work(context)
         finally:

@@ -30,7 +30,7 @@ from fettle.store.comparison import Comparison
 
 PER_SECOND = 32  # most samples taken in a second: a ring of 256 then spans at least 8 s, however busy the pod is
 MOST_BYTES_SENT = 4 << 20  # of one answer
-MOST_AT_ONCE = 32  # samples of one answer
+MOST_AT_ONCE = 32  # samples of one answer: what waits with a canary stays young
 Tensors = Mapping[str, Array]
 
 

@@ -31,7 +31,7 @@ from fettle.server.model import ServedModel
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.samples import PER_SECOND, Samples
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Crowd, Shares, Who, fits, most_of, nobody, places, refusal
+from fettle.server.shares import Crowd, Places, Slots, Who, nobody
 from fettle.server.threads import Turns
 from fettle.server.tracing import RequestTrace, Tracing
 from fettle.server.windows import MOST_BYTES, Windows
@@ -64,12 +64,12 @@ class InferenceService:
     def __init__(self, settings: ServerSettings, model: ServedModel) -> None:
         """Raises UsageError if tokens are required, but the Secret has none."""
         self.settings, self.model = settings, model
-        processes = settings.processes or 1
-        self.windows = Windows(most_bytes=MOST_BYTES // processes)
-        kept, rate = (settings.samples, settings.samples_max_bytes), PER_SECOND / processes
-        self.samples = Samples(model.signature, *kept, per_second=rate)
+        self.windows = Windows(most_bytes=MOST_BYTES // settings.sharers)
+        kept = (settings.samples, settings.samples_max_bytes)
+        self.samples = Samples(model.signature, *kept, per_second=PER_SECOND / settings.sharers)
         self.metrics = Metrics(settings.model, settings.revision)
         self.metrics.waiting.set_function(lambda: float(model.waiting))
+        self.metrics.samples.set_function(lambda: float(len(self.samples)))
         if catalog.runtime(model.manifest.runtime).device is DeviceKind.NVIDIA:
             self.metrics.watch_gpu(cuda.connect().memory)
         model.batcher.watch = self.metrics
@@ -82,14 +82,15 @@ class InferenceService:
         self.access = Access(settings)
         self.tracing = Tracing(settings) if settings.tracing_endpoint else None
         self._codec_thread = Turns("codec")
-        what = "{held} requests of this client are already waiting to be decoded"
-        self._to_decode = Shares(what, Code.UNAVAILABLE, crowd=self._crowd)
-        self._queued: dict[int, Who | str] = {}  # whose requests wait for the model
-        self._plenty = most_of(settings.max_queue)  # of so many, all may be one client's
+        # Those who wait for the codec thread, or are in it.
+        self.decoding = Places(
+            settings.max_queue, "requests", "waiting to be decoded", Code.UNAVAILABLE, crowd=self._crowd
+        )
+        # A client that is alone may fill the queue: a model that is too slow for an ingress fails.
+        self._queued = Slots(settings.max_queue, "requests", "waiting for the model", crowd=self._crowd)
         self.draining = False
         self.in_flight = 0
         self._admitting = 0  # requests whose client is not known yet
-        self.decoding = 0  # requests that wait for the codec thread, or are in it
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -266,30 +267,19 @@ class InferenceService:
     ) -> dict[str, Array]:
         """The model's outputs, once it is free. Raises RequestError as `ServedModel.infer`, and LIMITED for a client with others that has most of the
         queue."""
-        if len(self._queued) >= self._plenty:
-            self._require_place(who())
         place = id(request)
-        self._queued[place] = who
+        self._queued.take(place, who)
         try:
             left = deadline() if deadline is not None else None
             return await self.model.infer(request, self.settings.queue_seconds, left, gone)
         finally:
-            del self._queued[place]
-
-    def _require_place(self, client: str) -> None:
-        """Raises RequestError LIMITED. A client that is alone may fill the queue: a model that is too slow for an ingress fails."""
-        free = self.settings.max_queue - len(self._queued) - 1
-        own = places(self._queued, client)
-        if free >= 0 and not fits(own + 1, free) and not self._crowd.is_only(client):
-            raise refusal(Code.LIMITED, f"{own} requests of this client are already waiting for the model")
+            self._queued.give(place)
 
     async def _decode(self, codec: Codec, body: bytes | bytearray, client: str) -> InferRequest:
         """Decode in the one thread. Raises RequestError UNAVAILABLE, LIMITED for more than may wait for it, of all or of this client, and UNAVAILABLE
         for one that waited too long."""
         settings = self.settings
-        if self.decoding >= settings.max_queue:
-            raise RequestError(Code.UNAVAILABLE, f"{self.decoding} requests are already waiting to be decoded")
-        self._to_decode.take(client, 1, settings.max_queue - self.decoding)
+        self.decoding.take(client)
         late = time.perf_counter() + settings.queue_seconds
 
         def decode() -> InferRequest:
@@ -298,12 +288,10 @@ class InferenceService:
                 raise RequestError(Code.UNAVAILABLE, message)
             return codec.decode(body, self.model.signature, settings.max_rows)
 
-        self.decoding += 1
         try:
             return await self._codec_thread.run(client, decode)
         finally:
-            self.decoding -= 1
-            self._to_decode.give(client, 1)
+            self.decoding.give(client)
 
     def _keep(self, request: InferRequest, outputs: Mapping[str, Array]) -> None:
         """Offer an answered item as a sample. Kept samples are also used to measure drift."""

@@ -227,6 +227,11 @@ class ServerSettings(BaseSettings):
     )
 
     @property
+    def sharers(self) -> int:
+        """How many processes share the ports of the inference protocol, and what their pod may hold."""
+        return self.processes or 1
+
+    @property
     def shares_ports(self) -> bool:
         """Whether the ports of the inference protocol are those of several processes."""
-        return self.processes is not None and self.processes > 1
+        return self.sharers > 1

@@ -46,15 +46,6 @@ def refusal(code: Code, what: str, *, unread: bool = False) -> RequestError:
     return RequestError(code, message, unread=unread, retry_after=1)
 
 
-def places(held: dict[Any, Who | str], client: str) -> int:
-    """How many of the places in `held` are the client's. Who has one is looked up once, since there are many."""
-    own = 0
-    for place, other in held.items():
-        held[place] = known = other if isinstance(other, str) else other()
-        own += known == client
-    return own
-
-
 class Crowd:
     """Who has asked lately: a sample, since looking up a client costs as much as a tenth of a small request. Used by one event loop only."""
 
@@ -73,6 +64,62 @@ class Crowd:
         """Whether nobody else has asked in the last ten seconds, as far as is known."""
         since = self._clock() - _LATELY_SECONDS
         return not any(other != client and at >= since for at, other in self._seen)
+
+
+class Slots:
+    """Places that requests have for a short time. Whose each is, is looked up only where most of them are taken, and once, since there are many.
+    Used by one event loop only.
+
+    `nouns` are `doing` what they have places for, as errors say. With a `crowd`, a client that is alone may have all. `unread`: of the errors.
+    `taken`: a table of who has one that somebody else keeps.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        nouns: str,
+        doing: str,
+        *,
+        crowd: Crowd | None = None,
+        unread: bool = False,
+        taken: dict[Any, Any] | None = None,
+    ) -> None:
+        self._most, self._plenty = most, most_of(most)  # of so many, all may be one client's
+        self._nouns, self._doing, self._crowd, self._unread = nouns, doing, crowd, unread
+        self._taken: dict[Any, Who | str] = {} if taken is None else taken
+
+    def require(self, who: Who) -> None:
+        """Raises RequestError UNAVAILABLE where all are taken, LIMITED where this client would have more than its share."""
+        if len(self._taken) >= self._plenty:
+            self._require_share(who)
+
+    def take(self, slot: Any, who: Who) -> None:
+        """A request has this `slot` until it gives it back. Raises RequestError as `require`."""
+        self.require(who)
+        self._taken[slot] = who
+
+    def give(self, slot: Any) -> None:
+        """The slot is free."""
+        del self._taken[slot]
+
+    def _require_share(self, who: Who) -> None:
+        taken = len(self._taken)
+        if taken >= self._most:
+            raise RequestError(
+                Code.UNAVAILABLE, f"{taken} {self._nouns} are already {self._doing}", unread=self._unread
+            )
+        client = who()
+        held, alone = self._held_by(client), self._crowd is not None and self._crowd.is_only(client)
+        if not alone and not fits(held + 1, self._most - taken - 1):
+            what = f"{held} {self._nouns} of this client are already {self._doing}"
+            raise refusal(Code.LIMITED, what, unread=self._unread)
+
+    def _held_by(self, client: str) -> int:
+        held = 0
+        for slot, other in self._taken.items():
+            self._taken[slot] = known = other if isinstance(other, str) else other()
+            held += known == client
+        return held
 
 
 class Shares:
@@ -104,3 +151,26 @@ class Shares:
             self._held[client] = left
         else:
             self._held.pop(client, None)
+
+
+class Places:
+    """Places that clients have for longer. Used by one event loop only. `nouns` and `doing` as of `Slots`; `alone` and `crowd` as of `Shares`."""
+
+    def __init__(
+        self, most: int, nouns: str, doing: str, alone: Code = Code.LIMITED, *, crowd: Crowd | None = None
+    ) -> None:
+        self.taken = 0
+        self._most, self._full = most, f"{nouns} are already {doing}"
+        self._shares = Shares(f"{{held}} {nouns} of this client are already {doing}", alone, crowd=crowd)
+
+    def take(self, client: str) -> None:
+        """Raises RequestError UNAVAILABLE where all are taken; LIMITED, or as `alone`, where the client has its share."""
+        if self.taken >= self._most:
+            raise RequestError(Code.UNAVAILABLE, f"{self.taken} {self._full}")
+        self._shares.take(client, 1, self._most - self.taken)
+        self.taken += 1
+
+    def give(self, client: str) -> None:
+        """One of the client's is free."""
+        self.taken -= 1
+        self._shares.give(client, 1)

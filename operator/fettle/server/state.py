@@ -89,9 +89,7 @@ class ProcessState:
 
     async def metrics(self) -> bytes:
         """The metrics in Prometheus' text form."""
-        service = self._loaded()
-        service.metrics.samples.set(len(service.samples))
-        return service.metrics.text()
+        return self._loaded().metrics.text()
 
     async def window(self, since: float) -> bytes:
         """The seconds from `since` on."""
@@ -112,7 +110,6 @@ class ProcessState:
     def told_metrics(self) -> tuple[list[Metric], Counted | None]:
         """The metrics, and what drift is computed from."""
         service = self._loaded()
-        service.metrics.samples.set(len(service.samples))
         return service.metrics.families(), service.drift.counted() if service.drift is not None else None
 
     def told_window(self, since: float) -> ProcessWindow:

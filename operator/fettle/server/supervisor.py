@@ -20,7 +20,6 @@ from typing import Any
 
 from fettle.errors import FettleError, RuntimeFailure
 from fettle.server.link import SupervisorEnd
-from fettle.server.listener import Listener
 from fettle.server.management import Management
 from fettle.server.pod_state import PodState, WorkerState
 from fettle.server.process import STOP_SECONDS
@@ -97,19 +96,15 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
-        settings = self._settings
-        management = Management(settings, self._state)
-        # Probes have no certificate to show.
-        port = Listener(management, settings.host, settings.management_port, settings.tls_folder)
-        management.client_of = port.client
-        serving = self._task(port.serve())
+        management = Management(self._settings, self._state)
+        serving = self._task(management.serve())
         try:
             await self._start()
             await self._until_over(serving)
             early = [worker.name for worker in self._workers if worker.leaves and not self._told_to_end]
         finally:
             await self._drain()
-            port.stop()
+            management.stop()
             await asyncio.wait({serving}, timeout=STOP_SECONDS)
         self._raise_fault(early)
         if serving.done():

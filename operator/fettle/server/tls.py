@@ -50,7 +50,7 @@ class Certificate:
             if self.clients:
                 context.verify_mode = ssl.CERT_REQUIRED
                 context.load_verify_locations(folder / AUTHORITY)
-            self.expires = expiry((folder / CERTIFICATE).read_text(errors="replace"))
+            self.expires = expiry(leaf((folder / CERTIFICATE).read_text(errors="replace")))
         except (OSError, ValueError) as error:  # an SSLError is an OSError
             needed = f"{CERTIFICATE} and {KEY} of one certificate" + (f", and {AUTHORITY}" if self.clients else "")
             message = f"the TLS Secret in {folder} cannot be used: expected {needed}, found: {error}"
@@ -75,10 +75,26 @@ class Certificate:
         return read[0], read[1], (self.mounted.folder / AUTHORITY).read_bytes() if self.clients else None
 
 
-def expiry(pem: str) -> float:
-    """The end of the first certificate's validity, in seconds since the epoch; NaN if it cannot be found."""
+def leaf(pem: str) -> bytes:
+    """The first certificate of several, which is the server's own."""
     body = pem.partition(ssl.PEM_HEADER)[2].partition(ssl.PEM_FOOTER)[0]
-    found = _VALIDITY.search(ssl.PEM_cert_to_DER_cert(f"{ssl.PEM_HEADER}{body}{ssl.PEM_FOOTER}"))
+    return ssl.PEM_cert_to_DER_cert(f"{ssl.PEM_HEADER}{body}{ssl.PEM_FOOTER}")
+
+
+def is_valid_for(certificate: bytes, name: str) -> bool:
+    """Whether a certificate has this DNS name, or the wildcard that stands for it."""
+    return any(_as_stored(each) in certificate for each in (name, f"*.{name.partition('.')[2]}"))
+
+
+def _as_stored(name: str) -> bytes:
+    """A dNSName of a certificate (RFC 5280, 4.2.1.6): its tag, its length, and its letters."""
+    size = bytes([len(name)])
+    return b"\x82" + (size if len(name) < 0x80 else b"\x81" + size) + name.encode()
+
+
+def expiry(certificate: bytes) -> float:
+    """The end of a certificate's validity, in seconds since the epoch; NaN if it cannot be found."""
+    found = _VALIDITY.search(certificate)
     if found is None:
         return math.nan
     until = found[2] or b"20" + found[1]

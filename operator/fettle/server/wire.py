@@ -22,7 +22,7 @@ _INPUTS, _RAW, _CONTENTS = (
     5,
     7,
     5,
-)  # numbers of the fields ModelInferRequest.inputs, .raw_input_contents, InferInputTensor.contents
+)  # fields of ModelInferRequest: inputs and raw_input_contents; InferInputTensor.contents
 
 
 class WireError(Exception):

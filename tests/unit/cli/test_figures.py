@@ -6,8 +6,9 @@ import pytest
 from tests.unit.plan.choose.figures import row
 from tests.unit.plan.optimize.world import World
 
+from fettle.api.measured import MetricValue
 from fettle.api.optimizedmodel import OptimizedModel
-from fettle.api.optimizedmodel_status import MetricValue, OptimizedModelStatus
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.vocabulary import Evidence, Metric
 from fettle.cli.views.reasons import judgements
 

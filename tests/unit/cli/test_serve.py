@@ -19,9 +19,9 @@ import pytest
 from click.testing import CliRunner
 from tests.unit.cli.test_manifests import text
 from tests.unit.plan.optimize.world import World
-from tests.unit.server.serving import ROWS, every_type_model, publish, saved
+from tests.unit.server.serving import ROWS, every_type_model, publish
 from tools.ports import free_port
-from tools.serving import open_store
+from tools.serving import open_store, saved
 from tools.serving import publish as publish_model
 
 from fettle.api.optimizedmodel_status import OptimizedModelStatus

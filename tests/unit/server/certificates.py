@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -23,11 +24,17 @@ class Authority:
         self.certificate = self._signed(self._name, self._key, authority=True, days=1)
 
     def _signed(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, authority: bool, days: float
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        authority: bool,
+        days: float,
+        hosts: Sequence[str] = ("localhost",),
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
         until = now + datetime.timedelta(days=days)
-        names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *map(x509.DNSName, hosts)]
         usage = x509.KeyUsage(True, False, False, False, False, authority, authority, False, False)
         # Python 3.13 and newer refuse a chain that does not say which key signed what.
         own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -48,11 +55,11 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def issue(self, folder: Path, name: str = "server", days: float = 1) -> Path:
+    def issue(self, folder: Path, name: str = "server", days: float = 1, hosts: Sequence[str] = ("localhost",)) -> Path:
         """A new certificate in `folder`, exchanged as the kubelet does it: at once. Its serial number is that of `serial`."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._signed(subject, key, authority=False, days=days)
+        certificate = self._signed(subject, key, authority=False, days=days, hosts=hosts)
         private = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         files = {
             "tls.crt": certificate.public_bytes(PEM),

@@ -35,7 +35,13 @@ def service(model: ServedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(model, "pace", Pace())
     monkeypatch.setattr(model.batcher, "items", 1)
     settings = ServerSettings(
-        model="lookup", revision="r", folder=tmp_path, body_seconds=0.05, max_body_bytes=1000, max_bodies_bytes=1500
+        model="lookup",
+        revision="r",
+        folder=tmp_path,
+        body_seconds=0.05,
+        max_body_bytes=1000,
+        max_bodies_bytes=1500,
+        max_reading=8,
     )
     made = InferenceService(settings, model)
     yield made

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
+from tests.unit.server import serving
 
 from fettle.runtimes.base import Array, Interrupt
 from fettle.server.service import InferenceService
 
-BODY = orjson.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]})
+BODY = orjson.dumps(serving.BODY)
 
 
 class Scripted:

@@ -9,9 +9,8 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
-import psutil
 from onnx import TensorProto, helper, numpy_helper
-from tools.serving import ServerProcess, open_store
+from tools.serving import ServerProcess, open_store, saved
 from tools.serving import publish as publish_model
 
 from fettle.api.signature import BY_V2, Signature, Tensor
@@ -21,6 +20,8 @@ from fettle.store.manifest import Tolerance, put_reference
 
 VALUES = np.arange(12, dtype=np.float32)
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
+# A request for the look-up model.
+BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 
 
 def lookup_model(values: np.ndarray = VALUES) -> onnx.ModelProto:
@@ -44,14 +45,6 @@ SIGNATURE = Signature(  # of both
     inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),),
     outputs=(Tensor(name="y", dtype="FP32", shape=(-1, 4), batch_axis=0),),
 )
-
-
-def saved(model: onnx.ModelProto, root: Path) -> Path:
-    """The model as a file below `root`."""
-    path = root / "source" / "model.onnx"
-    path.parent.mkdir(parents=True)
-    onnx.save(model, path)
-    return path
 
 
 def publish(root: Path, values: np.ndarray = VALUES, rule: Comparison | None = None) -> str:
@@ -150,10 +143,16 @@ class SlowServer(ServerProcess):
         assert answer.status_code == 200, answer.text
         assert answer.json()["outputs"][0]["data"] == item
 
-    def cpu_seconds(self) -> float:
-        """What the process has used."""
-        used = psutil.Process(self.process.pid).cpu_times()
-        return float(used.user + used.system)
+
+def metric(server: ServerProcess, name: str) -> float:
+    """The sum of all values of a metric whose name and first labels begin so."""
+    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def answers_with(server: ServerProcess, code: int) -> int:
+    """How many requests have ended with that code."""
+    return int(metric(server, f'fettle_server_requests_total{{code="{code}"'))
 
 
 def every_type_model(signature: Signature) -> onnx.ModelProto:

@@ -64,8 +64,8 @@ async def test_without_tokens_a_client_is_its_address_and_nobody_is_refused(cloc
     free = access(clock)
     assert free.open
     assert await free.identify(None, "10.0.0.7") == await free.identify("Bearer x", "10.0.0.7") == "10.0.0.7"
-    assert free.address("10.0.0.7:5000", list) == free.address("10.0.0.7:5001", list) == "10.0.0.7"
-    assert free.address("[fd00::7]:5000", list) == "fd00::/64"
+    assert free.client(None, "10.0.0.7:5000", list) == free.client(None, "10.0.0.7:5001", list) == "10.0.0.7"
+    assert free.client(None, "[fd00::7]:5000", list) == "fd00::/64"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from tests.unit.server.serving import SLOW, EchoServer, SlowServer
+from tests.unit.server.serving import SLOW, EchoServer, SlowServer, answers_with
 from tools.serving import ServerProcess
 
 from fettle.api.signature import DATA_TYPES
@@ -82,7 +82,8 @@ def request(value: float = 1.0, name: str = "slow", **more: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlowServer]:
-    bounds = {"grpc_max_message_bytes": 4000, "max_bodies_bytes": 8000, "body_seconds": 4, "grpc_max_streams": 4}
+    bounds = {"grpc_max_message_bytes": 4000, "max_bodies_bytes": 8000, "max_reading": 2}
+    bounds |= {"body_seconds": 4, "grpc_max_streams": 4}
     proxies = '["127.0.0.0/8"]'  # one who tells of others
     started = SlowServer(tmp_path_factory.mktemp("slow"), trusted_proxies=proxies, **bounds)
     yield started
@@ -101,26 +102,20 @@ def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
     return caught.value.code(), caught.value.details()
 
 
-def counted(server: ServerProcess, code: int) -> int:
-    """Answers with that code so far."""
-    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
-    return sum(int(float(line.split()[-1])) for line in lines if f'requests_total{{code="{code}"' in line)
-
-
 def counts(server: ServerProcess, code: int, at_least: int) -> bool:
     """Whether so many come to be counted: a client may hear of its error before the server is done with it."""
     until = time.monotonic() + 30
-    while counted(server, code) < at_least and time.monotonic() < until:
+    while answers_with(server, code) < at_least and time.monotonic() < until:
         time.sleep(0.05)
-    return counted(server, code) >= at_least
+    return answers_with(server, code) >= at_least
 
 
 def test_an_answer_tells_its_revision_and_counts_like_any_other(slow: SlowServer, channel: grpc.Channel) -> None:
-    before = counted(slow, 200)
+    before = answers_with(slow, 200)
     answer, call = channel.unary_unary(INFER).with_call(request(id="7"))
     assert pb.ModelInferResponse.FromString(answer).id == "7"
     assert ("fettle-revision", "unknown") in call.trailing_metadata()
-    assert counted(slow, 200) == before + 1
+    assert answers_with(slow, 200) == before + 1
     told = httpx.get(f"{slow.admin}/metrics").text
     assert f'fettle_server_request_seconds_count{{model="slow",revision="unknown"}} {before + 1}.0' in told
 
@@ -141,16 +136,16 @@ def test_an_answer_tells_its_revision_and_counts_like_any_other(slow: SlowServer
 def test_an_error_has_grpcs_status_a_sentence_and_is_counted_once(
     slow: SlowServer, channel: grpc.Channel, method: str, content: bytes, status: grpc.StatusCode, code: int, says: str
 ) -> None:
-    before = counted(slow, code)
+    before = answers_with(slow, code)
     found, details = refused(lambda: channel.unary_unary(method)(content, timeout=30))
     assert (found, says in details) == (status, True), details
     assert counts(slow, code, before + 1)
-    assert counted(slow, code) == before + 1
+    assert answers_with(slow, code) == before + 1
     assert channel.unary_unary(INFER)(request(), timeout=60)
 
 
 def test_a_deadline_ends_a_request_and_counts_as_a_client_that_gave_up(slow: SlowServer, channel: grpc.Channel) -> None:
-    before = counted(slow, 499)
+    before = answers_with(slow, 499)
     status, _ = refused(lambda: channel.unary_unary(INFER)(request(SLOW[0]), timeout=0.2))
     assert status is grpc.StatusCode.DEADLINE_EXCEEDED
     assert counts(slow, 499, before + 1)
@@ -184,6 +179,7 @@ def test_streams_are_answered_in_order_and_bounded_in_number_of_all_and_of_a_cli
     answers = [pb.ModelStreamInferResponse.FromString(answer) for answer in channel.stream_stream(STREAM)(iter(sent))]
     assert [answer.infer_response.id for answer in answers] == ["a", "", "", "b"]
     assert [bool(answer.error_message) for answer in answers] == [False, True, True, False]
+    limited, full = answers_with(slow, 429), answers_with(slow, 503)
     ends, other = Event(), (("x-forwarded-for", "192.0.2.7"),)
 
     def opened(**more: Any) -> Any:
@@ -200,6 +196,7 @@ def test_streams_are_answered_in_order_and_bounded_in_number_of_all_and_of_a_cli
     time.sleep(0.5)
     status, details = refused(lambda: list(opened(metadata=other)))
     assert (status, details) == (grpc.StatusCode.UNAVAILABLE, "4 streams are already open")
+    assert counts(slow, 429, limited + 1) and counts(slow, 503, full + 1)
     ends.set()
     for stream in open_ones:
         assert list(stream) == []
@@ -245,7 +242,7 @@ def test_a_client_without_a_token_keeps_no_stream_open_and_hears_of_health(tmp_p
                 assert getattr(getattr(pb, f"{name}Response").FromString(told), field)
             metadata = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
             assert refused(lambda: metadata(b"", timeout=60))[0] is grpc.StatusCode.UNAUTHENTICATED
-        assert counted(server, 401) == 2
+        assert answers_with(server, 401) == 2
     finally:
         server.stop()
 
@@ -341,7 +338,7 @@ def test_draining_loses_no_request_of_clients_that_reach_the_pod_through_a_servi
         ended.set()
         for thread in asking:
             thread.join()
-    answered = counted(staying, 200)
+    answered = answers_with(staying, 200)
     staying.stop()
     assert failures == []
     assert all(done) and answered > 0

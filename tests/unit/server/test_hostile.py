@@ -16,11 +16,10 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from tests.unit.server.serving import Server
+from tests.unit.server.serving import BODY, Server, answers_with
 
 from fettle.server.inference_pb2 import ModelInferRequest, ModelInferResponse
 
-BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 HEAD = b"POST /v2/models/lookup/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 BOUNDS = {"body_seconds": 1.5, "max_reading": 4, "max_bodies_bytes": 300_000, "max_body_bytes": 200_000}
@@ -60,12 +59,6 @@ def answer(connection: socket.socket) -> bytes:
         while part := connection.recv(1 << 16):
             parts.append(part)
     return b"".join(parts)
-
-
-def codes(server: Server) -> dict[str, int]:
-    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
-    counted = [line for line in lines if line.startswith("fettle_server_requests_total")]
-    return {line.split('code="')[1][:3]: int(float(line.split()[-1])) for line in counted}
 
 
 def serves(server: Server) -> bool:
@@ -147,7 +140,7 @@ def test_a_client_that_hangs_up_is_nobodys_failure(server: Server) -> None:
     after = httpx.get(f"{server.admin}/fettle/window?since=0").json()
     errors = [sum(window["errors"] for window in told["windows"]) for told in (before, after)]
     assert errors[0] == errors[1]
-    assert codes(server).get("499", 0) >= 1
+    assert answers_with(server, 499) >= 1
 
 
 @pytest.mark.parametrize(
@@ -203,11 +196,11 @@ def test_samples_are_for_those_who_show_the_token(tmp_path: Path, server: Server
 
 def test_a_client_that_closes_its_half_of_the_connection_too_early_has_hung_up(server: Server) -> None:
     """With its request unfinished it hears so; behind a whole one granian's HTTP takes it for gone, as RFC 9112, 9.6, allows."""
-    before = codes(server).get("499", 0)
+    before = answers_with(server, 499)
     half = sent(server, HEAD % 100 + b"{")
     half.shutdown(socket.SHUT_WR)
     assert answer(half).startswith(b"HTTP/1.1 400")
-    assert codes(server).get("499", 0) == before + 1
+    assert answers_with(server, 499) == before + 1
     body = json.dumps(BODY).encode()
     whole = sent(server, HEAD % len(body) + body)
     whole.shutdown(socket.SHUT_WR)

@@ -17,8 +17,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 from tests.docs.pages import commands
-from tests.unit.server.serving import Server, every_type_model, saved
-from tools.serving import ServerProcess, open_store
+from tests.unit.server.serving import Server, every_type_model
+from tools.serving import ServerProcess, open_store, saved
 from tools.serving import publish as publish_model
 
 from fettle.api.data import PreprocessSpec
@@ -298,7 +298,7 @@ def test_a_narrow_picture_is_bounded_by_its_rows_which_cost_memory_of_their_own(
 
 def test_inputs_that_are_made_of_small_pictures_are_bounded_like_bodies_and_released(tmp_path: Path) -> None:
     made, small, larger = 16 * 16 * 3 * 4, file(photo(8, 8), PNG), file(photo(20, 20), PNG)
-    server = Photos(tmp_path, max_bodies_bytes=made + len(small))
+    server = Photos(tmp_path, max_bodies_bytes=made + len(small), max_reading=1)
     try:
         for _ in range(2):
             assert [server.ask(picture, PNG).status_code for picture in (small, larger)] == [200, 503]

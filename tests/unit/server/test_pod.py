@@ -20,7 +20,7 @@ import psutil
 import pytest
 from tests.unit.cli.test_serve import asked, serving, winner
 from tests.unit.server.certificates import Authority
-from tests.unit.server.serving import SLOW, Server, SlowServer
+from tests.unit.server.serving import BODY, SLOW, Server, SlowServer, answers_with, metric
 from tests.unit.server.test_replay import RULE, SURE, TOKEN, ask, serve, told, wait_for
 from tests.unit.server.test_slow_model import Loading
 from tests.unit.server.test_tls import INFER, message, trusting
@@ -34,8 +34,6 @@ from fettle.server.settings import ServerSettings
 from fettle.server.state import Condition, NotTold
 
 PROCESSES = 2
-OK = 'fettle_server_requests_total{code="200"'
-BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +78,8 @@ def counted(server: Server) -> tuple[int, int]:
     return sum(w["requests"] for w in windows), sum(sum(w["buckets"].values()) for w in windows)
 
 
-def metric(server: Server, name: str) -> float:
-    """The value of a metric, over all its labels."""
-    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
-
-
 def test_every_process_answers_and_counts_are_exact_over_all_of_them(server: Server) -> None:
-    before, others = (metric(server, name) for name in (OK, "fettle_server_requests_total"))
+    before, others = answers_with(server, 200), metric(server, "fettle_server_requests_total")
     requests, answers = counted(server)
     with connected(server, 40) as clients:
         shares = [len(ports_of(worker, server.port)) for worker in workers(server)]
@@ -100,7 +92,7 @@ def test_every_process_answers_and_counts_are_exact_over_all_of_them(server: Ser
             channel.unary_unary(INFER)(message(), timeout=30)
     until("the second is not over", lambda: counted(server)[0] >= requests + 220)
     assert counted(server) == (requests + 220, answers + 220)
-    assert metric(server, OK) == before + 220 + 40, "and the questions of health"
+    assert answers_with(server, 200) == before + 220 + 40, "and the questions of health"
     assert metric(server, "fettle_server_requests_total") == others + 220 + 40
     assert metric(server, "fettle_server_request_seconds_count") == requests + 220
 

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.server.serving import publish
 from tools.serving import CLAIM, open_store
 
-from fettle.api.optimizedmodel_status import Measurement, Percentiles
+from fettle.api.measured import Measurement, Percentiles
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import CpuClass
 from fettle.api.vocabulary import RuntimeName

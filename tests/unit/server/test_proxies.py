@@ -18,7 +18,7 @@ TRUSTED = ("10.0.0.0/8", "fd00::/16")
 
 def address(told: str, *headers: str, trusted: tuple[str, ...] = TRUSTED) -> str:
     settings = ServerSettings(trusted_proxies=tuple(map(ip_network, trusted)))
-    return Access(settings).address(told, lambda: headers)
+    return Access(settings).client(None, told, lambda: headers)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from fettle.server import replay
 from fettle.server.replay import Exchange, Trouble, read_token
 from fettle.server.samples import Sample, SamplesHead, pack, require, unpack
 from fettle.server.settings import ServerSettings
+from fettle.server.tls import Certificate
 from fettle.store.comparison import Comparison
 
 SIGNATURE = Signature(
@@ -35,12 +36,12 @@ HANDSHAKE = b"\x16\x03"  # how TLS begins
 
 
 @contextmanager
-def peer(talk: Talk) -> Iterator[tuple[str, int]]:
-    """A pod that listens to a request and then does as `talk` says."""
+def peer(talk: Talk, tls: Path | None = None) -> Iterator[tuple[str, int]]:
+    """A pod that listens to a request and then does as `talk` says. `tls`: the folder of its certificate."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def run() -> None:
-            with contextlib.suppress(OSError), listening.accept()[0] as connection:
+            with contextlib.suppress(OSError), accepted(listening, tls) as connection:
                 connection.recv(1 << 16)
                 talk(connection)
 
@@ -48,6 +49,11 @@ def peer(talk: Talk) -> Iterator[tuple[str, int]]:
         thread.start()
         yield listening.getsockname()[:2]
     thread.join()
+
+
+def accepted(listening: socket.socket, tls: Path | None) -> socket.socket:
+    connection, _ = listening.accept()
+    return connection if tls is None else Certificate(tls).context().wrap_socket(connection, server_side=True)
 
 
 def drip(beginning: bytes) -> Talk:
@@ -104,6 +110,34 @@ def test_a_peer_that_hands_out_samples_is_understood(exchange: Exchange) -> None
         head, samples = exchange.take(address)
     assert (head.revision, len(samples)) == ("a", 1)
     require(head, samples[0])
+
+
+@pytest.mark.parametrize(
+    ("sentence", "mine", "theirs", "believed"),
+    [
+        ("the name of the Service", "digits.team.svc", "digits.team.svc", True),
+        ("a wildcard for it", "*.team.svc", "digits.team.svc", True),
+        ("the same the other way round", "digits.team.svc", "*.team.svc", True),
+        ("another model of the namespace", "digits.team.svc", "other.team.svc", False),
+        ("a model of another namespace", "*.team.svc", "digits.other.svc", False),
+        ("a certificate for a gateway's name only", "digits.example.com", "other.team.svc", True),
+    ],
+)  # fmt: skip
+def test_a_certificate_with_the_services_name_is_not_compared_with_one_that_the_authority_signed_for_somebody_else(
+    tmp_path: Path, exchange: Exchange, sentence: str, mine: str, theirs: str, believed: bool
+) -> None:
+    authority = Authority()
+    told = {"model": "digits", "stable": "digits-samples-1a2b3c.team.svc:8081"}
+    own = authority.issue(tmp_path / "mine", hosts=[mine])
+    guarded = Exchange(exchange.settings.model_copy(update={**told, "tls_folder": own}))
+    with peer(
+        say(pack(HEAD, [Sample(ITEM, ANSWER, 0)])), authority.issue(tmp_path / "theirs", hosts=[theirs])
+    ) as address:
+        if believed:
+            assert guarded.take(address)[0].revision == "a"
+        else:
+            with pytest.raises(Trouble, match=r"Hostname mismatch.*for the Service's name if that Secret's is"):
+                guarded.take(address)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import grpc
 import httpx
 import orjson
 import pytest
-from tests.unit.server.serving import Server
+from tests.unit.server.serving import BODY, Server
 from tools.ports import free_port
 
 from fettle.api.reasons import Reason
@@ -38,7 +38,6 @@ from fettle.server.settings import ServerSettings
 AUDIENCE = "lookup.team.svc"
 WEB = "system:serviceaccount:team:web"
 GROUPS = ["system:serviceaccounts", "system:serviceaccounts:team", "system:authenticated"]
-BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 
 
 class Clock:

@@ -370,7 +370,7 @@ async def test_no_more_requests_wait_to_be_decoded_than_may_wait_for_the_model(
     held.goes_on.set()
     await first
     assert counted(service) == (2, 1, {200: 1, 503: 1})
-    assert is_over(service) and service.decoding == 0
+    assert is_over(service) and service.decoding.taken == 0
 
 
 @pytest.fixture
@@ -511,7 +511,7 @@ async def test_a_client_leaves_places_in_the_queue_of_bodies_to_others(
     assert (raised.value.code, raised.value.retry_after) == (Code.LIMITED, 1)
     held.goes_on.set()
     await asyncio.gather(*waiting)
-    assert is_over(service) and service.decoding == 0 and not service._to_decode._held
+    assert is_over(service) and service.decoding.taken == 0 and not service.decoding._shares._held
 
 
 async def test_a_client_leaves_places_in_the_queue_of_the_model_to_others(service: InferenceService) -> None:

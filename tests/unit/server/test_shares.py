@@ -9,10 +9,9 @@ import pytest
 from tests.unit.server.in_process import Sent
 
 from fettle.server.bodies import AT_ONCE, Bodies
-from fettle.server.reading import Places
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
-from fettle.server.shares import Crowd, Shares, Who, fits, most_of, places, total_for
+from fettle.server.shares import Crowd, Places, Shares, Slots, Who, fits, most_of, total_for
 
 MOST = 16 * AT_ONCE
 
@@ -41,7 +40,7 @@ def test_the_least_total_for_a_share_is_no_larger_than_it_must_be() -> None:
 
 
 def test_two_greedy_clients_leave_room_for_a_third_one() -> None:
-    places = Places(32, lambda code: None)
+    places = Places(32, "streams", "open")
     for greedy in "ab":
         with pytest.raises(RequestError):
             for _ in range(32):
@@ -49,16 +48,15 @@ def test_two_greedy_clients_leave_room_for_a_third_one() -> None:
     places.take("c")
 
 
-def test_streams_of_a_client_that_has_its_share_are_refused_and_counted_until_one_of_them_ends() -> None:
-    refused: list[Code] = []
-    places = Places(4, refused.append)
+def test_streams_of_a_client_that_has_its_share_are_refused_until_one_of_them_ends() -> None:
+    places = Places(4, "streams", "open")
     for _ in range(3):
         places.take("a")
     assert code_of(places.take, "a") is Code.LIMITED
     places.take("b")
     with pytest.raises(RequestError, match="4 streams are already open") as raised:
         places.take("c")
-    assert refused == [Code.LIMITED, Code.UNAVAILABLE] and raised.value.code is Code.UNAVAILABLE
+    assert raised.value.code is Code.UNAVAILABLE
     places.give("a")
     assert code_of(places.take, "a") is Code.LIMITED, "b took from what is free"
     places.give("b")
@@ -94,6 +92,24 @@ def test_small_bodies_count_against_no_share(bodies: Bodies) -> None:
     with pytest.raises(RequestError, match=f"requests of {MOST} bytes in total are being read") as raised:
         bodies.reserve(1, who("a"))
     assert raised.value.code is Code.UNAVAILABLE
+
+
+def test_a_client_cannot_fill_a_small_memory_with_small_bodies() -> None:
+    bodies = Bodies(ServerSettings(max_bodies_bytes=64 * AT_ONCE))
+    with pytest.raises(RequestError, match="the rest is kept for other clients"):
+        for _ in range(64):
+            bodies.reserve(AT_ONCE, who("a"))
+    bodies.reserve(AT_ONCE, who("b"))
+
+
+async def test_what_is_small_elsewhere_counts_in_a_small_memory_while_it_arrives() -> None:
+    bodies = Bodies(ServerSettings(max_bodies_bytes=64 * AT_ONCE))
+    reading = asyncio.create_task(bodies.read(Sent(b"begun", ends=False), AT_ONCE, who("a")))
+    await asyncio.sleep(0)
+    assert bodies.held == len(b"begun")
+    reading.cancel()
+    await asyncio.wait((reading,))
+    assert bodies.held == 0
 
 
 async def test_a_body_that_arrives_in_parts_counts_while_it_arrives_and_as_a_small_one_no_longer(
@@ -163,15 +179,28 @@ def test_whoever_asked_long_ago_is_forgotten_and_not_every_request_is_looked_up(
     assert crowd.is_only("a")
 
 
-def test_each_holder_of_a_place_is_looked_up_once() -> None:
+def test_each_holder_of_a_slot_is_looked_up_once_and_only_where_most_are_taken() -> None:
     asked: list[str] = []
 
     def who(name: str) -> Who:
         return lambda: asked.append(name) or name  # type: ignore[func-returns-value]
 
-    held: dict[Any, Who | str] = {number: who(name) for number, name in enumerate("aab")}
-    assert [places(held, name) for name in "abc"] == [2, 1, 0]
-    assert len(asked) == 3
+    slots = Slots(8, "requests", "waiting")
+    for number, name in enumerate("aaaabb"):
+        slots.take(number, who(name))
+    assert not asked
+    slots.take(6, who("c"))
+    slots.take(7, who("d"))
+    assert sorted(asked) == list("aaaabbccd"), "each of those who wait, and who asks"
+    with pytest.raises(RequestError, match=r"^8 requests are already waiting$") as raised:
+        slots.take(8, who("e"))
+    assert raised.value.code is Code.UNAVAILABLE
+    slots.give(0)
+    with pytest.raises(
+        RequestError, match=r"^3 requests of this client are already waiting, and the rest is kept"
+    ) as raised:
+        slots.take(8, who("a"))
+    assert raised.value.code is Code.LIMITED
 
 
 def test_what_could_never_be_held_is_too_large_and_not_a_failure_of_the_model() -> None:

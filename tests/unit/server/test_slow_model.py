@@ -16,7 +16,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from tests.unit.server.serving import QUICK, SLOW, SlowServer
+from tests.unit.server.serving import QUICK, SLOW, SlowServer, answers_with, metric
 
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.vocabulary import RuntimeName
@@ -134,10 +134,7 @@ def test_a_model_that_was_quick_and_stalls_does_not_stop_probes(tmp_path: Path) 
 
 def compared(server: SlowServer) -> tuple[float, float]:
     """Seconds of replays, and items compared."""
-    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
-    seconds = [line for line in lines if line.startswith("fettle_server_replay_seconds_total")]
-    items = [line for line in lines if line.startswith("fettle_server_compared_items_total")]
-    return sum(float(line.split()[-1]) for line in seconds), sum(float(line.split()[-1]) for line in items)
+    return metric(server, "fettle_server_replay_seconds_total"), metric(server, "fettle_server_compared_items_total")
 
 
 def test_a_request_in_the_middle_of_a_replay_ends_it_and_the_item_is_tried_again(tmp_path: Path, token: Path) -> None:
@@ -227,11 +224,6 @@ def ask_by_rpc(server: SlowServer, timeout: float | None) -> None:
             assert call.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def metric(server: SlowServer, name: str) -> float:
-    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
-
-
 @pytest.mark.parametrize("give_up", [hangs_up, deadline_passes, cancels])
 def test_a_request_whose_client_gives_up_while_it_waits_is_let_go_and_never_runs(
     tmp_path: Path, give_up: Callable[[SlowServer], None]
@@ -243,7 +235,7 @@ def test_a_request_whose_client_gives_up_while_it_waits_is_let_go_and_never_runs
             slow = clients.submit(server.ask, LONG)
             until_it_runs(server, before)
             give_up(server)
-            wait_for(lambda: metric(server, 'fettle_server_requests_total{code="499"'))
+            wait_for(lambda: answers_with(server, 499))
             assert not slow.done(), "nobody waited for the model to be free"
             slow.result()
         server.ask(QUICK)

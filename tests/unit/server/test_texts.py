@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.unit.server.serving import SIGNATURE, Server, lookup_model, saved
-from tools.serving import open_store
+from tests.unit.server.serving import SIGNATURE, Server, lookup_model
+from tools.serving import open_store, saved
 from tools.serving import publish as publish_model
 
 from fettle.server.model import load, not_installed

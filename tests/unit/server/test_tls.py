@@ -22,7 +22,7 @@ import psutil
 import pytest
 from cryptography import x509
 from tests.unit.server.certificates import PEM, Authority, serial
-from tests.unit.server.serving import Server
+from tests.unit.server.serving import BODY, Server
 
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import UsageError
@@ -30,10 +30,9 @@ from fettle.server import inference_pb2 as pb
 from fettle.server import tls
 from fettle.server.replay import Exchange, Trouble
 from fettle.server.settings import ServerSettings
-from fettle.server.tls import Certificate
+from fettle.server.tls import Certificate, is_valid_for, leaf
 from fettle.store.comparison import Comparison
 
-BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
 HEALTH = "/grpc.health.v1.Health/Check"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -184,6 +183,13 @@ class Told(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.put_nowait((record.levelname, record.getMessage()))
+
+
+def test_a_name_is_found_in_a_certificate_however_long_it_is(tmp_path: Path, authority: Authority) -> None:
+    for letters in (1, 59, 60, 63):
+        name = f"{'d' * 63}.{'n' * letters}.svc"
+        pem = (authority.issue(tmp_path / str(letters), hosts=[name]) / "tls.crt").read_text()
+        assert is_valid_for(leaf(pem), name) and not is_valid_for(leaf(pem), name[1:])
 
 
 async def test_an_expired_certificate_is_a_warning_at_the_start_and_when_it_is_renewed(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fettle.api.optimizedmodel_status import Measurement, OptimizedModelStatus
+from fettle.api.measured import Measurement
+from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.text import rounded
 from fettle.api.vocabulary import CandidateState
 

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from fettle.api.bounds import ORIGINAL, is_unsteady
 from fettle.api.conditions import READY, find
-from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, Interval, OptimizedModelStatus
+from fettle.api.measured import Interval
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
 from fettle.plan.run.state import RunDecision, TaskRequest

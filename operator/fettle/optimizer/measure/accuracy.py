@@ -13,7 +13,7 @@ import numpy as np
 from fettle.api import metrics
 from fettle.api.data import AgreementSpec, EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.api.optimizedmodel_status import AgreementStatus, Flips, Interval, MetricValue, worth
+from fettle.api.measured import AgreementStatus, Flips, Interval, MetricValue, worth
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import AgreementMode, Evidence, Metric, UnsureItems

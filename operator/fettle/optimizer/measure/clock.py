@@ -19,8 +19,8 @@ from typing import Protocol
 import numpy as np
 
 from fettle.api.bounds import RUNS_NEEDED
+from fettle.api.measured import Interval, Measurement
 from fettle.api.memory import GROUP
-from fettle.api.optimizedmodel_status import Interval, Measurement
 from fettle.api.report import Distribution
 from fettle.api.text import percent, rounded
 from fettle.api.vocabulary import Objective

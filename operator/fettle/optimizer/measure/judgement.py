@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fettle.api.optimizedmodel_status import AgreementStatus, Flips, Interval, MetricValue
+from fettle.api.measured import AgreementStatus, Flips, Interval, MetricValue
 from fettle.api.vocabulary import Evidence
 from fettle.optimizer.statistics import MINIMUM_GROUPS
 

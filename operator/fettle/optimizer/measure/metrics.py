@@ -11,7 +11,7 @@ import numpy as np
 from fettle.api import metrics
 from fettle.api.interval import tango
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.api.optimizedmodel_status import Flips, Interval
+from fettle.api.measured import Flips, Interval
 from fettle.api.vocabulary import AgreementMode, Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader

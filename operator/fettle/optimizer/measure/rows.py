@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from fettle.api.bounds import span
-from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SpeedupStatus
+from fettle.api.measured import SpeedupStatus
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.task import MeasureTask
 from fettle.api.text import MESSAGE_LIMIT, beyond, counted, percent, quoted, rounded

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -45,8 +46,7 @@ _PASSING = frozenset(
 
 def dequantized(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model` without what is known of the three forms; inner shapes are forgotten. What is not known stays as it is: look for it afterwards."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = deepcopy(model)
     opset = onnx_model.opset(model)
     for rewriting in (partial(QLinearOperators, opset=opset), _Pairs, _Dynamic) if opset >= OPSET else ():
         rewrite = rewriting(Graph(changed.graph))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +54,7 @@ def hard_swish(model: onnx.ModelProto) -> onnx.ModelProto:
     """x * clip(x + 3, 0, 6) / 6, written out in four nodes or with HardSigmoid, becomes HardSwish. The argument comes back where there is none."""
     if onnx_model.opset(model) < HARD_SWISH_OPSET:
         return model
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = deepcopy(model)
     known = Graph(changed.graph)
     fused = 0
     for index, node in enumerate(changed.graph.node):

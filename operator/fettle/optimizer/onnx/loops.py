@@ -8,6 +8,7 @@ a sequence with such a weight is a row of the product of the whole sequence, whi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from copy import deepcopy
 
 import onnx
 from onnx import helper, shape_inference
@@ -31,8 +32,7 @@ def free_loops(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _changed(model: onnx.ModelProto, change: Callable[[onnx.GraphProto, onnx.NodeProto], int]) -> onnx.ModelProto:
     """A copy in which each Loop is changed; the argument where nothing is. `change` gets the graph around the Loop, and counts its changes."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     loops = [(graph, node) for graph in onnx_model.graphs(copy.graph) for node in graph.node if node.op_type == "Loop"]
     return copy if sum([change(graph, node) for graph, node in loops]) else model
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +74,7 @@ def strip_zip_map(model: onnx.ModelProto) -> onnx.ModelProto:
     wanted = [value for value in model.graph.output if value.name in made]
     if not wanted:
         return model
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = deepcopy(model)
     graph = changed.graph
     for value in graph.output:
         node = made.get(value.name)
@@ -104,8 +104,7 @@ def require_inputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.Model
     """Remove the default values of these inputs, so that they become required inputs."""
     if not names:
         return model
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = deepcopy(model)
     graph = changed.graph
     declared = {value.name: value for value in graph.input}
     for tensor in list(graph.initializer):
@@ -125,8 +124,7 @@ def freeze_inputs(model: onnx.ModelProto, specs: Sequence[InputSpec]) -> onnx.Mo
     frozen = {spec.name: spec.value for spec in specs if spec.value is not None}
     if not frozen:
         return model
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = deepcopy(model)
     for value in list(changed.graph.input):
         if value.name not in frozen:
             continue
@@ -165,8 +163,7 @@ def drop_initializer_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = onnx_model.inputs(model.graph)
     if len(kept) == len(model.graph.input):
         return model
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = deepcopy(model)
     del changed.graph.input[:]
     changed.graph.input.extend(kept)
     changed.ir_version = max(changed.ir_version, onnx_model.FREE_INITIALIZERS_IR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,8 +43,7 @@ def portable(source: Original, reference: OriginalAnswers, folder: Path) -> Port
         form = _tried(step, form, reference, source.signature, folder, home)
     final = folder / "portable" / "model.onnx"
     final.parent.mkdir()
-    model = onnx.ModelProto()
-    model.CopyFrom(form.model)
+    model = deepcopy(form.model)
     model.graph.name = model.graph.name or "model"
     onnx_model.save(model, final, home)
     return replace(form, model=model, path=final)

@@ -13,7 +13,8 @@ from fettle import __version__
 from fettle.api import metrics
 from fettle.api.bounds import BASELINES, is_unsteady
 from fettle.api.constraints import Constraints
-from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, Interval
+from fettle.api.measured import Interval
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import BuildReport, Distribution, MeasureReport, PrepareReport, TrainingFigures
 from fettle.api.task import CandidateVerdict, PublishTask

@@ -11,7 +11,7 @@ from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fettle.api.optimizedmodel_status import Interval
+from fettle.api.measured import Interval
 from fettle.optimizer.report.text import number
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fettle.api.optimizedmodel_status import Interval
+from fettle.api.measured import Interval
 from fettle.api.report import Distribution
 from fettle.optimizer.report.plot import BAD, FAINT, MARKERS, Point, figure, logarithmic, svg
 from fettle.optimizer.report.text import number

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fettle.api import metrics
 from fettle.api.bounds import metric_of
 from fettle.api.constraints import Constraints
-from fettle.api.optimizedmodel_status import CandidateStatus, Interval
+from fettle.api.measured import Interval
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.vocabulary import Metric
 from fettle.optimizer.report import text
 

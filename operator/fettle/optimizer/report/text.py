@@ -5,13 +5,8 @@ from __future__ import annotations
 from fettle.api import metrics
 from fettle.api.bounds import BASELINES, is_unsteady
 from fettle.api.executed import Executed
-from fettle.api.optimizedmodel_status import (
-    AgreementStatus,
-    BaselineStatus,
-    CandidateStatus,
-    Interval,
-    Measurement,
-)
+from fettle.api.measured import AgreementStatus, Interval, Measurement
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
 from fettle.api.recipe import RecipeStep, RuntimeSettings
 from fettle.api.text import counted, percent, rounded
 from fettle.api.vocabulary import Basis, Evidence, Metric, Precision

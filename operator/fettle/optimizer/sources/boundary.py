@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from copy import deepcopy
 
 import onnx
 
@@ -28,8 +29,7 @@ def plain(original: onnx.ModelProto, inputs: Inputs) -> Plain:
         changes.append(
             f"the inputs {listed(given)} have a default value in the file; they are provided, so they stay inputs"
         )
-    copied = onnx.ModelProto()
-    copied.CopyFrom(portable.require_inputs(model, given))
+    copied = deepcopy(portable.require_inputs(model, given))
     onnx_model.apply_input_specs(copied, inputs.specs)
     whole = onnx_model.signature(_with_output_shapes(copied))
     model = portable.freeze_inputs(copied, inputs.specs)

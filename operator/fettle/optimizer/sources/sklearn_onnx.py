@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -193,8 +194,7 @@ def one_value_per_item(model: onnx.ModelProto, names: Collection[str]) -> onnx.M
     graph = model.graph
     if not names:
         return model
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = deepcopy(model)
     graph = changed.graph
     column = helper.make_tensor("as_a_column", TensorProto.INT64, [2], [-1, 1])
     graph.initializer.append(column)

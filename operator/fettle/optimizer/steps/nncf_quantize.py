@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("NNCF_CI", "1")  # before the import: NNCF reports its use otherwise
 
 import nncf
 import numpy as np

@@ -6,11 +6,8 @@ OpenVINO widens the weights while it multiplies. It would widen those of convolu
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("NNCF_CI", "1")  # before the import: NNCF reports its use otherwise
 
 import nncf
 import openvino as ov

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,7 @@ def _float_value(node: onnx.NodeProto, made: dict[str, onnx.NodeProto], weights:
 
 def products(model: onnx.ModelProto, feed: Answer) -> int:
     """The number of multiplications for one answer in layers with weights; 0 if shapes are not known before a run."""
-    shaped = onnx.ModelProto()
-    shaped.CopyFrom(model)
+    shaped = deepcopy(model)
     for value in shaped.graph.input:
         if value.name in feed:
             shape = helper.make_tensor_type_proto(value.type.tensor_type.elem_type, feed[value.name].shape)

@@ -51,14 +51,6 @@ from fettle.plan.rollout.transition import Transition
 HTTP_PORT = 8080
 MOST_RECORDS = 100
 _GOES_ON = {Reason.CANARY_RUNNING, Reason.MODEL_NOT_READY}  # these waits end by themselves
-# The messages of conditions that are False and have nothing to explain.
-_UNEVENTFUL = {
-    PROGRESSING: "no rollout is in progress",
-    DEGRADED: "no revision has failed",
-    PAUSED: "the rollout is not paused",
-    RECONCILING: "nothing is in progress",
-    STALLED: "no fault needs attention",
-}
 
 
 @dataclass(frozen=True)
@@ -175,7 +167,7 @@ def _conditions(snapshot: RolloutSnapshot, transition: Transition, allocation: A
             kind,
             condition.holds,
             condition.reason,
-            condition.message or _UNEVENTFUL.get(kind, ""),
+            condition.message,
             generation=snapshot.generation,
             now=timestamps.write(snapshot.now),
         )

@@ -42,9 +42,6 @@ from fettle.plan.run.tasks import model_of
 
 IN_PROGRESS = frozenset({Reason.PREPARING, Reason.OPTIMIZING, Reason.MEASURING, Reason.PUBLISHING})
 
-# The messages of conditions that have nothing to explain.
-_UNEVENTFUL = {RECONCILING: "nothing is in progress", STALLED: "no fault needs attention"}
-
 CONVERSION_FAULTS = frozenset(
     {
         Reason.UNSUPPORTED_FORMAT,
@@ -157,7 +154,7 @@ def _said(conditions: tuple[Condition, ...], draft: ConditionDraft, snapshot: Ru
         draft.kind,
         draft.holds,
         draft.reason,
-        draft.message or _UNEVENTFUL.get(draft.kind, ""),
+        draft.message,
         generation=snapshot.generation,
         now=timestamps.write(snapshot.now),
     )

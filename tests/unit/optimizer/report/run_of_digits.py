@@ -8,19 +8,9 @@ from typing import Any
 import numpy as np
 
 from fettle.api.constraints import AccuracyConstraint, Constraints, LatencyConstraint
-from fettle.api.optimizedmodel_status import (
-    AgreementStatus,
-    BaselineStatus,
-    CandidateStatus,
-    Executed,
-    Flips,
-    Interval,
-    Measurement,
-    MetricValue,
-    Percentiles,
-    SourceStatus,
-    SpeedupStatus,
-)
+from fettle.api.executed import Executed
+from fettle.api.measured import AgreementStatus, Flips, Interval, Measurement, MetricValue, Percentiles, SpeedupStatus
+from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus, SourceStatus
 from fettle.api.reasons import Reason
 from fettle.api.recipe import QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import BuildReport, CpuClass, Distribution, MeasureReport, PrepareReport, Traits

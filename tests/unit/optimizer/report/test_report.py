@@ -21,7 +21,8 @@ from tests.unit.optimizer.report.run_of_digits import (
 )
 
 from fettle.api.constraints import AccuracyConstraint, Constraints, LatencyConstraint, SizeConstraint, SpeedupConstraint
-from fettle.api.optimizedmodel_status import CandidateStatus, Interval, Measurement, MetricValue
+from fettle.api.measured import Interval, Measurement, MetricValue
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.report import MeasureReport, PrepareReport
 from fettle.api.vocabulary import Basis, CandidateState, Evidence, Metric

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fettle.api.optimizedmodel_status import CandidateStatus, Flips, Interval, Measurement, Percentiles, SpeedupStatus
+from fettle.api.measured import Flips, Interval, Measurement, Percentiles, SpeedupStatus
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import Basis, CandidateState, RuntimeName
 

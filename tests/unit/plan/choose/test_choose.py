@@ -10,7 +10,8 @@ from tests.unit.plan.choose.figures import original, row
 
 from fettle.api.bounds import Rules
 from fettle.api.constraints import AccuracyConstraint, Constraints, LatencyConstraint, SizeConstraint, SpeedupConstraint
-from fettle.api.optimizedmodel_status import AgreementStatus, CandidateStatus
+from fettle.api.measured import AgreementStatus
+from fettle.api.optimizedmodel_status import CandidateStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import AgreementMode, CandidateState, Objective
 from fettle.plan.run.choose import Choice, choose

@@ -15,7 +15,7 @@ import numpy as np
 
 from fettle.api.data import EvaluationSpec
 from fettle.api.interval import tango
-from fettle.api.optimizedmodel_status import Interval
+from fettle.api.measured import Interval
 from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer

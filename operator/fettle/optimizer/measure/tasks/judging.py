@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fettle.api.optimizedmodel_status import Interval
+from fettle.api.measured import Interval
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError, RuntimeFailure
