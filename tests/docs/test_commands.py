@@ -54,7 +54,7 @@ def for_a_cluster() -> list[Any]:
             continue
         command, rest = resolve(words)
         read = command.name == "pull" and not rest[0].startswith(("pvc://", "om/"))
-        local = read or any(word.startswith("oci://") for word in rest)
+        local = read or any(word.startswith(("oci://", "s3://")) for word in rest)
         if any(parameter.name == "kubeconfig" for parameter in command.params) and not local:
             found[" ".join(words)] = words
     return [pytest.param(words, id=line) for line, words in found.items()]
