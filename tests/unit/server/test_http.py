@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,18 +34,27 @@ class Connection(Sent):
         await asyncio.Event().wait()
 
 
+class Front(HttpFront):
+    """A front, and the one event loop that it is used by."""
+
+    def __init__(self, service: InferenceService, runner: asyncio.Runner) -> None:
+        super().__init__(service)
+        self.runner = runner
+
+
 @pytest.fixture
-def front(service: InferenceService) -> HttpFront:
-    return HttpFront(service)
+def front(service: InferenceService) -> Iterator[Front]:
+    with asyncio.Runner() as runner:
+        yield Front(service, runner)
 
 
-def send(front: HttpFront, connection: Connection, path: str = INFER, method: str = "POST", **headers: str) -> None:
+def send(front: Front, connection: Connection, path: str = INFER, method: str = "POST", **headers: str) -> None:
     told = {name.replace("_", "-"): value for name, value in headers.items()}
     scope = SimpleNamespace(proto="http", path=path, method=method, headers=told, client="a:1", query_string="")
-    asyncio.run(front.__rsgi__(scope, connection))
+    front.runner.run(front.__rsgi__(scope, connection))
 
 
-def ask(front: HttpFront, path: str = INFER, body: bytes = BODY, method: str = "POST") -> tuple[int, dict[str, Any]]:
+def ask(front: Front, path: str = INFER, body: bytes = BODY, method: str = "POST") -> tuple[int, dict[str, Any]]:
     connection = Connection(body)
     send(front, connection, path, method, content_length=str(len(body)))
     ((status, _, said),) = connection.answers
@@ -66,7 +75,7 @@ def ask(front: HttpFront, path: str = INFER, body: bytes = BODY, method: str = "
     ],
 )
 def test_an_answer_that_the_model_failed_to_give_is_one_500_in_windows_and_metrics(
-    front: HttpFront, does: Mapping[str, Any] | BaseException, caplog: pytest.LogCaptureFixture
+    front: Front, does: Mapping[str, Any] | BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     front.service.model.session = Scripted(does)  # type: ignore[assignment]
     status, said = ask(front)
@@ -77,7 +86,7 @@ def test_an_answer_that_the_model_failed_to_give_is_one_500_in_windows_and_metri
 
 
 def test_an_item_that_cannot_be_kept_for_canaries_is_answered_all_the_same(
-    front: HttpFront, caplog: pytest.LogCaptureFixture
+    front: Front, caplog: pytest.LogCaptureFixture
 ) -> None:
     front.service.model.session = Scripted({"y": np.zeros((0, 4), np.float32)})  # type: ignore[assignment]
     status, said = ask(front)  # an answer without items, of which none can be taken
@@ -97,13 +106,13 @@ def test_an_item_that_cannot_be_kept_for_canaries_is_answered_all_the_same(
     ],
 )
 def test_what_is_not_the_models_doing_counts_in_metrics_only(
-    front: HttpFront, path: str, method: str, body: bytes, status: int
+    front: Front, path: str, method: str, body: bytes, status: int
 ) -> None:
     assert ask(front, path, body, method)[0] == status
     assert counted(front.service) == (0, 0, {status: 1})
 
 
-def test_large_bodies_and_answers_come_out_as_small_ones_do(front: HttpFront, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_bodies_and_answers_come_out_as_small_ones_do(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ask(front)
     monkeypatch.setattr("fettle.server.service.SMALL_BODY", 0)
     monkeypatch.setattr("fettle.server.service.SMALL_ANSWER", 0)
@@ -111,7 +120,7 @@ def test_large_bodies_and_answers_come_out_as_small_ones_do(front: HttpFront, mo
     assert ask(front, body=b"[")[0] == 400
 
 
-def test_a_full_queue_is_a_503_that_counts(front: HttpFront, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_is_a_503_that_counts(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front.service.model, "waiting", 8)
     assert ask(front)[0] == 503
     assert counted(front.service) == (1, 1, {503: 1})
@@ -129,7 +138,7 @@ def test_a_full_queue_is_a_503_that_counts(front: HttpFront, monkeypatch: pytest
     ],
 )
 def test_an_error_says_what_is_taken_instead_and_ends_a_connection_whose_body_was_not_read(
-    front: HttpFront, path: str, method: str, sent: dict[str, str], status: int, header: tuple[str, str]
+    front: Front, path: str, method: str, sent: dict[str, str], status: int, header: tuple[str, str]
 ) -> None:
     connection = Connection(BODY)
     send(front, connection, path, method, **sent)
@@ -139,7 +148,7 @@ def test_an_error_says_what_is_taken_instead_and_ends_a_connection_whose_body_wa
     assert counted(front.service) == (0, 0, {status: 1})
 
 
-def test_a_client_that_hung_up_counts_as_499_and_hears_why_if_it_closed_its_half_only(front: HttpFront) -> None:
+def test_a_client_that_hung_up_counts_as_499_and_hears_why_if_it_closed_its_half_only(front: Front) -> None:
     connection = Connection(b"{", then=rsgi.ProtocolClosed())
     send(front, connection)
     ((status, headers, said),) = connection.answers
@@ -148,7 +157,7 @@ def test_a_client_that_hung_up_counts_as_499_and_hears_why_if_it_closed_its_half
     assert counted(front.service) == (0, 0, {499: 1})
 
 
-def test_while_draining_every_answer_ends_its_connection_and_the_server_is_not_ready(front: HttpFront) -> None:
+def test_while_draining_every_answer_ends_its_connection_and_the_server_is_not_ready(front: Front) -> None:
     front.service.draining = True
     for path, method, status in ((INFER, "POST", 200), ("/v2/health/ready", "GET", 503), ("/v2", "GET", 200)):
         connection = Connection(BODY)
