@@ -140,5 +140,5 @@ def test_drift_is_that_of_the_items_of_all_processes() -> None:
     counted = parts[0].counted() + parts[1].counted() + parts[2].counted()
     assert parts[0].counted().told() == [], "too few items to say anything"
     assert (counted.items, counted.told()) == (whole.counted().items, whole.counted().told())
-    assert counted.window() == whole.window()
+    assert counted.window() == whole.counted().window()
     assert [metric.samples for metric in counted.metrics()] == [metric.samples for metric in whole.collect()]
