@@ -30,11 +30,8 @@ from fettle.server.inference_pb2 import ModelInferRequest, ModelInferResponse
 from fettle.server.request import InferRequest, not_found
 from fettle.server.wire import MOST_BESIDE, Request, WireError, field_head, split
 
-_OUTPUTS, _RAW, _CONTENTS = (
-    5,
-    6,
-    5,
-)  # fields of ModelInferResponse: outputs and raw_output_contents; InferOutputTensor.contents
+# Fields of ModelInferResponse: outputs and raw_output_contents; of InferOutputTensor: contents.
+_OUTPUTS, _RAW, _CONTENTS = 5, 6, 5
 Content = Raw | list[memoryview]  # raw, or the parts of a typed one
 _SPECIAL = ("BYTES", "BOOL")  # whose raw bytes have to be looked at
 

@@ -18,11 +18,8 @@ from fettle.server.inference_pb2 import ModelInferRequest
 MOST_BESIDE = 1 << 16  # bytes of all that is no data: names, shapes, parameters
 MOST_FIELDS = 1 << 12  # of the request and of its inputs, contents among them
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # types of fields on the wire
-_INPUTS, _RAW, _CONTENTS = (
-    5,
-    7,
-    5,
-)  # fields of ModelInferRequest: inputs and raw_input_contents; InferInputTensor.contents
+# Fields of ModelInferRequest: inputs and raw_input_contents; of InferInputTensor: contents.
+_INPUTS, _RAW, _CONTENTS = 5, 7, 5
 
 
 class WireError(Exception):

@@ -360,7 +360,7 @@ async def test_a_small_body_that_takes_long_is_decoded_in_the_thread_and_counted
 async def test_no_more_requests_wait_to_be_decoded_than_may_wait_for_the_model(
     service: InferenceService, held: Held
 ) -> None:
-    service.settings = service.settings.model_copy(update={"max_queue": 1})
+    service.decoding._most = 1
     codec: Any = SimpleNamespace(decode=held.decode, encode=protocol.encode)
     first = asyncio.create_task(service.infer(received(service), codec, in_thread=True))
     await asyncio.to_thread(held.begun.wait)
@@ -493,7 +493,7 @@ async def test_a_client_leaves_places_in_the_queue_of_bodies_to_others(
     service: InferenceService, monkeypatch: pytest.MonkeyPatch, held: Held
 ) -> None:
     monkeypatch.setattr(service.model, "max_queue", 8)
-    service.settings = service.settings.model_copy(update={"max_queue": 8})
+    service.decoding._most = 8
 
     def ask(client: str) -> asyncio.Task[bytes]:
         asked = service.infer(received(service), noted(held, client, []), who=partial(str, client), in_thread=True)
@@ -515,7 +515,8 @@ async def test_a_client_leaves_places_in_the_queue_of_bodies_to_others(
 
 
 async def test_a_client_leaves_places_in_the_queue_of_the_model_to_others(service: InferenceService) -> None:
-    service._queued = dict(enumerate(["a"] * 190 + ["b"] * 2))
+    for number, name in enumerate(["a"] * 190 + ["b"] * 2):
+        service._queued.take(number, partial(str, name))
     first = service.infer(received(service), protocol, who=lambda: "c")
     second = service.infer(received(service), protocol, who=lambda: "a")
     service._crowd.note(lambda: "b", 0.0)
