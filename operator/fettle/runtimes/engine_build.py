@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,16 +148,18 @@ def build(
 
 
 def error_log(trt: Any) -> Any:
-    """A logger that keeps the newest errors: a loaded engine has it for good, and each request of a wrong shape is an error to the library."""
+    """A logger that keeps the first errors, of which the others are consequences. Not all of them: a loaded engine has the logger for good, and each
+    request of a wrong shape is an error to the library."""
 
     class Log(trt.ILogger):  # type: ignore[misc]  # its base is known at run time only
         def __init__(self) -> None:
             super().__init__()
-            self.errors: deque[str] = deque(maxlen=MOST_ERRORS)
+            self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                self.errors.append(message)
+                if len(self.errors) < MOST_ERRORS:
+                    self.errors.append(message)
                 log.debug("%s", message)
 
     return Log()

@@ -201,7 +201,7 @@ def test_a_tokenizer_in_python_is_not_published_and_a_note_says_so(bench: Workbe
     hf.ByT5Tokenizer(extra_ids=0, model_max_length=40).save_pretrained(bench.folder / "model")
     report = prepared(bench, ["abc", "de"] * 12)  # bytes, all of them below the size of its vocabulary
     assert report.tokenizer is None
-    assert any("takes tokens and no texts: ByT5Tokenizer is written in Python" in note for note in report.notes)
+    assert any("takes tokens and no texts: ByT5Tokenizer is a tokenizer in Python" in note for note in report.notes)
 
 
 class Shouting(hf.PreTrainedTokenizerFast):
