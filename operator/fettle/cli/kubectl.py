@@ -29,7 +29,7 @@ CLUSTER_COMMANDS = {
     "pull": ("fettle.cli.commands.pull:pull", "Download a file, a folder or an artifact."),
     "push": (
         "fettle.cli.commands.push:push",
-        "Upload a file or a folder to a claim in the cluster, or to an OCI registry.",
+        "Upload a file or a folder to a claim in the cluster, to a bucket, or to an OCI registry.",
     ),
     "report": (
         "fettle.cli.commands.report:report",
