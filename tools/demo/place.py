@@ -19,10 +19,11 @@ SECRET = "demo-bucket"
 class Claims:
     """Where the manifests say."""
 
-    def push(self, kube: Kube) -> str:
-        """Bring the files there; the command that did."""
+    pushing = f"fettle push examples/digits {FILES}/digits"  # the command
+
+    def push(self, kube: Kube) -> None:
+        """Bring the files there."""
         install.push(kube, install.DIGITS, f"{FILES}/digits")
-        return f"fettle push examples/digits {FILES}/digits"
 
     def objects(self, manifest: str) -> list[dict[str, Any]]:
         """The objects of a manifest."""
@@ -40,15 +41,19 @@ class Bucket:
     address: str
     keys: Path
 
-    def push(self, kube: Kube) -> str:
-        """Bring the files and the Secret there; the command that did."""
+    @property
+    def pushing(self) -> str:
+        """The command that brings the files there."""
+        return f"fettle push examples/digits {self.address}/digits --secret {self.keys}"
+
+    def push(self, kube: Kube) -> None:
+        """Bring the files and the Secret there."""
         if not self.keys.is_dir():
             raise DemoError(f"{self.keys}: expected a folder with a file for each key, such as AWS_ACCESS_KEY_ID")
         values = {file.name: file.read_text() for file in self.keys.iterdir() if file.is_file()}
         kube.apply([{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": values}])
         command = ("push", str(install.DIGITS), f"{self.address}/digits", "--secret", str(self.keys))
         install.fettle(kube, *command)
-        return f"fettle push examples/digits {self.address}/digits --secret {self.keys}"
 
     def objects(self, manifest: str) -> list[dict[str, Any]]:
         """The objects of a manifest, with their addresses in the bucket."""

@@ -44,7 +44,8 @@ def setup(kube: Kube, place: Place) -> None:
     install.install(kube)
     show.line(Kube(kube.target, install.SYSTEM_NAMESPACE).kubectl("get", "pods", "--no-headers").strip())
     kube.ensure_namespace()
-    show.title(place.push(kube))
+    show.title(place.pushing)
+    place.push(kube)
 
 
 def optimize(kube: Kube, place: Place, summary: Summary) -> None:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 import click
 
 from fettle.cluster.jobs import STAGE_LABEL
 from tools.cluster.target import resolve_target
 from tools.demo import scenes, show
+from tools.demo.background import Background
 from tools.demo.kube import DemoError, Kube
 from tools.demo.place import Bucket
 from tools.integrations.s3 import Gateway
@@ -26,34 +25,23 @@ BUCKET = "demo"
 STAGES = ("prepare", "build", "measure", "publish")
 
 
-class Outages:
+class Outages(Background):
     """Kills the server once in each stage, as soon as a pod of that stage runs, for `seconds`, as long as the `with` block runs."""
 
     def __init__(self, kube: Kube, gateway: Gateway, seconds: float) -> None:
+        super().__init__("outages", every=0.3)
         self.kube, self.gateway, self.seconds = kube, gateway, seconds
         self.over = set[str]()  # stages
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="outages", daemon=True)
 
-    def __enter__(self) -> Outages:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(0.3):
-            for stage in [each for each in STAGES if each not in self.over and self._is_running(each)]:
-                show.line(f"the S3 server is away for {self.seconds:g} s, in the middle of {stage}")
-                self.gateway.kill()
-                time.sleep(self.seconds)
-                self.gateway.start()
-                show.line("the S3 server is back")
-                self.over.add(stage)
+    def turn(self) -> None:
+        """An outage in each stage that runs and had none."""
+        for stage in [each for each in STAGES if each not in self.over and self._is_running(each)]:
+            show.line(f"the S3 server is away for {self.seconds:g} s, in the middle of {stage}")
+            self.gateway.kill()
+            time.sleep(self.seconds)
+            self.gateway.start()
+            show.line("the S3 server is back")
+            self.over.add(stage)
 
     def _is_running(self, stage: str) -> bool:
         selector = f"{STAGE_LABEL}={stage}"
