@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -167,12 +168,22 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     return made
 
 
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """The speed-ups of the models that other people made and that were published: their geometric mean and their median."""
+    others = [row["claim"]["value"] for row in rows if row.get("claim") and CASES[row["model"]].wheels]
+    if not others:
+        return "no model from a wheel was published"
+    mean, median = statistics.geometric_mean(others), statistics.median(others)
+    return f"{len(others)} models from wheels: speed-up {mean:.2f} (geometric mean), {median:.2f} (median)"
+
+
 def keep(rows: Sequence[dict[str, Any]], results: Path = RESULTS) -> None:
-    """Write `rows` into the results, in the place of earlier ones of the same models."""
+    """Write `rows` into the results, in the place of earlier ones of the same models on the same class of CPU."""
     results.parent.mkdir(exist_ok=True)
     before = json.loads(results.read_text()) if results.exists() else []
-    found = {row["model"]: row for row in (*before, *rows)}
-    ordered = [found[name] for name in CASES if name in found]
+    found = {(row["cpu"], row["model"]): row for row in (*before, *rows)}
+    names = list(CASES)
+    ordered = sorted(found.values(), key=lambda row: (row["cpu"], names.index(row["model"])))
     results.write_text(json.dumps(ordered, indent=2) + "\n")
 
 
@@ -203,6 +214,7 @@ def main() -> None:
         print(json.dumps(rows[-1]), file=sys.stderr)
     keep(rows)
     Console(width=200).print(table(rows))
+    Console(width=200).print(summary(rows))
     judge(rows)
 
 
