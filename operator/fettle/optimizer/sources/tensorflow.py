@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import subprocess
@@ -51,6 +52,7 @@ class SavedModel(FrameworkFormat):
         quiet()
         import tensorflow
 
+        _know_optimizers()
         loaded = tensorflow.saved_model.load(str(path.parent))
         name = _signature(list(loaded.signatures), inputs.signature, path)
         return _Loaded(path.parent, name, loaded, loaded.signatures[name])
@@ -67,6 +69,22 @@ def quiet() -> None:
     """TensorFlow says what CPU it found, and which GPU it did not, on standard error."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+
+@functools.cache
+def _know_optimizers() -> None:
+    """Let TensorFlow load what Keras 2 saved with the state of its optimizer, which it otherwise can only with Keras 2 beside it."""
+    from tensorflow.python.keras.optimizer_v2.optimizer_v2 import RestoredOptimizer
+    from tensorflow.python.saved_model import revived_types
+
+    restored = revived_types.VersionedTypeRegistration(
+        object_factory=lambda _: RestoredOptimizer(),
+        version=1,
+        min_producer_version=1,
+        min_consumer_version=1,
+        setter=RestoredOptimizer._set_hyper,
+    )
+    revived_types.register_revived_type("optimizer", lambda _: False, versions=[restored])
 
 
 def _signature(known: list[str], wanted: str | None, path: Path) -> str:
