@@ -118,6 +118,11 @@ class TimedCandidate:
             and statistics.spread(speedup) <= statistics.UNSTABLE
         )
 
+    @property
+    def ended_by_budget(self) -> bool:
+        """Whether more time would have allowed more process starts, and these could still have settled the speed-up."""
+        return self.starts < max(statistics.LOOKS) and not statistics.out_of_reach(self.ratios)
+
     def measurements(self) -> tuple[Measurement, ...]:
         """One row per batch size, for the status."""
         return tuple(
