@@ -1,4 +1,4 @@
-# Every habit is a target. `make help` lists them.
+# `make help` lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help

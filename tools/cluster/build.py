@@ -88,7 +88,7 @@ def ensure(paths: Paths, progress: Progress) -> None:
     if is_built(paths):
         return
     go, version = toolchain(paths, paths.module, progress)
-    progress(f"building Kubernetes, Helm and CoreDNS with {version}: 5 to 10 minutes on two cores, once")
+    progress(f"building Kubernetes, Helm and CoreDNS with {version}: 5 to 12 minutes on two cores, once")
     fresh = paths.home / "bin.new"
     shutil.rmtree(fresh, ignore_errors=True)  # what an interrupted build left
     _build(paths, go, fresh, progress)

@@ -57,7 +57,7 @@ def main() -> None:
 def up(cluster: Cluster) -> None:
     """Start the cluster, or what is not running of it, and say which one it is and why.
 
-    The first start of an embedded cluster builds Kubernetes, which takes 10 minutes.
+    The first start of an embedded cluster builds Kubernetes, which takes 5 to 12 minutes on two cores.
     """
     from tools.cluster import choice, kind, lifecycle
 

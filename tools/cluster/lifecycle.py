@@ -63,10 +63,12 @@ def down(paths: Paths, progress: Progress, *, purge: bool = False) -> None:
         other = owner(paths.cluster)
         if other is not None and other != paths and other.root.exists():
             raise TakenError(paths.cluster.name, other.root, other.kubeconfig)
+        known = paths.cluster.run.exists() or paths.state.exists()
         clean(other or paths)
         if purge:
             shutil.rmtree(paths.state, ignore_errors=True)
-        progress("stopped, " + ("and its state is removed" if purge else "its state is kept for the next start"))
+        if known:  # of a cluster that never was, there is nothing to tell
+            progress("stopped, " + ("and its state is removed" if purge else "its state is kept for the next start"))
 
 
 def restart(paths: Paths, name: str, progress: Progress) -> None:

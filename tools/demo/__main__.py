@@ -33,6 +33,9 @@ def run(delete_operator_every: float | None) -> None:
     except DemoError as error:
         show.console.print(f"\ndemo: {error}", markup=False, style="bold red")
         sys.exit(1)
+    except KeyboardInterrupt:
+        show.console.print("\ndemo: interrupted; `make demo` continues from here", markup=False)
+        sys.exit(130)
 
 
 @main.command(help="Install or upgrade the operator with every image that `make images` built.")

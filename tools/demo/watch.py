@@ -9,8 +9,7 @@ from typing import Any
 
 from kubernetes import client
 
-from fettle.api.text import clip
-from fettle.cli.local.process import OWN_LINE, SAID
+from fettle.cli.local.process import last_words
 from tools.demo.kube import DemoError, Kube, condition, is_current
 from tools.demo.room import Room
 
@@ -85,8 +84,7 @@ def _last_words(kube: Kube, name: str) -> str:
     """What the running Job of that OptimizedModel said last in its log; empty while none runs."""
     selector = ("--selector", f"fettle.dev/optimizedmodel={name}", "--field-selector", "status.phase=Running")
     pods = kube.kubectl("get", "pods", *selector, "-o", "name", check=False).split()
-    said = (OWN_LINE.match(kube.pod_log(pod).strip()) for pod in pods)
-    return next((clip(found[1], SAID) for found in said if found is not None), "")
+    return last_words(kube.pod_log(pod).strip() for pod in pods)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class DeviceSpec(ApiModel):
     ),
 )
 class TargetSpec(ApiModel):
-    """A place where the artifact will serve. Measuring happens there; one winner per target."""
+    """A kind of node that will serve the model. Candidates are measured on such a node."""
 
     name: Annotated[Name, Field(description="Name of the target. ModelDeployments refer to it.")]
     runtimes: Annotated[

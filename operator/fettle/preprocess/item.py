@@ -32,7 +32,7 @@ def takes_floats(tensor: Tensor) -> bool:
 
 
 def item(picture: Picture, size: Size, tensor: Tensor, spec: PreprocessSpec, where: str) -> Array:
-    """The picture in three dimensions, in the order of `spec.layout`; `cast` makes the type of the input of it. Raises DataError."""
+    """The picture as an array of three dimensions, in the order of `spec.layout`. `cast` converts it to the type of the input. Raises DataError."""
     pixels = np.asarray(_scaled(picture.image, size, spec.crop))
     pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
     if pixels.shape[2] < CHANNELS[spec.color]:  # grey of 16 bits

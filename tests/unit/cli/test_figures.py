@@ -29,3 +29,10 @@ def test_a_drop_names_its_metric_and_its_items(metric: Metric, evidence: Evidenc
     status = OptimizedModelStatus(candidates=(row("int8", 2.0, 0.001).model_copy(update=found),))
     (judged,) = judgements(OptimizedModel(metadata={"name": "digits"}, spec=World().spec, status=status))
     assert judged.figures == f"2 [1.94, 2.06] times as fast as the original; {says}"
+
+
+def test_the_original_is_not_compared_with_itself() -> None:
+    found = {"name": "original", "recipe": "original", "exact": True, "samples": 897}
+    status = OptimizedModelStatus(candidates=(row("original", 1.0, 0.0).model_copy(update=found),))
+    (judged,) = judgements(OptimizedModel(metadata={"name": "digits"}, spec=World().spec, status=status))
+    assert judged.figures == ""

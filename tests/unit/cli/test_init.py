@@ -80,7 +80,7 @@ def test_both_manifests_are_taken_and_say_what_was_found(starter: Starter) -> No
 def test_where_there_are_enough_items_to_prove_the_bound_their_number_is_told(starter: Starter) -> None:
     items = starter.report.items.model_copy(update={"items": 720})
     text = replace(starter, report=starter.report.model_copy(update={"items": items})).text()
-    assert "with 95 % confidence; 720 items can prove this, 381 are the fewest" in text
+    assert "with 95 % confidence; 720 items can prove this (at least 381 are needed)" in text
 
 
 def test_the_deployment_says_what_its_pods_request_and_how_to_request_less(starter: Starter) -> None:

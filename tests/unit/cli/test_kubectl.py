@@ -268,7 +268,7 @@ FORBIDDEN = 'digits is forbidden: User "jo" cannot get resource "modeldeployment
 TWINS = {**STATUS, "revisions": [*STATUS["revisions"], {"revision": "0001", "artifact": "x"}]}
 REFUSALS = [
     ("there is no canary", {**STATUS, "canary": None}, None, ["promote"], 2, "has no canary to promote"),
-    ("nothing failed", {**STATUS, "failedRevision": None}, None, ["retry"], 2, "has no failed revision to retry"),
+    ("nothing failed", {**STATUS, "failedRevision": None}, None, ["retry"], 2, "optimizedmodel that it follows: kubectl fettle retry om/"),
     ("no such object", None, None, ["promote"], 1, "not found; existing: other"),
     ("not allowed", STATUS, (403, FORBIDDEN), ["promote"], 1, "permission to get modeldeployments.fettle.dev: "),
     ("a login that ran out", STATUS, (401, "Unauthorized"), ["promote"], 1, "log in again"),

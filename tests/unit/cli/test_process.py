@@ -14,7 +14,7 @@ from tests.unit.plan.optimize.world import World
 from fettle.api.progress import TrainingStatus, progress_line
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
-from fettle.cli.local.process import Processes
+from fettle.cli.local.process import Processes, last_words
 from fettle.plan.run.state import TaskPhase, TaskRequest
 
 PREAMBLE = """
@@ -135,10 +135,18 @@ def test_the_last_own_line_of_a_tasks_log_is_what_it_said_last(tmp_path: Path) -
     runner.logs.mkdir()
     trained = TrainingStatus(epoch=1, epochs=9, validation_loss=0.5, validation_score=0.9, best_epoch=1, seconds=1)
     lines = [
-        "2026-01-01 12:00:00,001 fettle.optimizer.measure.clock: start 1, round 2: baseline 1.2 ms",
+        "2026-01-01 12:00:00,001 fettle.optimizer.measure.clock: process start 1, round 2: baseline 1.2 ms",
         "2026-01-01 12:00:01,001 nncf.common: INFO: not implemented",
         f"2026-01-01 12:00:02,001 fettle.loop: {progress_line(trained)}",
         "a library without a format",
     ]
     runner.log_of(task).write_text("\n".join(lines))
-    assert runner.said(task) == "start 1, round 2: baseline 1.2 ms"
+    assert runner.said(task) == "process start 1, round 2: baseline 1.2 ms"
+
+
+def test_of_a_long_list_whole_entries_are_shown() -> None:
+    figures = [f"int8-openvino-{number} 0.425 ms (12.56x)" for number in range(9)]
+    line = "2026-01-01 12:00:00,001 fettle.optimizer.measure.clock: process start 1, round 2: baseline 5.39 ms, "
+    shown = f"process start 1, round 2: baseline 5.39 ms, {figures[0]}, {figures[1]}, {figures[2]}"
+    assert last_words([line + ", ".join(figures)]) == f"{shown}, …"
+    assert last_words([line + ", ".join(figures[:3])]) == shown

@@ -131,7 +131,7 @@ def test_a_run_without_a_report_keeps_nothing(tmp_path: Path) -> None:
 REFUSED = [
     ("a model that was not optimized", ["nowhere"], "`fettle optimize` published: the store fettle-store has digits"),
     ("a name that is a pattern", ["*"], "'*' is neither a folder nor a model"),
-    ("another store", ["digits", "--store", "empty"], "the store empty has none"),
+    ("another store", ["digits", "--store", "empty"], "there is none in the store empty; --store names another"),
     ("another target", ["digits", "--target", "gpu"], "digits has no artifact for the target 'gpu' (available: cpu)"),
     ("a target of a folder", ["winner", "--target", "cpu"], "--target chooses among the artifacts of a model"),
     ("a model's file", ["model.onnx"], "run `fettle optimize model.onnx` first"),

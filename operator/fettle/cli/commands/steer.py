@@ -147,8 +147,11 @@ def retry(cluster: Cluster, subject: Subject, output: str | None) -> None:
     revision = deployment.status.failed_revision
     if revision is None:
         text = f"modeldeployment {name} in namespace {cluster.namespace} has no failed revision to retry"
-        told = command_line(Command.RETRY, cluster.namespace, f"om/{name}")
-        raise UsageError(f"{text}; to retry the optimizedmodel of that name: {told}")
+        followed = deployment.spec.model.ref
+        if followed is not None:
+            told = command_line(Command.RETRY, cluster.namespace, f"om/{followed.name}")
+            text += f"; to retry the optimizedmodel that it follows: {told}"
+        raise UsageError(text)
     _order_revision(cluster, name, Command.RETRY, revision, output)
 
 

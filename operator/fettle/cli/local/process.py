@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,8 +26,20 @@ from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 GRACE_SECONDS = 5.0  # between the polite and the other signal
 TAIL = 32 << 10  # bytes of a log, among which its last figures are
 OWN_LINE = re.compile(r"\S+ \S+ fettle[\w.]*: (.+)")  # of a log: date, time, name of a module of ours
-SAID = 160  # bytes of it that are shown
+SAID = 160  # characters of it that are shown
 COMMAND = (sys.executable, "-m", "fettle.optimizer")
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """What the first of `lines` that a module of ours wrote says, in brief; empty if there is none."""
+    found = map(OWN_LINE.match, lines)
+    return next((_brief(match[1]) for match in found if match is not None), "")
+
+
+def _brief(said: str) -> str:
+    """A long list ends after a whole entry."""
+    listed, comma, _ = said[:SAID].rpartition(", ")
+    return f"{listed}, …" if comma and len(said) > SAID else clip(said, SAID)
 
 
 @dataclass(frozen=True)
@@ -51,8 +63,7 @@ class Processes:
     def said(self, request: TaskRequest) -> str:
         """What a task said last in its log, in its own words; empty where it has said nothing yet."""
         lines = (line for line in reversed(self._end_of_log(request)) if PROGRESS not in line)
-        found = map(OWN_LINE.match, lines)
-        return next((clip(match[1], SAID) for match in found if match is not None), "")
+        return last_words(lines)
 
     def _end_of_log(self, request: TaskRequest) -> list[str]:
         try:

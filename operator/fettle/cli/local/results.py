@@ -32,7 +32,8 @@ def published(store: Path, name: str, target: str | None) -> ArtifactStatus:
     artifacts = next(filter(None, _published(store, name)), None)
     if artifacts is None:
         known = sorted({path.parent.name for path in store.glob(f"{REPORTS}/*/*/*.json")})
-        models = f"the store {store} has {', '.join(known)}" if known else f"the store {store} has none"
+        has = f"the store {store} has {', '.join(known)}" if known else f"there is none in the store {store}"
+        models = f"{has}; --store names another"
         raise UsageError(f"{name!r} is neither a folder nor a model that `fettle optimize` published: {models}")
     return for_target(name, artifacts, target)
 

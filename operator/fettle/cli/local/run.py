@@ -91,7 +91,7 @@ class LocalRun:
             await self._stop()
 
     def _told(self, request: TaskRequest) -> TaskRequest:
-        """The task as it is shown: 'measure cpu: start 1, round 3: baseline 1.2 ms'."""
+        """The task as it is shown: 'measure cpu: process start 1, round 3: baseline 1.2 ms'."""
         said = self._said(request)
         return replace(request, label=f"{request.label}: {said}") if said else request
 

@@ -119,9 +119,9 @@ class Starter:
         needed = items_needed(bound)
         items = self.report.items.items
         if needed is None:
-            says = "may be lost at most; only a clear gain proves a drop of 0"
+            says = "the most that may be lost; only a clear gain proves a drop of 0"
         elif items >= needed:
-            says = f"may be lost at most, with 95 % confidence; {items} items can prove this, {needed} are the fewest"
+            says = f"the most that may be lost, with 95 % confidence; {items} items can prove this (at least {needed} are needed)"
         else:
             says = f"too few items to prove this: at least {needed} are needed, there are {items}"
         yield "  constraints:"

@@ -118,6 +118,11 @@ class TimedCandidate:
             and statistics.spread(speedup) <= statistics.UNSTABLE
         )
 
+    @property
+    def ended_by_budget(self) -> bool:
+        """Whether more time would have allowed more process starts, and these could still have settled the speed-up."""
+        return self.starts < max(statistics.LOOKS) and not statistics.out_of_reach(self.ratios)
+
     def measurements(self) -> tuple[Measurement, ...]:
         """One row per batch size, for the status."""
         return tuple(
@@ -305,9 +310,9 @@ class Clock:
                 unfinished[name].ratios[-1].append(costs[BASELINE] / cost)
         figures = ", ".join(
             f"{name or 'baseline'} {rounded(cost)} ms" + (f" ({costs[BASELINE] / cost:.2f}x)" if name else "")
-            for name, cost in sorted(costs.items())
+            for name, cost in sorted(costs.items(), key=lambda one: (one[0] != BASELINE, one[1]))
         )
-        log.info("start %d, round %d: %s", number + 1, index + 1, figures)
+        log.info("process start %d, round %d: %s", number + 1, index + 1, figures)
 
     def _block(self, candidate: TimedCandidate, process: LoadedModel, request: Block) -> tuple[float, float]:
         """Time a block and keep its runs; returns its cost in milliseconds per item, and the seconds of its runs.

@@ -29,6 +29,7 @@ DOES_NOT_FIT = {
     Reason.OUTPUTS_INVALID,
     Reason.PRUNED,
 }
+MORE_TIME = "allow more time (the chart's jobs.measureSeconds, or --measure-seconds)"
 
 
 def row(
@@ -130,18 +131,18 @@ def _unstable(task: MeasureTask, timed: TimedCandidate) -> Rejection | None:
     if speedup is None:
         text = (
             f"the model could not be started twice within {task.seconds_per_candidate:g} s, so its speed-up is "
-            "not known: allow more time (jobs.measureSeconds)"
+            f"not known: {MORE_TIME}"
         )
     elif rounds < LEAST_ROUNDS:
         text = (
             f"the speed-up {rounded(speedup.value)} is based on {counted(rounds, 'round')} per process start, but "
-            f"{LEAST_ROUNDS} are required: a round takes too long for {task.seconds_per_candidate:g} s, allow more time (jobs.measureSeconds)"
+            f"{LEAST_ROUNDS} are required: a round takes too long for {task.seconds_per_candidate:g} s, {MORE_TIME}"
         )
     elif spread(speedup) > UNSTABLE:
         text = (
             f"after {timed.starts} starts the speed-up {span(speedup)} may be off by "
             f"{beyond(100 * spread(speedup), 100 * UNSTABLE, 2)} %, at most {100 * UNSTABLE:g} % is allowed: "
-            "measure on a quieter node, or allow more time"
+            "measure on a quieter node" + (f", or {MORE_TIME}" if timed.ended_by_budget else "")
         )
     else:
         return None

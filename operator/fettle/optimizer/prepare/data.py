@@ -133,7 +133,8 @@ def _refuse_without_labels(asked: EvaluationSpec, others: Sequence[str]) -> None
             f"{missing}, which {asked.metric} requires{found}: set labelKey, provide labels, or set metric: Agreement"
         )
     if asked.label_key != LABELS:
-        raise DataError(f"{missing}{found}")
+        advice = "set labelKey to the one that holds the labels" if others else "add the labels, or remove labelKey"
+        raise DataError(f"{missing}{found}: {advice}")
     if others and asked.metric != Metric.AGREEMENT:
         without = "leave the others out of the file" if asked.metric in metrics.TASKS else "set metric: Agreement"
         raise DataError(f"{missing}{found}: set labelKey to the one that holds the labels; if none does, {without}")

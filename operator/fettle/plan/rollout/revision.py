@@ -68,7 +68,10 @@ def resolve(spec: ModelSpec, model: OptimizedModelStatus | None) -> ServedArtifa
         return ServedArtifact(spec.uri, spec.sha256, spec.runtime, secret_name=spec.secret_name)
     name, target = spec.ref.name, spec.ref.target
     if model is None:
-        return NotReady(Reason.MODEL_NOT_READY, f"OptimizedModel {name} not found in this namespace")
+        return NotReady(
+            Reason.MODEL_NOT_READY,
+            f"OptimizedModel {name} not found in this namespace: create it, or correct spec.model.ref.name",
+        )
     published = next((artifact for artifact in model.artifacts if artifact.target == target), None)
     if published is None:
         return NotReady(

@@ -65,6 +65,7 @@ def test_starts_that_disagree_are_unstable_however_long_the_budget(
     timed = one(world.clock(seconds_per_candidate=60.0).group(["a"]))
     assert not timed.stable()
     assert timed.starts == starts, sentence
+    assert not timed.ended_by_budget, "nobody is told to allow more time"
 
 
 def test_an_unstable_candidate_is_measured_longer_and_a_stable_one_is_not() -> None:
@@ -80,6 +81,7 @@ def test_the_budget_ends_what_cannot_be_settled() -> None:
     world = World({BASELINE: steady(10), "a": lambda number, _: by_start[number]})
     timed = one(world.clock(seconds_per_candidate=3.0).group(["a"]))
     assert timed.starts < 12
+    assert timed.ended_by_budget
     assert not timed.stable()
 
 

@@ -101,9 +101,12 @@ def test_labels_travel_with_their_items(bench: Workbench) -> None:
 def test_a_label_key_that_names_nothing_is_refused(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     uri = bench.data("items", image=models.images(20))
-    with pytest.raises(FettleError, match="no array 'classes'") as caught:
+    with pytest.raises(FettleError, match=r"no array 'classes' .*: add the labels, or remove labelKey") as caught:
         bench.prepare(bench.task(evaluation=evaluation(uri, labelKey="classes")))
     assert caught.value.reason == Reason.DATA_INVALID
+    other = bench.data("others", image=models.images(20), y=np.arange(20))
+    with pytest.raises(FettleError, match=r"no array 'classes' .*, found \['y'\]: set labelKey to the one"):
+        bench.prepare(bench.task(evaluation=evaluation(other, labelKey="classes")))
 
 
 @pytest.mark.parametrize("metric", ["F1", "MeanSquaredError", "CosineSimilarity"])

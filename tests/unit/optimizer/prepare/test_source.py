@@ -66,7 +66,8 @@ def test_of_an_address_where_nothing_is_the_names_beside_it_are_told_the_most_al
     expected = "pvc://claim/mine/modle.onnx does not exist; its folder has model.onnx, a.txt, b.txt, c.txt, d.txt; "
     assert told.startswith(expected), told
     assert "copy the file there with `fettle push` and run `kubectl fettle retry om/NAME`" in told
-    assert "beside it" not in bench.refused(uri="pvc://claim/nowhere/modle.onnx").message
+    expected = "pvc://claim/mien/sub/model.onnx does not exist; pvc://claim has mine; "
+    assert bench.refused(uri="pvc://claim/mien/sub/model.onnx").message.startswith(expected)
 
 
 def test_without_a_cluster_no_command_for_one_is_told(tmp_path: Path) -> None:
