@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -91,6 +92,22 @@ def test_an_artifact_that_nobody_published_is_not_found(root: Path) -> None:
     error = refused(root, "0" * 64)
     assert error.reason == Reason.ARTIFACT_NOT_FOUND
     assert f"pvc://store/artifacts/{'0' * 64}" in error.message
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_node_whose_disk_is_full_is_told_apart_from_a_store_that_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    sha256 = publish(root)
+
+    def full(path: Path, target: Path) -> None:
+        raise OSError(code, os.strerror(code), str(target))
+
+    monkeypatch.setattr(Path, "replace", full)
+    error = refused(root, sha256)
+    assert error.reason == Reason.MODEL_LOAD_FAILED and error.retryable
+    assert "this node's disk has no room" in error.message and os.strerror(code) in error.message
+    assert not list((root / "model").rglob("*.partial"))
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import resource
 import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from fettle.server.inference_pb2 import ModelInferRequest, ModelInferResponse
 
 HEAD = b"POST /v2/models/lookup/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+# The head of a call, as far as gRPC's library looks at it: POST, http, a path, an authority, what it is and what it takes (RFC 7541, appendix A).
+CALL = b"\x83\x86\x04\x02/x\x01\x01x\x0f\x10\x10application/grpc\x00\x02te\x08trailers"
 BOUNDS = {"body_seconds": 1.5, "max_reading": 4, "max_bodies_bytes": 300_000, "max_body_bytes": 200_000}
 
 
@@ -59,6 +62,11 @@ def answer(connection: socket.socket) -> bytes:
         while part := connection.recv(1 << 16):
             parts.append(part)
     return b"".join(parts)
+
+
+def frame(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
+    """A frame of HTTP/2 (RFC 9113, section 4.1)."""
+    return len(content).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + content
 
 
 def serves(server: Server) -> bool:
@@ -131,6 +139,33 @@ def test_a_client_with_large_bodies_leaves_room_for_those_of_others(server: Serv
     assert serves(server)
 
 
+def test_a_body_of_a_gigabyte_is_refused_before_it_is_sent(server: Server) -> None:
+    said = answer(sent(server, HEAD % 1_000_000_000))
+    assert said.startswith(b"HTTP/1.1 413") and b"connection: close" in said
+    assert serves(server)
+
+
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    """As many file descriptors as two thousand connections take, of this process and of none that it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("descriptors")
+def test_two_thousand_connections_that_send_nothing_or_half_a_head_keep_nobody_from_being_answered(
+    server: Server,
+) -> None:
+    with ExitStack() as opened:
+        for number in range(2000):
+            data, port = (b"", b"POST /v2/mod")[number % 2], (server.port, server.management)[number % 4 == 3]
+            opened.enter_context(closing(sent(server, data, port)))
+        assert serves(server)
+        assert httpx.get(f"{server.admin}/readyz").status_code == 200
+
+
 def test_a_client_that_hangs_up_is_nobodys_failure(server: Server) -> None:
     time.sleep(1.2)  # a second is told once it is over: what was refused in this one belongs to before
     before = httpx.get(f"{server.admin}/fettle/window?since=0").json()
@@ -155,6 +190,7 @@ def test_a_client_that_hangs_up_is_nobodys_failure(server: Server) -> None:
         ({}, b"", 400, "not valid JSON"),
         ({}, b" " * 200_001, 413, "larger than 200000 bytes"),
         ({}, b"[" * 100_000, 400, "not valid JSON"),
+        ({}, b'{"inputs": [{"name": "\xff"}]}', 400, "not valid JSON"),
         ({"x-long": "x" * 300_000}, b"{}", 431, ""),
     ],
 )
@@ -236,8 +272,11 @@ def test_a_form_of_binary_request_that_is_none_is_a_400(
         PREFACE + b"\xff" * 1000,
         PREFACE + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" * 1000,
         PREFACE + b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" * 2000 + bytes(8),
+        PREFACE + frame(4, 0, 0) + b"".join(frame(1, 4, n, CALL) + frame(3, 0, n, bytes(4)) for n in range(1, 8001, 2)),
+        PREFACE + frame(4, 0, 0) + frame(1, 0, 1, CALL) + frame(9, 0, 1, b"\x00\x01x\x01y" * 2000) * 100,
+        PREFACE + frame(4, 0, 0) + b"".join(frame(1, 4, number, CALL) for number in range(1, 2001, 2)),
     ],
-    ids=["HTTP/1.1", "TLS", "half a preface", "garbage", "settings", "pings"],
+    ids=["HTTP/1.1", "TLS", "half a preface", "garbage", "settings", "pings", "resets", "continuations", "calls"],
 )
 def test_what_is_no_grpc_ends_its_own_connection_only(server: Server, data: bytes) -> None:
     connection = sent(server, data, server.grpc)
