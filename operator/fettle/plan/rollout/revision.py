@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fettle.api.base import ApiModel, canonical_digest
-from fettle.api.conditions import READY, find
+from fettle.api.conditions import READY, ConditionStatus, find
 from fettle.api.modeldeployment import ModelDeploymentSpec, ModelSpec, TemplateSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus, Placement
 from fettle.api.reasons import Reason
 from fettle.api.server import ServerSpec
+from fettle.api.text import joined
 from fettle.api.vocabulary import RuntimeName
 
 ALGORITHM = 1
@@ -75,7 +76,7 @@ def resolve(spec: ModelSpec, model: OptimizedModelStatus | None) -> ServedArtifa
     published = next((artifact for artifact in model.artifacts if artifact.target == target), None)
     if published is None:
         return NotReady(
-            Reason.MODEL_NOT_READY, f"OptimizedModel {name} has published nothing for target {target} {_why(model)}"
+            Reason.MODEL_NOT_READY, f"OptimizedModel {name} has published nothing for target {target}{_why(model)}"
         )
     return ServedArtifact(
         published.uri,
@@ -89,7 +90,11 @@ def resolve(spec: ModelSpec, model: OptimizedModelStatus | None) -> ServedArtifa
 
 def _why(model: OptimizedModelStatus) -> str:
     ready = find(model.conditions, READY)
-    return f"({ready.reason}: {ready.message})" if ready is not None else "yet"
+    if ready is None:
+        return " yet"
+    if ready.status is ConditionStatus.TRUE:  # every target that it has is published
+        return f", only for {joined(artifact.target for artifact in model.artifacts)}: correct spec.model.ref.target"
+    return f" ({ready.reason}: {ready.message})"
 
 
 def revision_hash(artifact: ServedArtifact, server: ServerSpec, template: TemplateSpec) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fettle.api.conditions import Condition, ConditionStatus
 from fettle.api.modeldeployment import ModelDeploymentSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
@@ -17,6 +18,7 @@ SPEC: dict[str, Any] = {
     "server": {"threads": 2, "env": [{"name": "A", "value": "1"}]},
     "template": {"labels": {"team": "vision"}},
 }
+READY = Condition(type="Ready", status=ConditionStatus.TRUE, reason="Published")
 
 
 def published(**changes: Any) -> OptimizedModelStatus:
@@ -109,6 +111,10 @@ def test_a_fixed_artifact_needs_no_optimized_model() -> None:
             "(Optimizing: 1 of 4)",
         ),
         (published(target="gpu"), "published nothing for target cpu"),
+        (
+            published(target="gpu").model_copy(update={"conditions": (READY,)}),
+            "published nothing for target cpu, only for gpu: correct spec.model.ref.target",
+        ),
     ],
 )
 def test_what_is_not_published_is_not_ready(model: OptimizedModelStatus | None, says: str) -> None:
