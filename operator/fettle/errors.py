@@ -8,6 +8,7 @@ FettleError                    something a person should read: reason (closed li
 ├── RuntimeFailure             a runtime could not load or run a model
 ├── WorkerLostError            another process of a training on several nodes is gone: the attempt ends, and the next goes on from its checkpoint
 ├── StoreError                 the artifact store: not found, full, unreachable, tampered with
+│   └── AbsentError            the store is there, and a file or folder of it is not
 ├── ClusterError               Kubernetes refused or could not be reached
 │   ├── ConflictError          the object changed since it was read: read again
 │   ├── ExistsError            an object of that name exists already
@@ -80,6 +81,12 @@ class StoreError(FettleError):
     """The artifact store cannot be read or written as asked."""
 
     default_reason = Reason.STORE_UNREACHABLE
+
+
+class AbsentError(StoreError):
+    """A file or folder is not there. A store or a bucket that is not there is a plain StoreError."""
+
+    default_reason = Reason.STORE_NOT_FOUND
 
 
 class ClusterError(FettleError):

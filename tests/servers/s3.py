@@ -28,7 +28,6 @@ def running(bucket: str = "models") -> Iterator[S3Server]:
             yield _prepared(url, bucket)
         finally:
             process.terminate()
-            process.wait(10)
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:

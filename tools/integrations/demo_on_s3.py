@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import click
@@ -38,7 +37,7 @@ class Outages(Background):
         for stage in [each for each in STAGES if each not in self.over and self._is_running(each)]:
             show.line(f"the S3 server is away for {self.seconds:g} s, in the middle of {stage}")
             self.gateway.kill()
-            time.sleep(self.seconds)
+            self.pause(self.seconds)
             self.gateway.start()
             show.line("the S3 server is back")
             self.over.add(stage)
@@ -67,8 +66,10 @@ def main(away: float) -> None:
             show.console.print(f"\ndemo: {error}", markup=False, style="bold red")
             sys.exit(1)
         finally:
-            kube.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true")
-            gateway.kill()
+            try:
+                kube.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true")
+            finally:
+                gateway.kill()
 
 
 def _run(kube: Kube, gateway: Gateway, keys: Path, away: float) -> None:

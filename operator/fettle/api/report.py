@@ -127,6 +127,12 @@ class LayerError(ApiModel):
     kept: bool  # in floating point, in what was built
 
 
+class BuiltModel(StoredModel):
+    """What a build wrote, and the errors of the layers that it ranked: runs that take it as it is show them too."""
+
+    layers: tuple[LayerError, ...] = ()  # of mixed precision, the most sensitive first
+
+
 class TrainedModel(StoredModel):
     """What a build trained, in the form that can be trained further, and how that went: runs that take it as it is show it too."""
 

@@ -56,7 +56,7 @@ def run(task: BuildTask, store: Store) -> BuildReport:
             )
             message = clip("; ".join(notes))
             if ranks.leads():
-                write_build(store, key, built)
+                write_build(store, key, built, layers)
     except (RecipeError, RuntimeFailure) as error:
         log.info("the recipe does not apply", exc_info=True)
         reason, message = RecipeError.default_reason, clip(error.message)

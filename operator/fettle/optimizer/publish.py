@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -16,7 +17,7 @@ from fettle.api.task import PublishTask
 from fettle.api.vocabulary import CandidateState
 from fettle.errors import StoreError
 from fettle.optimizer.report import Material, render, tensorboard
-from fettle.store.cache import training_of
+from fettle.store.cache import layers_of, training_of
 from fettle.store.manifest import Manifest, artifact_uri, copy_artifact, missing_file, read_stored
 from fettle.store.modelpack import Pack, files_in, push
 from fettle.store.registry import registry_at
@@ -25,6 +26,7 @@ from fettle.store.uris import Mounts, store_missing
 
 log = logging.getLogger(__name__)
 ReportT = TypeVar("ReportT", PrepareReport, BuildReport, MeasureReport)
+ToldT = TypeVar("ToldT")
 
 
 def run(task: PublishTask, store: Store, mounts: Mounts) -> PublishReport:
@@ -51,7 +53,8 @@ def run(task: PublishTask, store: Store, mounts: Mounts) -> PublishReport:
         manifests=manifests,
         artifacts={digest: artifact_uri(store.uri, digest) for digest in manifests},
         registry=registry,
-        trainings=_trainings(store, prepare, builds),
+        trainings=_told(prepare, builds, partial(training_of, store), lambda build: build.training),
+        layers=_told(prepare, builds, partial(layers_of, store), lambda build: build.layers),
     )
     folder = f"reports/{task.namespace}/{task.name}/{task.generation}"
     _write_curves(store, f"{folder}.tensorboard", material.trainings)
@@ -72,12 +75,19 @@ def _push(to: PublishSpec, target: str, artifact: tuple[str, Manifest], store: S
     return address
 
 
-def _trainings(store: Store, prepare: PrepareReport, builds: list[BuildReport]) -> dict[str, TrainingFigures]:
-    """How trainings went, by the names of their builds: in this run, and in earlier ones whose files it took as they were. Raises StoreError."""
+def _told(
+    prepare: PrepareReport,
+    builds: list[BuildReport],
+    kept: Callable[[str], ToldT | None],
+    told: Callable[[BuildReport], ToldT | None],
+) -> dict[str, ToldT]:
+    """What builds told, by their names: those of this run (`told`), and earlier ones whose files it took as they were (`kept`, by key).
+
+    Raises StoreError.
+    """
     taken = [entry for entry in prepare.builds if entry.built is not None]
-    found = {entry.name: training_of(store, entry.cache_key) for entry in taken}
-    found |= {build.name: build.training for build in builds}
-    return {name: figures for name, figures in found.items() if figures is not None}
+    found = {entry.name: kept(entry.cache_key) for entry in taken} | {build.name: told(build) for build in builds}
+    return {name: what for name, what in found.items() if what}
 
 
 def _write_curves(store: Store, folder: str, trainings: Mapping[str, TrainingFigures]) -> None:

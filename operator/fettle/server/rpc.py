@@ -77,6 +77,7 @@ class RpcFront:
         self._streams = Places(settings.grpc_max_streams, "streams", "open")
         self._watchers = Places(_MOST_WATCHERS, "streams", "open")
         self._idle: set[asyncio.Future[Any]] = set()
+        self._leaving = False  # streams end
         self._draining, self._stopping = asyncio.Event(), asyncio.Event()
         self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
 
@@ -105,13 +106,20 @@ class RpcFront:
         return server
 
     def drain(self) -> None:
-        """Tell health watchers that this pod is terminating. Connections stay open, because they can only be closed gracefully with the port."""
+        """Tell health watchers that this pod is terminating, and end streams when the drain is over: a client that goes on sending on one would keep
+        the pod from its end. Connections stay open, because they can only be closed gracefully with the port."""
         self._draining.set()
+        asyncio.get_running_loop().call_later(self.service.settings.drain_seconds, self._end_streams)
 
     def stop(self) -> None:
         """Stop listening. Clients are told to reconnect elsewhere; connections end when requests in flight are answered, idle streams at once."""
         self._draining.set()
         self._stopping.set()
+        self._end_streams()
+
+    def _end_streams(self) -> None:
+        """Let each stream end instead of reading its next message."""
+        self._leaving = True
         for reading in self._idle:
             reading.cancel()
 
@@ -232,13 +240,13 @@ class RpcFront:
         return self.service.bodies.hold(message, who)
 
     async def _next(self, context: Context) -> bytes | None:
-        """The next message of a stream; None at its end. Raises RequestError UNAVAILABLE if the port closes, TIMEOUT, and as `_admit`."""
+        """The next message of a stream; None at its end. Raises RequestError UNAVAILABLE if streams end, TIMEOUT, and as `_admit`."""
         loop, idle = asyncio.get_running_loop(), self.service.settings.grpc_stream_idle_seconds
         ends = loop.time() + idle
         reading = asyncio.ensure_future(context.read())
         self._idle.add(reading)
         try:
-            if self._stopping.is_set():
+            if self._leaving:
                 reading.cancel()
             while not (await asyncio.wait((reading,), timeout=min(_CHECK_SECONDS, ends - loop.time())))[0]:
                 if loop.time() >= ends:
@@ -246,7 +254,7 @@ class RpcFront:
                 await self._admit(context)
             message = await reading
         except asyncio.CancelledError:
-            if not self._stopping.is_set():
+            if not self._leaving:
                 raise
             raise RequestError(Code.UNAVAILABLE, "the server is stopping: open the stream again") from None
         finally:

@@ -6,7 +6,7 @@ The key is the digest of everything that decides a build's bytes. A failure is n
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from fettle.api import catalog
 from fettle.api.base import canonical_digest
-from fettle.api.report import CpuClass, TrainedModel, TrainingFigures
+from fettle.api.report import BuiltModel, CpuClass, LayerError, TrainedModel, TrainingFigures
 from fettle.api.task import BuildPlan, StoredData, StoredModel
 from fettle.api.vocabulary import RuntimeName
 from fettle.store.files import file_digest
@@ -26,7 +26,7 @@ from fettle.store.store import Store
 
 KEY_VERSION = 1
 ABSENT = "absent"
-MODEL, TRAINED = TypeAdapter(StoredModel), TypeAdapter(TrainedModel)
+MODEL, BUILT, TRAINED = TypeAdapter(StoredModel), TypeAdapter(BuiltModel), TypeAdapter(TrainedModel)
 ModelT = TypeVar("ModelT", bound=StoredModel)
 
 
@@ -171,6 +171,12 @@ def _whole(store: Store, path: str, kind: TypeAdapter[ModelT]) -> ModelT | None:
     return model if model is not None and all(store.has_blob(file.sha256, file.bytes) for file in model.files) else None
 
 
-def write_build(store: Store, key: str, model: StoredModel) -> None:
-    """Remember what the build of that key wrote. Raises StoreError."""
-    store.remember(f"builds/{key}.json", model)
+def layers_of(store: Store, key: str) -> tuple[LayerError, ...]:
+    """The errors of the layers that the build of that key ranked; none if it is not known, or ranked none. Raises StoreError."""
+    model = store.recall(f"builds/{key}.json", BUILT)
+    return model.layers if model is not None else ()
+
+
+def write_build(store: Store, key: str, model: StoredModel, layers: Sequence[LayerError] = ()) -> None:
+    """Remember what the build of that key wrote, and the errors of the layers that it ranked. Raises StoreError."""
+    store.remember(f"builds/{key}.json", BuiltModel(**dict(model), layers=tuple(layers)) if layers else model)

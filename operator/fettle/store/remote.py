@@ -12,11 +12,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
+from fettle.api.reasons import Reason
 from fettle.errors import FettleError
 from fettle.store.failures import Failure, error_of
 from fettle.store.places import Missing, Place
@@ -25,6 +27,7 @@ PART = 16 << 20  # bytes of one request of several at once
 AT_ONCE = 4
 WHOLE = 64 << 20  # bytes: a file up to this size is fetched before it is read, a larger one is read in blocks
 BLOCK = 8 << 20
+NO_PATH = "expected a path in UTF-8 without control characters, and without empty parts, '.' and '..'"
 
 
 class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -75,13 +78,25 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **_: Any
     ) -> Any:
-        """Every file below `path`: by name where `detail` is asked for."""
+        """Every file below `path`: by name where `detail` is asked for. None on a web server, which cannot say."""
         import obstore
 
-        key = path.strip("/")
-        with self._translated(key):
-            found = [_entry(meta) for batch in obstore.list(self._place.client, prefix=key or None) for meta in batch]
-        return {entry["name"]: entry for entry in found} if detail else [entry["name"] for entry in found]
+        key, found = path.strip("/"), list[dict[str, Any]]()
+        if self._place.lists:
+            with self._translated(key):
+                listed = obstore.list(self._place.client, prefix=key or None)
+                found = _files([_entry(meta) for batch in listed for meta in batch], key)
+        if detail:
+            return {entry["name"]: entry for entry in found}
+        return [entry["name"] for entry in found if entry["size"] or self._is_there(entry["name"])]
+
+    def _is_there(self, key: str) -> bool:
+        """Whether there is a file of this name: an empty one that is listed may mark a folder with nothing in it."""
+        try:
+            self._head(key)
+        except FileNotFoundError:
+            return False
+        return True
 
     def exists(self, path: str, **_: Any) -> bool:
         """As fsspec's own, which takes a refusal for absence; here it is raised."""
@@ -230,6 +245,9 @@ class RemoteFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no ty
             raise
         except (FileNotFoundError, exceptions.BaseError) as error:
             failure = Failure.of(str(error), isinstance(error, FileNotFoundError))
+        except ValueError:  # of obstore, about a path
+            shown = f"{self._place.root}/{key}".encode(errors="backslashreplace").decode()
+            raise self._missing(f"{shown}: {NO_PATH}", reason=Reason.INVALID_SPEC) from None
         else:
             return
         where = f"{self._place.root}/{key}"
@@ -265,6 +283,15 @@ def absent(where: str) -> FileNotFoundError:
 
 def _entry(meta: Any) -> dict[str, Any]:
     return {"name": meta["path"], "size": meta["size"], "type": "file", "mtime": meta["last_modified"].timestamp()}
+
+
+def _files(entries: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
+    """Without what marks a folder with something in it: consoles write an empty object for each, whose name ends with /, which obstore leaves out."""
+    empty = {entry["name"] for entry in entries if not entry["size"]}
+    folders = {folder}
+    if empty:
+        folders |= {str(above) for entry in entries for above in PurePosixPath(entry["name"]).parents}
+    return [entry for entry in entries if entry["name"] not in empty & folders]
 
 
 class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]

@@ -29,7 +29,7 @@ from fettle.api.report import REPORT, BuildReport, MeasureReport, PrepareReport,
 from fettle.api.task import SCHEMA_VERSION, StoredData, StoredFile, StoredModel
 from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat
-from fettle.errors import StoreError
+from fettle.errors import AbsentError, StoreError
 from fettle.store.arrays import Arrays, write_npz
 from fettle.store.files import CHUNK, copy_and_digest, file_digest, holds, whole_file
 from fettle.store.remote import RemoteFiles
@@ -66,7 +66,7 @@ def explained(what: str, *, reading: bool = False) -> Iterator[None]:
             message = f"{what}: permission denied for {who}; the volume must be writable by the pod's fsGroup"
             raise StoreError(message) from error
         if code in (errno.ENOENT, errno.ENOTDIR):
-            raise StoreError(f"{what}: not found ({error.filename})", reason=Reason.STORE_NOT_FOUND) from error
+            raise AbsentError(f"{what}: not found ({error.filename})") from error
         raise StoreError(f"{what}: {error}", retryable=True) from error
 
 

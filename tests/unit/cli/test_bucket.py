@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -98,16 +99,40 @@ def test_a_file_goes_below_a_folder_of_a_bucket(store: Store, keys: Path, tmp_pa
         ),
         (["push", "nowhere", "s3://artifacts/m"], "nowhere: no such file or folder"),
         (["push", "FILE", "s3://artifacts/../m"], "'..' is not allowed"),
+        (["push", "FILE", "s3://artifacts/a//m"], "s3://artifacts/a//m: expected a path in UTF-8"),
+        (["push", "FILE", "s3://artifacts/a/./m"], "s3://artifacts/a/./m: expected a path in UTF-8"),
+        (["push", "FILE", "s3://artifacts/a%0Am"], "and without empty parts, '.' and '..'"),
+        (["push", "ODD", "s3://artifacts/odd"], "s3://artifacts/odd/\\udcff: expected a path in UTF-8"),
+        (["pull", "s3://artifacts/a//m"], "s3://artifacts/a//m: expected a path in UTF-8"),
         (["pull", "s3://artifacts/nothing/here"], "s3://artifacts/nothing/here: not found"),
     ],
 )
 def test_what_cannot_be_copied_is_one_line(command: list[str], said: str, keys: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    words = [str(tmp_path / "file") if word == "FILE" else word for word in command]
+    (tmp_path / "odd").mkdir()
+    Path(os.fsdecode(bytes(tmp_path / "odd") + b"/\xff")).write_text("x")
+    words = [{"FILE": str(tmp_path / "file"), "ODD": str(tmp_path / "odd")}.get(word, word) for word in command]
     result = CliRunner().invoke(main, [*words, "--secret", str(keys)])
     assert result.exit_code in (1, 2), result.output
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_secret_that_is_missing_is_told_with_its_option(server: s3.S3Server, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    told = "correct secretName; on the command line, secretName is --secret"
+    result = CliRunner().invoke(main, ["pull", "s3://artifacts/m", "--secret", str(tmp_path / "empty")])
+    assert (result.exit_code, told in result.output) == (1, True), result.output
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_in_which_nothing_can_be_written_is_no_fault_of_the_bucket(
+    store: Store, keys: Path, tmp_path: Path
+) -> None:
+    store.write_bytes("m", b"model")
+    (tmp_path / "closed").mkdir(0o500)
+    result = CliRunner().invoke(main, ["pull", f"{store.uri}/m", str(tmp_path / "closed/m"), "--secret", str(keys)])
+    assert (result.exit_code, result.output) == (2, f"Error: cannot write {tmp_path}/closed/m: Permission denied\n")
 
 
 def test_a_key_that_would_leave_the_folder_is_refused(store: Store, keys: Path, tmp_path: Path) -> None:
@@ -138,6 +163,38 @@ def test_a_report_and_its_curves_are_read_from_a_bucket(store: Store, keys: Path
     assert (report.exit_code, curves.exit_code) == (0, 0), report.output + curves.output
     assert (tmp_path / "digits.html").read_text() == "<p>fast</p>"
     assert (tmp_path / "curves/1/lean/events").read_bytes() == b"events"
+
+
+@pytest.mark.parametrize(
+    ("report", "code", "said"),
+    [
+        ("s3://artifacts/never/reports/1.html", 2, "the last run trained nothing"),
+        ("s3://no-such-bucket/reports/1.html", 1, "there is no bucket of this name"),
+    ],
+)
+def test_a_run_without_curves_is_told_from_a_bucket_that_is_not_there(
+    keys: Path, tmp_path: Path, report: str, code: int, said: str
+) -> None:
+    with api_server() as server:
+        server.objects[f"{MODELS}/digits"] = model(report={"uri": report})
+        reached = ["--secret", str(keys), "--kubeconfig", str(server.kubeconfig(tmp_path))]
+        result = CliRunner().invoke(main, ["tensorboard", "digits", str(tmp_path / "curves"), *reached])
+    assert (result.exit_code, said in result.output) == (code, True), result.output
+
+
+def test_a_folder_that_a_console_has_made_comes_without_what_marks_it(
+    server: s3.S3Server, store: Store, keys: Path, tmp_path: Path
+) -> None:
+    import boto3
+
+    identity = {"aws_access_key_id": server.key, "aws_secret_access_key": server.secret}
+    client = boto3.client("s3", endpoint_url=server.url, region_name=s3.REGION, **identity)
+    folder = store.uri.removeprefix("s3://artifacts/")
+    for name, content in (("", b""), ("deep/", b""), ("deep/a", b"a"), ("bare/", b""), ("empty", b""), ("b", b"b")):
+        client.put_object(Bucket="artifacts", Key=f"{folder}/{name}", Body=content)
+    assert run("pull", store.uri, tmp_path / "to", keys) == f"3 files pulled to {tmp_path / 'to'} (2 B)"
+    found = [path.relative_to(tmp_path / "to").as_posix() for path in (tmp_path / "to").rglob("*") if path.is_file()]
+    assert sorted(found) == ["b", "deep/a", "empty"]
 
 
 def test_what_is_kept_stays_whole_and_the_rest_goes(store: Store, keys: Path, tmp_path: Path) -> None:

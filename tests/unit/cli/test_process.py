@@ -105,7 +105,7 @@ async def test_an_interrupted_task_leaves_no_process_behind(tmp_path: Path) -> N
     with pytest.raises(asyncio.CancelledError):
         await work
     for pid in pids.read_text().split():
-        for _ in range(100):
+        for _ in range(1200):
             if not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE:
                 break
             await asyncio.sleep(0.05)

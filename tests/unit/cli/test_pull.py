@@ -204,7 +204,7 @@ def test_two_artifacts_are_never_mixed_in_one_folder(tmp_path: Path) -> None:
 def test_an_address_that_names_nothing_to_pull_is_refused(source: str) -> None:
     done = CliRunner().invoke(main, ["pull", source])
     assert done.exit_code == 2
-    assert "expected pvc://CLAIM/PATH, om/NAME, or an artifact's folder" in done.output
+    assert "expected pvc://CLAIM/PATH, om/NAME, an address such as s3://BUCKET/PATH, or an artifact's" in done.output
 
 
 def model(**status: Any) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]
 
 def asked(command: str) -> dict[str, Any]:
     """What the command that is printed gets."""
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=120)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
@@ -75,7 +75,7 @@ def test_a_folder_is_served_and_the_line_that_is_printed_asks_it(tmp_path: Path)
         assert answer["model_name"] == "winner"
         assert answer["outputs"][0]["data"] == ROWS[:1].reshape(-1).tolist(), "an item that it was measured with"
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=30)
+        out, error = process.communicate(timeout=120)
         assert (process.returncode, out, error) == (0, "", "")
 
 
@@ -96,7 +96,7 @@ def test_a_long_request_is_a_file_that_goes_with_the_server(tmp_path: Path) -> N
         assert outputs["yt"] == texts[0].tolist()
         np.testing.assert_allclose(outputs["yf"], numbers[0])
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     assert process.returncode == 0
     assert not path.parent.exists()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
+import pytest
 from tests.unit.server import serving
 
 from fettle.runtimes.base import Array, Interrupt
@@ -46,6 +48,16 @@ class Sent:
             raise self.then
         if not self.ends:
             await asyncio.Event().wait()
+
+
+@contextmanager
+def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The event loop's clock is an hour ahead, so whatever has a limit below that is over it at once."""
+    loop = asyncio.get_running_loop()
+    now = loop.time
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "time", lambda: now() + 3600)
+        yield
 
 
 def counted(service: InferenceService) -> tuple[int, int, dict[int, float]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.unit.server.in_process import an_hour_later
 
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import RuntimeFailure
@@ -109,16 +110,6 @@ def request(x: Array, rows: int) -> InferRequest:
 async def until_queued() -> None:
     """Until what was begun has reached the queue."""
     await asyncio.sleep(0)
-
-
-@contextlib.contextmanager
-def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The event loop's clock is an hour ahead, so whatever has a limit below that is over it at once."""
-    loop = asyncio.get_running_loop()
-    now = loop.time
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "time", lambda: now() + 3600)
-        yield
 
 
 def answer(task: asyncio.Task[Any]) -> list[float]:
@@ -324,14 +315,17 @@ async def test_who_is_answered_is_no_longer_watched(model: Doubling) -> None:
         assert watching.cancelled()
 
 
-async def test_a_cancelled_request_whose_time_is_over_leaves_the_queue(model: Doubling) -> None:
+async def test_a_cancelled_request_whose_time_is_over_leaves_the_queue(
+    model: Doubling, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with batching(model, 8) as batcher:
         head = asked(batcher, 0)
         await model.busy()
-        late = asked(batcher, 1, seconds=0.001)
+        late = asked(batcher, 1, seconds=60)
         await until_queued()
         late.cancel()
-        await asyncio.wait([late])
+        with an_hour_later(monkeypatch):
+            await asyncio.wait([late])
         assert late.cancelled() and not head.done()
         model.free()
         await head

@@ -64,7 +64,7 @@ def test_a_call_over_grpc_is_told_by_its_metadata(server: Server, log: Path) -> 
     request = pb.ModelInferRequest(model_name="lookup", inputs=[tensor], raw_input_contents=[raw]).SerializeToString()
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        _, call = infer.with_call(request, metadata=tuple(OWN.items()), timeout=10)
+        _, call = infer.with_call(request, metadata=tuple(OWN.items()), timeout=60)
     assert dict(call.trailing_metadata()) == {**OWN, "fettle-revision": "abc123"}
 
 

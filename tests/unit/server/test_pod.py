@@ -385,5 +385,5 @@ def test_fettle_serve_takes_several_processes_from_the_environment(
         assert len(psutil.Process(process.pid).children()) == PROCESSES
         assert asked(command)["model_name"] == "winner"
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=30)
+        out, error = process.communicate(timeout=120)
         assert (process.returncode, out, error) == (0, "", "")

@@ -35,6 +35,7 @@ async def test_however_many_clients_send_nothing_they_do_not_keep_others_from_se
         assert await read.read(Client(b"x")) == b"x"
     ended = [call for call in calls if call.done()]
     assert ended and all(isinstance(call.exception(), TimeoutError) for call in ended)
+    assert silent > 2 or ended == calls[:1], "one has to give way, and the other has its time"
     for call in calls:
         call.cancel()
     await asyncio.wait(calls)

@@ -62,7 +62,7 @@ def told(server: Server) -> tuple[Counter[str], dict[str, Any]]:
 
 
 def wait_for(server: Server, outcomes: int) -> Counter[str]:
-    for _ in range(200):
+    for _ in range(600):
         counted, _ = told(server)
         if counted.total() >= outcomes:
             break
@@ -160,7 +160,7 @@ def test_a_stable_revision_that_a_tasks_metric_certified_is_not_called_different
     canary = serve(tmp_path / "canary", "canary", stable=detector)
     try:
         problem = None
-        for _ in range(200):
+        for _ in range(600):
             ask(detector, SURE, 1)
             problem = told(canary)[1].get("problem")
             if problem is not None:
@@ -225,7 +225,7 @@ def test_what_a_tasks_metric_judges_is_not_compared_beside_what_is() -> None:
 
 
 def test_a_stable_revision_that_nobody_reaches_is_told_as_such(lonely: Server) -> None:
-    for _ in range(200):
+    for _ in range(600):
         problem = told(lonely)[1].get("problem")
         if problem is not None:
             break

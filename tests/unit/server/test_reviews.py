@@ -431,9 +431,9 @@ def test_a_server_asks_for_tokens_of_both_protocols_and_an_outage_is_no_failure_
         assert httpx.get(server.url.partition("/v2")[0] + "/v2/health/ready").json() == {"ready": True}
         with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
-            assert call(b"", timeout=10, metadata=(("authorization", "Bearer web"),))
+            assert call(b"", timeout=60, metadata=(("authorization", "Bearer web"),))
             with pytest.raises(grpc.RpcError) as raised:
-                call(b"", timeout=10, metadata=(("authorization", "Bearer other"),))
+                call(b"", timeout=60, metadata=(("authorization", "Bearer other"),))
             assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
         cluster.answer = 500, b"etcd"
         refused = ask("another")

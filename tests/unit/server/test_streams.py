@@ -92,3 +92,15 @@ async def test_a_stream_that_is_idle_ends_and_gives_its_place_back(
             await front._placed(front._infer_each, front._streams, call)
         assert raised.value.code is Code.TIMEOUT
         assert [answer.infer_response.model_name for answer in call.answers] == ["lookup"] * answered
+
+
+async def test_a_stream_whose_client_goes_on_sending_ends_with_the_drain(service: InferenceService) -> None:
+    service.settings = service.settings.model_copy(update={"drain_seconds": 0})
+    front = rpc.RpcFront(service)
+    call = Call(message)
+    front.drain()
+    async with asyncio.timeout(60):
+        with pytest.raises(RequestError, match="the server is stopping: open the stream again") as raised:
+            await front._placed(front._infer_each, front._streams, call)
+    assert raised.value.code is Code.UNAVAILABLE
+    assert service.idle.is_set() and not front._streams.taken

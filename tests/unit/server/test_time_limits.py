@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.unit.server.in_process import an_hour_later
 
 from fettle.server.time_limits import TimeLimits
 
@@ -51,10 +52,15 @@ async def test_a_limit_can_be_shortened_but_not_extended(limits: TimeLimits) -> 
         await asyncio.Event().wait()
 
 
-async def test_a_block_that_ends_in_time_leaves_no_cancellation_behind(limits: TimeLimits) -> None:
-    with limits.within(0.01):
+async def test_a_block_that_ends_in_time_leaves_no_cancellation_behind(
+    limits: TimeLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with limits.within(60):
         await asyncio.sleep(0)
-    await asyncio.sleep(0.03)
+    with an_hour_later(monkeypatch):
+        for _ in range(3):  # until the timer has gone off
+            await asyncio.sleep(0)
+    assert limits._timer is None
     with limits.within(60):
         await asyncio.sleep(0)
 

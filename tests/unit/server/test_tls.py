@@ -232,7 +232,7 @@ def test_who_shows_no_certificate_of_the_authority_is_not_let_in(tmp_path: Path,
     try:
         assert httpx.post(url, json=BODY, verify=trusting(authority, known)).status_code == 200
         with channel(server, authority, known) as rpc:
-            assert rpc.unary_unary(INFER)(message(), timeout=10)
+            assert rpc.unary_unary(INFER)(message(), timeout=60)
         for own in (None, stranger):
             with pytest.raises(httpx.TransportError):
                 httpx.post(url, json=BODY, verify=trusting(authority, own))
@@ -302,10 +302,10 @@ def test_a_token_is_asked_for_over_both_protocols_and_health_is_told_without(
             assert client.get(f"{base}/v2/health/ready").json() == {"ready": True}
         with channel(server, authority) as rpc:
             with pytest.raises(grpc.RpcError) as raised:
-                rpc.unary_unary(INFER)(message(), timeout=10)
+                rpc.unary_unary(INFER)(message(), timeout=60)
             assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
-            assert rpc.unary_unary(INFER)(message(), timeout=10, metadata=(("authorization", mine["Authorization"]),))
-            assert rpc.unary_unary(HEALTH)(b"", timeout=10) == b"\x08\x01", "SERVING"
+            assert rpc.unary_unary(INFER)(message(), timeout=60, metadata=(("authorization", mine["Authorization"]),))
+            assert rpc.unary_unary(HEALTH)(b"", timeout=60) == b"\x08\x01", "SERVING"
         metrics = httpx.get(f"{server.admin}/metrics", verify=context).text
         assert 'fettle_server_requests_total{code="401",model="lookup",revision="abc123"} 3.0' in metrics
         assert 'fettle_server_refused_tokens_total{model="lookup",revision="abc123"} 3.0' in metrics

@@ -155,8 +155,8 @@ async def test_a_clients_mistake_is_no_error_of_the_server(service: InferenceSer
 async def test_a_collector_that_is_away_delays_no_request_and_no_shutdown(service: InferenceService) -> None:
     traced(service, free_port())
     for _ in range(3):
-        await asyncio.wait_for(ask(service), 5)
-    await asyncio.wait_for(asyncio.to_thread(exported, service), 10)
+        await asyncio.wait_for(ask(service), 30)
+    await asyncio.wait_for(asyncio.to_thread(exported, service), 30)
 
 
 async def test_a_short_run_in_the_event_loop_has_the_same_stages(

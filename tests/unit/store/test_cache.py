@@ -10,7 +10,7 @@ import yaml
 from tests.unit.plan.optimize.world import make_spec
 
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep
-from fettle.api.report import CpuClass
+from fettle.api.report import CpuClass, LayerError
 from fettle.api.task import BuildPlan, StoredData, StoredFile, StoredModel, TrainingPlan
 from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import QuantizeMode, QuantizePreset, RuntimeName
@@ -181,6 +181,10 @@ def test_a_build_is_found_only_while_its_files_are_whole(tmp_path: Path) -> None
     model = store.put_model(tmp_path / "in", "model.onnx")
     assert cache.read_build(store, BASE) is None
     cache.write_build(store, BASE, model)
-    assert cache.read_build(store, BASE) == model
+    assert cache.read_build(store, BASE) == model and cache.layers_of(store, BASE) == ()
+    layers = (LayerError(name="Conv.2", layers=3, error=0.25, kept=True),)
+    cache.write_build(store, BASE, model, layers)
+    assert cache.read_build(store, BASE) == model, "which says nothing of layers: keys are made of it"
+    assert cache.layers_of(store, BASE) == layers
     (tmp_path / "blobs" / model.files[0].sha256).unlink()
     assert cache.read_build(store, BASE) is None

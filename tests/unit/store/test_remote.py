@@ -58,6 +58,11 @@ def test_a_file_arrives_in_parallel_ranges(web: WebServer, tmp_path: Path) -> No
     assert ranges == {"bytes=0-65535", "bytes=65536-131071", "bytes=131072-196607", "bytes=196608-255999"}
 
 
+def test_a_web_server_is_not_asked_what_lies_in_a_folder(web: WebServer) -> None:
+    assert at(web, "m").filesystem.find("m") == []
+    assert not web.requests
+
+
 def test_no_more_parts_are_begun_than_are_fetched_at_once() -> None:
     done: list[int] = []
     ahead: list[int] = []

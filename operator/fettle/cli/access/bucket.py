@@ -19,6 +19,12 @@ SECRET_HELP = (
 REGISTRY_SECRET_HELP = "For oci://: folder with the files username and password, or .dockerconfigjson [default: the login of docker or oras]."
 
 
+def missing(message: str, *, reason: Reason | None = Reason.STORE_NOT_FOUND, retryable: bool = False) -> StoreError:
+    """As `uris.store_missing`, with the option that stands for the field which a message names."""
+    told = f"{message}; on the command line, secretName is --secret" if "secretName" in message else message
+    return StoreError(told, reason=reason, retryable=retryable)
+
+
 def credentials_of(secret: Path | None) -> Credentials | None:
     """What `--secret` names. Raises UsageError for a folder that is not there."""
     if secret is None:
@@ -31,7 +37,7 @@ def credentials_of(secret: Path | None) -> Credentials | None:
 def location_of(uri: str, secret: Path | None) -> Location:
     """The location of `uri`. Raises UsageError if the folder `secret` does not exist, and StoreError."""
     credentials_of(secret)
-    return locate(uri, Mounts(secrets={uri: secret}))
+    return locate(uri, Mounts(secrets={uri: secret}), missing=missing)
 
 
 def write_files(files: tuple[Entry, ...], bucket: Location, sent: Callable[[int], None]) -> None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from fsspec.implementations.local import LocalFileSystem
 
 from fettle.api.reasons import Reason
-from fettle.cli.access.bucket import credentials_of
+from fettle.cli.access.bucket import credentials_of, missing
 from fettle.cli.access.pull_files import artifact_of, require_room, written
 from fettle.errors import StoreError, UsageError
 from fettle.store.files import file_digest, holds
@@ -18,7 +18,7 @@ from fettle.store.manifest import MANIFEST, Manifest, check_fetched, copy_artifa
 from fettle.store.modelpack import ARTIFACT, Pack, Sent, files_in, push
 from fettle.store.oci import ArtifactFiles
 from fettle.store.registry import registry_at
-from fettle.store.uris import Location, store_missing
+from fettle.store.uris import Location
 
 
 @contextmanager
@@ -48,10 +48,10 @@ def pack_of(source: Path) -> Pack:
 
 def push_pack(pack: Pack, uri: str, secret: Path | None, sent: Sent) -> str:
     """The address of the artifact in the registry, by its digest. Raises UsageError, StoreError."""
-    registry, path = registry_at(uri, credentials_of(secret), store_missing)
+    registry, path = registry_at(uri, credentials_of(secret), missing)
     if path:
         raise UsageError(f"{uri}: expected oci://REGISTRY/REPOSITORY:TAG, without a path")
-    return push(pack, registry, sent, store_missing)
+    return push(pack, registry, sent, missing)
 
 
 def pull_pack(location: Location, to: Path | None) -> tuple[Path, tuple[str, Manifest] | None]:

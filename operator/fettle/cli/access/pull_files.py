@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from fettle.api.reasons import Reason
 from fettle.cli.access.claim_files import ClaimFiles
-from fettle.errors import StoreError, UsageError
+from fettle.errors import AbsentError, StoreError, UsageError
 from fettle.store.files import copy_and_digest, holds, whole_file
 from fettle.store.manifest import (
     FIGURES,
@@ -115,13 +115,15 @@ def pull_remote(location: Location, to: Path) -> tuple[int, int]:
         single = bool(path) and files.isfile(path)
         names = [path] if single else files.find(path)
     if not names:
-        raise StoreError(f"{location.uri}: not found", reason=Reason.STORE_NOT_FOUND)
+        raise AbsentError(f"{location.uri}: not found")
     places = {name: _place(name, path, to, single) for name in names}
     for name, place in places.items():
         if not single and not stays_inside(place.relative_to(to).as_posix()):
             raise UsageError(f"{location.uri}: the name {name!r} leaves the folder: pull its files one by one")
-        with written(place) as partial, explained(location.uri, reading=True):
-            files.get_file(name, str(partial))
+        with written(place) as partial:
+            partial.touch()  # so that what keeps us from writing is not told of the store
+            with explained(location.uri, reading=True):
+                files.get_file(name, str(partial))
     return len(places), sum(place.stat().st_size for place in places.values())
 
 

@@ -167,6 +167,7 @@ def _pull_local(source: str, to: Path | None) -> str:
     artifact = artifact_of(Location(path.as_uri(), LocalFileSystem(), path.as_posix()))
     if artifact is None:
         raise UsageError(
-            f"{source}: expected pvc://CLAIM/PATH, om/NAME, or an artifact's folder (STORE/artifacts/SHA256)"
+            f"{source}: expected pvc://CLAIM/PATH, om/NAME, an address such as s3://BUCKET/PATH, "
+            "or an artifact's folder (STORE/artifacts/SHA256)"
         )
     return _told(*artifact, to or Path(path.name), lambda number: None)

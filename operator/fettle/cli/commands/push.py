@@ -135,11 +135,12 @@ def _push_remote(source: Path, uri: str, secret: Path | None) -> str:
     if scheme not in OBJECT_STORES:
         known = ", ".join(f"{each}://" for each in ("pvc", *OBJECT_STORES, REGISTRY))
         raise UsageError(f"{uri}: files cannot be uploaded to {scheme}://, expected one of {known}")
+    bucket = location_of(uri, secret)
     files = entries(source, path_of(uri, UsageError).lstrip("/"))
     total = sum(entry.bytes for entry in files)
     with progress_bar(total) as progress:
         task = progress.add_task(source.name, total=total)
-        write_files(files, location_of(uri, secret), lambda number: progress.advance(task, number))
+        write_files(files, bucket, lambda number: progress.advance(task, number))
     return f"{len(files)} files pushed to {uri} ({readable(total)})"
 
 

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from fettle.api.reasons import Reason
 from fettle.cli.access.bucket import SECRET_HELP
 from fettle.cli.access.claim_pod import pod_options
 from fettle.cli.access.cluster import MODELS, connect
@@ -19,7 +18,7 @@ from fettle.cli.access.connection import cluster_options
 from fettle.cli.access.subject import NameType
 from fettle.cli.commands.pull import Way, pull_from_store
 from fettle.cli.commands.report import report_of
-from fettle.errors import StoreError, UsageError
+from fettle.errors import AbsentError, UsageError
 
 PROGRAM = "tensorboard"
 
@@ -59,9 +58,7 @@ def pull_curves(uri: str, to: Path, pull: Callable[[str, Path], None]) -> Path:
     run = to / PurePosixPath(uri).stem
     try:
         pull(uri, run)
-    except StoreError as error:
-        if error.reason != Reason.STORE_NOT_FOUND:
-            raise
+    except AbsentError as error:
         raise UsageError(
             "the last run trained nothing, so it has no curves: recipes train with data.training"
         ) from error

@@ -16,7 +16,7 @@ from fettle.api.constraints import Constraints
 from fettle.api.measured import Interval
 from fettle.api.optimizedmodel_status import BaselineStatus, CandidateStatus
 from fettle.api.reasons import Reason
-from fettle.api.report import BuildReport, Distribution, MeasureReport, PrepareReport, TrainingFigures
+from fettle.api.report import BuildReport, Distribution, LayerError, MeasureReport, PrepareReport, TrainingFigures
 from fettle.api.task import CandidateVerdict, PublishTask
 from fettle.api.vocabulary import Basis, CandidateState, Metric
 from fettle.optimizer.report import plot, plot_layers, plot_rows, plot_training, text
@@ -40,7 +40,7 @@ BASES = {
 @dataclass(frozen=True)
 class Material:
     """Everything that the report is made from. `manifests` are the winners', by digest; `artifacts` are their addresses in
-    the store, and `registry` those in a registry, by target. `trainings` are by the names of their builds."""
+    the store, and `registry` those in a registry, by target. `trainings` and `layers` are by the names of their builds."""
 
     task: PublishTask
     prepare: PrepareReport
@@ -50,6 +50,7 @@ class Material:
     artifacts: Mapping[str, str]
     registry: Mapping[str, str]
     trainings: Mapping[str, TrainingFigures]
+    layers: Mapping[str, Sequence[LayerError]]
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,7 @@ def render(material: Material) -> str:
         prepare=material.prepare,
         builds=[build for build in material.builds if build.built is not None],
         trained=trained,
-        ranked=[
-            (build.name, plot_layers.errors(build.name, build.layers)) for build in material.builds if build.layers
-        ],
+        ranked=[(name, plot_layers.errors(name, layers)) for name, layers in material.layers.items()],
         curves=[(name, drawn) for name, drawn in curves if drawn is not None],
         targets=targets(material),
         steps=text.steps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fettle.api.report import LayerError
-from fettle.api.text import clip
+from fettle.api.text import clip, joined
 from fettle.optimizer.report.plot import GOOD, PLAIN, panels, svg
 from fettle.optimizer.report.text import number
 
@@ -22,7 +22,8 @@ def errors(name: str, layers: Sequence[LayerError]) -> str:
     rows = range(len(layers))
     lengths = [max(layer.error, LEAST) for layer in layers]
     axes.barh(rows, lengths, color=[GOOD if layer.kept else PLAIN for layer in layers], height=0.7)
-    axes.set_yticks(rows, [clip(layer.name, NAME) for layer in layers], fontsize=8)
+    # Names come from the model: `$` in one begins no formula.
+    axes.set_yticks(rows, [clip(layer.name, NAME) for layer in layers], fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("error if it alone is in int8, in tolerances (RMS)")
@@ -32,5 +33,5 @@ def errors(name: str, layers: Sequence[LayerError]) -> str:
     return svg(
         canvas,
         f"Error by layer of {name}: {worst.name} moves the answers most if it alone is in int8, by {number(worst.error)} "
-        f"tolerances; in floating point stay {', '.join(kept) or 'none'}",
+        f"tolerances; of these, in floating point: {joined(kept) if kept else 'none'}",
     )

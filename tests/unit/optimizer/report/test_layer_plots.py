@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.unit.optimizer.report.run_of_digits import BUILD, fill, open_store, published
+import pytest
+from tests.unit.optimizer.report.run_of_digits import BUILD, PREPARE, fill, open_store, published
 
-from fettle.api.report import BuildReport, LayerError
+from fettle.api.report import BuildEntry, BuildReport, LayerError, PrepareReport
 from fettle.optimizer.report import plot_layers
+from fettle.store.cache import write_build
 
 LAYERS = (
     LayerError(name="Conv.6 <b>", layers=3, error=41.5, kept=True),
@@ -30,7 +32,7 @@ def test_the_report_draws_the_error_of_each_layer_and_says_which_stay_in_floatin
         "int8-mixed-openvino: Conv.6 &lt;b&gt; moves the answers most if it alone is in int8, by 41.5 tolerances"
         in told
     )
-    assert "in floating point stay Conv.6 &lt;b&gt;" in told
+    assert told.endswith("of these, in floating point: Conv.6 &lt;b&gt;")
     assert "<b>" not in page.split("Error by layer")[1]
 
 
@@ -39,3 +41,19 @@ def test_each_layer_has_a_bar_and_every_colour_is_the_pages() -> None:
     for label in ("Conv.2", "Gemm.1", "floating point", "int8", "in tolerances (RMS)"):
         assert label in drawn
     assert "#0a0b" not in drawn
+
+
+def test_a_run_that_takes_a_build_as_it_is_shows_the_error_of_each_layer_too(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    fill(store, tmp_path / "model")
+    prepare, build = store.result(PREPARE), store.result(BUILD)
+    assert isinstance(prepare, PrepareReport) and isinstance(build, BuildReport) and build.built is not None
+    taken = BuildEntry(name="int8-mixed-openvino", cache_key="5" * 64, built=build.built)
+    store.put_result(PREPARE, prepare.model_copy(update={"builds": (*prepare.builds, taken)}))
+    write_build(store, taken.cache_key, build.built, LAYERS)
+    assert "Error by layer of int8-mixed-openvino: Conv.6 &lt;b&gt; moves the answers most" in published(store)
+
+
+@pytest.mark.parametrize("name", ["$x^{$", "a$\\frac$b", "$", "%s", "\\n", "名"])
+def test_whatever_a_model_calls_its_layers_is_drawn_as_it_is(name: str) -> None:
+    assert f">{name}<" in plot_layers.errors("int8-mixed-openvino", [LAYERS[0].model_copy(update={"name": name})])
