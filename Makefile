@@ -20,7 +20,7 @@ UP := $(PYTHON) -m tools.cluster up
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
-.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-toolchains test-kills bench-rollout bench-optimize bench-formats bench-serve bench-train crds verify docs images install images-torch images-gpu check-gpu cluster cluster-down cluster-status demo demo-s3 demo-clean clean
+.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-toolchains test-kills bench-rollout bench-optimize bench-formats bench-serve bench-train bench-engines crds verify docs images install images-torch images-gpu check-gpu cluster cluster-down cluster-status demo demo-s3 demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -124,6 +124,10 @@ bench-serve: setup ## run the server and its peers under load; writes bench/resu
 
 bench-train: setup ## run every technique that trains on real tasks; writes bench/results/train.json, half an hour on a quiet machine
 	@$(PYTHON) -m bench.train $(ONLY)
+
+bench-engines: setup ## build TensorRT RTX engines of real models, without a GPU; writes bench/results/engines.json, some minutes on a quiet machine
+	@$(PYTHON) -m tools.toolchains make tensorrt-rtx
+	@PYTHONPATH=operator:. .cache/toolchains/tensorrt-rtx/bin/python -m bench.gpu.engines
 
 demo: setup ## run the demo on a real cluster: optimize, serve, canary, roll back
 	@$(UP)

@@ -29,16 +29,13 @@ import click
 import numpy as np
 from bench.gpu import models
 from bench.gpu.clock import EAGER, NOT_RUN, timed
+from bench.gpu.forms import FLOAT16, FORMS, IN_PROFILES, Form, Subject, build
 
-from fettle.api import catalog
 from fettle.api.reasons import Reason
-from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
+from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
-from fettle.api.task import DeviceForm
-from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName
-from fettle.errors import FettleError, RecipeError, RuntimeFailure
-from fettle.optimizer.measure import items
-from fettle.optimizer.steps import Device, Work, onnx_precision, onnxruntime_quantize, tensorrt_engine
+from fettle.api.vocabulary import Precision, RuntimeName
+from fettle.errors import FettleError
 from fettle.runtimes import base, cuda
 from fettle.runtimes.base import Array, Session
 from fettle.store.cache import versions
@@ -55,57 +52,6 @@ LACKING = (
     Reason.UNSUPPORTED_OPERATOR,
 )
 ON_GPUS = (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT_RTX, RuntimeName.TENSORRT)
-
-
-@dataclass(frozen=True)
-class Form:
-    """A number format. `tolerance`: of the largest answer, what rounding in every layer may come to; in float32 only another order of sums."""
-
-    name: str
-    precision: Precision
-    tolerance: float
-    mode: QuantizeMode | None = None
-
-    def lacking(self, runtime: RuntimeName, architecture: str) -> str | None:
-        """Why this form is not built for a runtime on a GPU."""
-        kind = QuantizeStep(mode=self.mode).kind if self.mode is not None else None
-        if self.precision not in catalog.runtime(runtime).precisions:
-            return f"{runtime} does not compute in {self.precision}"
-        if self.mode is not None and catalog.step(RecipeStep(quantize=QuantizeStep(mode=self.mode)), runtime) is None:
-            return f"{runtime} does not compute in {self.name}"
-        if not catalog.offers(architecture, self.precision) or (
-            kind is not None and not catalog.offers(architecture, kind)
-        ):
-            return f"{architecture} does not compute in {self.name}"
-        return None
-
-
-FLOAT16 = Form("float16", Precision.FLOAT16, 3e-2)
-FORMS = (
-    Form("float32", Precision.FLOAT32, 1e-3),
-    Form("tf32", Precision.TF32, 1e-2),
-    FLOAT16,
-    Form("bfloat16", Precision.BFLOAT16, 0.1),
-    Form("int8", Precision.FLOAT16, 0.3, QuantizeMode.STATIC),
-    Form("float8", Precision.FLOAT16, 0.3, QuantizeMode.FLOAT8),
-)
-CALIBRATION = 16  # items, at most
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model with what it is fed."""
-
-    name: str
-    entry: Path
-    signature: Signature
-    feed: dict[str, Array]
-    forms: tuple[Form, ...] = FORMS
-
-    @property
-    def batch(self) -> int:
-        """Items of a run."""
-        return len(next(iter(self.feed.values())))
 
 
 @dataclass
@@ -147,40 +93,16 @@ class Check:
         self.row(check, subject, what, outcome=NOT_RUN if lacks else "failed", why=why)
 
 
-def build(subject: Subject, runtime: RuntimeName, form: Form, folder: Path) -> tuple[Path, RuntimeSettings]:
-    """The file of a subject in the form that `runtime` takes, made as a build Job makes it. Raises FettleError."""
-    folder.mkdir(parents=True)
-    architecture = cuda.connect().architecture()
-    if (lacking := form.lacking(runtime, architecture)) is not None:
-        raise RecipeError(lacking)
-    try:
-        base.get(runtime)
-    except RuntimeFailure as error:  # it is not installed
-        raise RecipeError(error.message) from error
-    entry = quantized(subject, form, folder / "quantized")
-    made = DeviceForm(precision=form.precision, architecture=architecture, batch_size=subject.batch)
-    work = Work(entry, folder, OptimizeGraphStep(), device=Device(runtime, made, subject.signature))
-    if runtime == RuntimeName.ONNXRUNTIME_CUDA:
-        return onnx_precision.cast(work), RuntimeSettings(precision=form.precision)
-    return tensorrt_engine.compile_engine(work), RuntimeSettings(precision=form.precision, batch_size=subject.batch)
-
-
-def quantized(subject: Subject, form: Form, folder: Path) -> Path:
-    """The model as the quantize step of a form leaves it, with what it is fed as calibration items."""
-    if form.mode is None:
-        return subject.entry
-    folder.mkdir()
-    calibration = items.of({name: array[:CALIBRATION] for name, array in subject.feed.items()}, subject.signature)
-    work = Work(subject.entry, folder, QuantizeStep(mode=form.mode), calibration=calibration)
-    return (onnxruntime_quantize.float8 if form.mode == QuantizeMode.FLOAT8 else onnxruntime_quantize.symmetric)(work)
-
-
-def correct(subject: Subject, session: Session, expected: Mapping[str, Array], tolerance: float) -> dict[str, Any]:
-    """How far the answers lie from the CPU's, in units of the largest, and how many decide alike."""
-    answers = session.infer(subject.feed)
+def correct(
+    subject: Subject, session: Session, expected: Mapping[str, Array], tolerance: float, batches: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """How far the answers lie from the CPU's, in units of the largest, and how many decide alike. `batches`: of runs; none: all items in one."""
     (name,) = expected
-    worst = float(np.abs(answers[name] - expected[name]).max() / np.abs(expected[name]).max())
-    alike = float((answers[name].argmax(-1) == expected[name].argmax(-1)).mean())
+    sizes = batches or (subject.batch,)
+    answers = np.concatenate([session.infer(subject.first(size))[name] for size in sizes])
+    right = np.concatenate([expected[name][:size] for size in sizes])
+    worst = float(np.abs(answers - right).max() / np.abs(right).max())
+    alike = float((answers.argmax(-1) == right.argmax(-1)).mean())
     outcome = "ok" if worst <= tolerance else "differs"
     return {"outcome": outcome, "worst": float(f"{worst:.3g}"), "alike": alike}
 
@@ -220,13 +142,13 @@ def examine(check: Check, subject: Subject) -> None:
                 entry, settings = build(subject, runtime, form, check.folder / subject.name / name)
                 built = round(time.monotonic() - began, 1)
                 session = base.get(runtime).load(entry, settings, subject.signature)
-                found = correct(subject, session, expected, form.tolerance)
+                found = correct(subject, session, expected, form.tolerance, form.batches)
                 sessions[name] = session
                 return {**found, "buildSeconds": built, "bytes": entry.stat().st_size}
 
             check.attempt("correctness", subject.name, name, run)
         # In front of engines, which take long to build; and behind ONNX Runtime, which would find the libraries that PyTorch has loaded.
-        if runtime == RuntimeName.ONNXRUNTIME_CUDA and subject.forms == FORMS:
+        if runtime == RuntimeName.ONNXRUNTIME_CUDA and subject.in_all_forms:
             scripts(check, subject, expected, sessions)
     if sessions:
         check.attempt("clock", subject.name, "all of them", lambda: timed(check, subject, sessions))
@@ -287,7 +209,8 @@ def subject_of(name: str, folder: Path) -> Subject:
     """The example with 32 items in a run, or ResNet-50 at 384 px with one, also with 2:4 sparse weights."""
     if name == "digits":
         entry, images = models.digits()
-        return Subject(name, entry, signature(images, 10), {"image": images[:32]})
+        forms = (*FORMS, IN_PROFILES)
+        return Subject(name, entry, signature(images, 10), {"image": images[:32]}, forms)
     entry = models.resnet50(folder / "resnet50" / "model.onnx")
     pictures = np.random.default_rng(3).standard_normal((1, 3, 384, 384)).astype(np.float32)
     large = Subject(name, entry, signature(pictures, 1000), {"image": pictures})
@@ -376,7 +299,7 @@ def main(seconds: float, output: Path, only: str | None) -> None:
         check = Check(began + seconds, output.parent, output, CLOCK_SHARE * seconds)
         subject = subject_of(only, check.folder)
         examine(check, subject)
-        if subject.forms == FORMS:
+        if subject.in_all_forms:
             served(check, subject)
         return
     before = machine()

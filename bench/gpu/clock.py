@@ -13,7 +13,8 @@ import numpy as np
 from fettle.runtimes.base import Array, Session, TimedOnGpu
 
 if TYPE_CHECKING:
-    from bench.gpu.check import Check, Subject
+    from bench.gpu.check import Check
+    from bench.gpu.forms import Subject
 
 BLOCK_SECONDS, WARM_UP_SECONDS = 0.25, 3.0
 ROUNDS, LEAST_ROUNDS = 15, 5

@@ -15,7 +15,7 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.vocabulary import RuntimeName
 
 if TYPE_CHECKING:
-    from bench.gpu.check import Subject
+    from bench.gpu.forms import Subject
 
 CONNECTIONS, SECONDS = 16, 8.0
 

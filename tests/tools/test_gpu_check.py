@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from bench.gpu import check as program
 from bench.gpu import clock, models, server
-from bench.gpu.check import Check, Subject
+from bench.gpu.check import Check
 from bench.gpu.clock import BASELINE, EAGER
+from bench.gpu.forms import FORMS, IN_PROFILES, Subject, quantized
 from click.testing import CliRunner
 from tests.unit.runtimes.fake_cuda import OUT_OF_MEMORY, FakeCuda
 
@@ -82,9 +83,26 @@ def test_equal_answers_are_right_and_others_are_not(digits: Subject) -> None:
     assert program.correct(digits, loaded, moved, 3e-2)["outcome"] == "differs"
 
 
+def test_an_engine_with_profiles_is_asked_for_a_batch_of_each(digits: Subject) -> None:
+    loaded = session(digits)
+    expected = loaded.infer(digits.feed)
+    asked: list[int] = []
+
+    class Counting(Full):
+        def infer(self, inputs: base.Arrays, interrupt: base.Interrupt | None = None) -> dict[str, base.Array]:
+            asked.append(len(inputs["image"]))
+            return loaded.infer(inputs)
+
+    assert program.correct(digits, Counting(), expected, 1e-3, (1, 3, 4))["outcome"] == "ok"
+    assert asked == [1, 3, 4]
+    assert IN_PROFILES.lacking(RuntimeName.TENSORRT_RTX, "sm89") is None
+    assert IN_PROFILES.lacking(RuntimeName.ONNXRUNTIME_CUDA, "sm89") == "onnxruntime-cuda has no optimization profiles"
+    assert max(IN_PROFILES.batches) <= program.subject_of("digits", Path()).batch
+
+
 def test_each_runtime_is_checked_in_every_form_that_it_and_the_gpu_have() -> None:
     def forms(runtime: RuntimeName, architecture: str) -> list[str]:
-        return [form.name for form in program.FORMS if form.lacking(runtime, architecture) is None]
+        return [form.name for form in FORMS if form.lacking(runtime, architecture) is None]
 
     everything = ["float32", "tf32", "float16", "bfloat16", "int8", "float8"]
     assert forms(RuntimeName.TENSORRT_RTX, "sm89") == forms(RuntimeName.TENSORRT, "sm90") == everything
@@ -95,9 +113,9 @@ def test_each_runtime_is_checked_in_every_form_that_it_and_the_gpu_have() -> Non
 
 @pytest.mark.parametrize("name", ["int8", "float8"])
 def test_a_quantized_form_is_made_of_what_a_subject_is_fed(name: str, digits: Subject, tmp_path: Path) -> None:
-    form = next(form for form in program.FORMS if form.name == name)
+    form = next(form for form in FORMS if form.name == name)
     (logits,) = session(digits).infer(digits.feed).values()
-    made = on_cpu(program.quantized(digits, form, tmp_path / "made")).run(None, digits.feed)[0]
+    made = on_cpu(quantized(digits, form, tmp_path / "made")).run(None, digits.feed)[0]
     assert 0 < np.abs(made - logits).max() < form.tolerance * np.abs(logits).max()
 
 

@@ -146,7 +146,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT",
         ("onnx", "onnxconverter-common", "tensorrt-cu12"),
         "tensorrt_engine:compile_engine",
-        revision=3,
+        revision=4,
         finishes=True,
         on_device=True,
     ),
@@ -156,7 +156,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT-RTX",
         ("onnx", "onnxconverter-common", "tensorrt-rtx-cu12"),
         "tensorrt_engine:compile_engine",
-        revision=3,
+        revision=4,
         finishes=True,
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -24,6 +25,8 @@ from fettle.api.vocabulary import (
     SearchStrategy,
     Uri,
 )
+
+_NONE = re.compile(r"0*\.?0*([A-Za-z]|$)")  # a quantity of 0, with or without a suffix
 
 
 @rules(
@@ -122,7 +125,17 @@ class TargetSpec(ApiModel):
         """Whether the target needs an NVIDIA GPU, according to its device or its limits."""
         if self.device is not None:
             return self.device.kind is DeviceKind.NVIDIA
-        return any(name.startswith(catalog.NVIDIA_RESOURCES) for name in self.resources.limits)
+        return bool(self.nvidia_limits)
+
+    @property
+    def nvidia_limits(self) -> dict[str, int | str]:
+        """The limits that are resources of NVIDIA's device plugin. A limit of 0 asks for nothing."""
+        limits = self.resources.limits
+        return {
+            name: amount
+            for name, amount in limits.items()
+            if name.startswith(catalog.NVIDIA_RESOURCES) and not _NONE.match(str(amount))
+        }
 
 
 class SearchSpec(ApiModel):

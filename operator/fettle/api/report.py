@@ -169,13 +169,16 @@ class CpuClass(ApiModel):
     bf16: bool = False
     amx: bool = False
     gpu: str | None = None  # product and architecture, where a runtime uses one: 'NVIDIA L4 sm89'
+    driver: str | None = None  # of that GPU, with the newest CUDA that it runs: '580.95.05 (CUDA 13.0)'
 
     @property
     def label(self) -> str:
-        """The class as text: 'GenuineIntel x86_64 avx512+vnni+amx'."""
+        """The class as text: 'GenuineIntel x86_64 avx512+vnni+amx, NVIDIA L4 sm89, driver 580.95.05 (CUDA 13.0)'."""
         names = [name for name in ("avx2", "avx512", "vnni", "bf16", "amx") if getattr(self, name)]
         of_cpu = f"{self.vendor} {self.architecture} {'+'.join(names) or 'baseline'}"
-        return of_cpu if self.gpu is None else f"{of_cpu}, {self.gpu}"
+        on_gpu = [self.gpu] if self.gpu is not None else []
+        on_gpu += [f"driver {self.driver}"] if self.driver is not None else []
+        return ", ".join((of_cpu, *on_gpu))
 
 
 class Distribution(ApiModel):

@@ -113,8 +113,8 @@ class TrainingPlan(ApiModel):
 class DeviceForm(ApiModel):
     """The form of a build's file for one kind of device. For other runtimes, these are settings; here they are part of the file.
 
-    `architecture` is set for an engine, which also has either one `batch_size` or a range from 1 to the largest of `batch_sizes`; `threads` for
-    machine code for a CPU.
+    `architecture` is set for an engine, which also has either one `batch_size`, or takes from 1 to the largest of `batch_sizes` and is tuned for
+    each of them; `threads` for machine code for a CPU.
     """
 
     precision: Precision = Precision.FLOAT32
@@ -130,8 +130,9 @@ class DeviceForm(ApiModel):
             return (f"threads{self.threads}",)
         if self.architecture is None:
             return (self.precision.lower(),)
-        batch = f"batch{self.batch_size}" if self.batch_size is not None else f"batch1to{max(self.batch_sizes)}"
-        return self.precision.lower(), self.architecture, batch
+        sizes = (self.batch_size,) if self.batch_size is not None else self.batch_sizes
+        batch = "batch" if self.batch_size is not None else "batches"
+        return self.precision.lower(), self.architecture, f"{batch}{'-'.join(map(str, sizes))}"
 
 
 class BuildPlan(ApiModel):

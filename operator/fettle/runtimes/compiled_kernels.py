@@ -18,14 +18,18 @@ log = logging.getLogger(__name__)
 
 
 class CompiledKernels:
-    """The kernels of one engine. Without them the engine runs as well: whatever fails here is a line in the log."""
+    """The kernels of one engine. Without them the engine runs as well: whatever fails here is a line in the log.
 
-    def __init__(self, engine: Any, path: Path, made_for: MadeFor) -> None:
-        self._engine, self._path, self._made_for = engine, path, made_for
+    `allocation`: the library's name for who allocates the memory of its contexts.
+    """
+
+    def __init__(self, engine: Any, path: Path, made_for: MadeFor, allocation: Any) -> None:
+        self._engine, self._path, self._made_for, self._allocation = engine, path, made_for, allocation
         self._known = kept.read(path, made_for)
         self._configuration = self._cache = None
         try:
             self._configuration = engine.create_runtime_config()
+            self._configuration.set_execution_context_allocation_strategy(allocation)
             self._cache = self._configuration.create_runtime_cache()
             if self._known and not self._cache.deserialize(self._known):
                 log.info("%s is of no use to this library, and is made again", path)
@@ -37,7 +41,7 @@ class CompiledKernels:
     def context(self) -> Any:
         """An execution context; None where the GPU has no room for it."""
         if self._configuration is None:
-            return self._engine.create_execution_context()
+            return self._engine.create_execution_context(self._allocation)
         return self._engine.create_execution_context(self._configuration)
 
     def keep(self) -> None:
@@ -51,3 +55,4 @@ class CompiledKernels:
             return
         if content != self._known:
             kept.write(self._path, self._made_for, content)
+            self._known = content

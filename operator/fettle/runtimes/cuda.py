@@ -7,6 +7,7 @@ beside kernels only if it is pinned.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -35,6 +36,10 @@ class Cuda(Protocol):
 
     def name(self) -> str:
         """The product: `NVIDIA L4`."""
+        ...
+
+    def uuid(self) -> str:
+        """What identifies the GPU on any node, as NVIDIA's tools write it: `GPU-5d1f...`."""
         ...
 
     def driver(self) -> str:
@@ -169,6 +174,9 @@ class _CudaBindings:
     def name(self) -> str:
         product: str = self._properties.name.decode(errors="replace")
         return product
+
+    def uuid(self) -> str:
+        return f"GPU-{uuid.UUID(bytes=bytes(self._properties.uuid.bytes))}"
 
     def driver(self) -> str:
         version = int(self._ask("cudaDriverGetVersion"))

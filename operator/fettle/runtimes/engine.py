@@ -6,10 +6,9 @@ An engine's file does not say for which GPU and by which release it was built. T
 from __future__ import annotations
 
 import contextlib
-import logging
-import math
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature, Tensor
-from fettle.api.text import quoted
 from fettle.api.vocabulary import Precision
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array, Arrays, Interrupt, Interrupted, Session, checked_inputs, numpy_dtype
@@ -31,15 +29,14 @@ from fettle.runtimes.engine_build import (
     EngineNote,
     EngineOptions,
     Library,
-    ShapeRange,
+    Profile,
     build,
     error_log,
     read_note,
     reported,
     said,
 )
-
-log = logging.getLogger(__name__)
+from fettle.runtimes.engine_lane import Lane, built_profiles
 
 # TensorRT's names of data types -> V2's.
 _V2 = {"FLOAT": "FP32", "HALF": "FP16", "BF16": "BF16", "INT8": "INT8", "INT32": "INT32", "INT64": "INT64"}
@@ -48,134 +45,8 @@ _V2 |= {"BOOL": "BOOL", "UINT8": "UINT8"}
 _STANDS_FOR = {"FP64": "FP32", "INT16": "INT32", "UINT16": "INT32"}
 
 
-class _Lane:
-    """An execution context with its own stream and memory, so that runs of two lanes overlap: copies of one with kernels of the other.
-
-    Where shapes are `static`, its second run is recorded as a CUDA graph, which is launched in one call from then on. The first is not: libraries
-    prepare themselves in it.
-    """
-
-    def __init__(self, contexts: Callable[[], Any], cuda: Cuda, static: bool) -> None:
-        self._cuda = cuda
-        self._marks: tuple[int, ...] = ()  # in front of a run, and behind it
-        self.milliseconds = 0.0  # of the last run with marks, on the GPU
-        self._device: dict[str, tuple[int, int]] = {}  # pointer, bytes
-        self._host: dict[str, Array] = {}
-        self._recorded: int | None = None
-        self._records, self._ran = static, False
-        self._stream = cuda.create_stream()
-        self._context: Any = None
-        try:
-            self._context = contexts()
-        except Exception as error:  # pybind11 raises what it likes
-            self.close()
-            raise RuntimeFailure(f"the library made no execution context: {quoted(error)}") from error
-        if self._context is None:
-            self.close()
-            message = "the GPU has too little memory for an execution context: use fewer streams, or a smaller batch"
-            raise RuntimeFailure(message, reason=Reason.OUT_OF_MEMORY)
-
-    def run(
-        self, feed: Mapping[str, Array], outputs: Mapping[str, np.dtype[Any]], marked: bool = False
-    ) -> dict[str, Array]:
-        """Answers with memory of their own. `outputs`: data types as the engine has them. `marked`: tell the time on the GPU as well.
-
-        Raises RuntimeFailure; DataInvalid before anything is begun.
-        """
-        for name, array in feed.items():
-            if not self._context.set_input_shape(name, array.shape):
-                message = f"input {name}: the engine was built for other shapes than {list(array.shape)}"
-                raise RuntimeFailure(message, reason=Reason.DATA_INVALID)
-        shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in outputs}
-        given = {name: self._room(name, array.nbytes) for name, array in feed.items()}
-        for name, array in feed.items():
-            given[name].view(array.dtype)[:] = array.reshape(-1)
-        places = {name: self._output(name, shapes[name], dtype) for name, dtype in outputs.items()}
-        if self._records and self._ran:
-            self._record(given, places)
-        if marked:
-            while len(self._marks) < 2:
-                self._marks += (self._cuda.create_event(),)
-            self._cuda.record(self._marks[0], self._stream)
-        if self._recorded is not None:
-            self._cuda.launch(self._recorded, self._stream)
-        else:
-            self._put(given, places)
-        if marked:
-            self._cuda.record(self._marks[1], self._stream)
-        self._cuda.synchronize(self._stream)
-        if marked:
-            self.milliseconds = self._cuda.milliseconds(*self._marks)
-        self._ran = True
-        return {name: places[name].view(dtype).reshape(shapes[name]).copy() for name, dtype in outputs.items()}
-
-    def _put(self, given: Mapping[str, Array], places: Mapping[str, Array]) -> None:
-        """Put a run on the stream: copies there, kernels, copies back."""
-        for name, memory in given.items():
-            self._cuda.copy_in(self._device[name][0], memory, self._stream)
-        if not self._context.execute_async_v3(self._stream):
-            raise RuntimeFailure("the engine did not start")
-        for name, memory in places.items():
-            self._cuda.copy_out(memory, self._device[name][0], self._stream)
-
-    def _record(self, given: Mapping[str, Array], places: Mapping[str, Array]) -> None:
-        """Record a run, once. One that cannot be recorded is put on the stream call by call, as before."""
-        self._records = False
-        graph = 0
-        try:
-            self._cuda.begin_capture(self._stream)
-            try:
-                self._put(given, places)
-            finally:
-                graph = self._cuda.end_capture(self._stream)
-            self._recorded = self._cuda.instantiate(graph)
-        except ContextLost:
-            raise
-        except RuntimeFailure as error:
-            log.info("runs are not recorded as a CUDA graph: %s", error.message)
-        finally:
-            if graph:
-                self._cuda.destroy_graph(graph)
-
-    def _output(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        if -1 in shape:
-            message = f"the output {name!r} has a shape that depends on its values: engines with such outputs are not supported"
-            raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
-        return self._room(name, math.prod(shape) * dtype.itemsize)
-
-    def _room(self, name: str, size: int) -> Array:
-        """`size` bytes of pinned memory for a tensor, and as many on the GPU, whose address is passed to the context."""
-        pointer, held = self._device.get(name, (0, 0))
-        if held < size or not held:
-            self._give_back(name)
-            wanted = max(size, 1)
-            self._device[name] = (pointer := self._cuda.allocate(wanted), wanted)
-            self._host[name] = self._cuda.allocate_host(wanted)
-        self._context.set_tensor_address(name, pointer)
-        return self._host[name][:size]
-
-    def _give_back(self, name: str) -> None:
-        if name in self._device:
-            self._cuda.free(self._device.pop(name)[0])
-        if name in self._host:
-            self._cuda.free_host(self._host.pop(name))
-
-    def close(self) -> None:
-        """Free what it holds; the context first, which may still use the rest."""
-        self._context = None
-        if self._recorded is not None:
-            self._cuda.destroy_executable(self._recorded)
-            self._recorded = None
-        for name in [*self._device, *self._host]:
-            self._give_back(name)
-        for mark in self._marks:
-            self._cuda.destroy_event(mark)
-        self._marks = ()
-        self._cuda.destroy_stream(self._stream)
-
-
 class EngineSession:
-    """A deserialized engine, and as many lanes as it has streams."""
+    """A deserialized engine, and as many lanes as it has streams. `contexts` makes an execution context to which memory is given."""
 
     def __init__(
         self,
@@ -183,20 +54,20 @@ class EngineSession:
         cuda: Cuda,
         settings: RuntimeSettings,
         signature: Signature,
+        contexts: Callable[[], Any],
         kernels: CompiledKernels | None = None,
     ) -> None:
-        self._engine, self._cuda, self._settings, self._signature = engine, cuda, settings, signature
-        self._contexts = engine.create_execution_context if kernels is None else kernels.context
-        self._kernels = kernels  # until they are kept
+        self._cuda, self._settings, self._signature, self._kernels = cuda, settings, signature, kernels
+        self._contexts: Callable[[], Any] | None = contexts
         self._marked, self._milliseconds = False, 0.0
         self._types = {tensor.name: _engine_type(engine, tensor) for tensor in (*signature.inputs, *signature.outputs)}
-        self._static = all(-1 not in tuple(engine.get_tensor_shape(tensor.name)) for tensor in signature.inputs)
+        self._profiles = built_profiles(engine, (tensor.name for tensor in signature.inputs))
         # A place without a lane gets one when it is needed: what was in it failed.
-        self._idle: queue.SimpleQueue[_Lane | None] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         self._places = 0
         try:
             for _ in range(settings.streams):
-                self._idle.put(_Lane(self._contexts, cuda, self._static))
+                self._idle.put(Lane(contexts, cuda, self._profiles))
                 self._places += 1
         except BaseException:
             self.close()
@@ -209,9 +80,6 @@ class EngineSession:
         outputs = {tensor.name: self._types[tensor.name] for tensor in self._signature.outputs}
         with (interrupt or Interrupt()).ending(lambda: None):
             answers = self._run(feed, outputs)
-        kernels, self._kernels = self._kernels, None
-        if kernels is not None:  # a run has compiled what was still missing
-            kernels.keep()
         if interrupt is not None and interrupt.is_set:
             raise Interrupted
         return {
@@ -222,12 +90,14 @@ class EngineSession:
     def _run(self, feed: Mapping[str, Array], outputs: Mapping[str, np.dtype[Any]]) -> dict[str, Array]:
         lane, kept = self._idle.get(), None
         try:
-            if self._engine is None:
+            if self._contexts is None:
                 raise RuntimeFailure("the session is closed")
-            lane = lane or _Lane(self._contexts, self._cuda, self._static)
+            lane = lane or Lane(self._contexts, self._cuda, self._profiles)
             answers = lane.run(feed, outputs, self._marked)
             self._milliseconds = lane.milliseconds
             kept = lane
+            if lane.first and self._kernels is not None:  # it has compiled what was still missing
+                self._kernels.keep()
         except ContextLost:
             raise  # with the context went all that the lane held
         except BaseException as error:
@@ -252,7 +122,7 @@ class EngineSession:
             if lane is not None:
                 with contextlib.suppress(ContextLost):  # nothing is left to free
                     lane.close()
-        self._contexts = self._engine = self._kernels = None
+        self._contexts = self._kernels = None
         self._idle.put(None)  # for runs that still wait for a lane
 
     def time_on_gpu(self) -> None:
@@ -285,11 +155,11 @@ class EngineRuntime:
         entry: Path,
         target: Path,
         architecture: str,
-        shapes: Mapping[str, ShapeRange],
+        profiles: Sequence[Profile],
         options: EngineOptions = AS_IT_IS,
     ) -> EngineNote:
         """See `build`."""
-        return build(self.library, entry, target, architecture, shapes, options)
+        return build(self.library, entry, target, architecture, profiles, options)
 
     def load(self, entry: Path, settings: RuntimeSettings, signature: Signature | None = None) -> Session:
         """See `base.Runtime.load`. `signature` is needed: an engine does not say which axis is the batch's."""
@@ -307,10 +177,12 @@ class EngineRuntime:
             engine = trt.Runtime(log).deserialize_cuda_engine(entry.read_bytes())
         if engine is None:
             raise RuntimeFailure(said(self.library, "could not load the engine", log.errors))
-        kernels = None
-        if self.library.compiles_on_load:
-            kernels = CompiledKernels(engine, entry.with_name(KERNELS), self.library.made_for(note.architecture))
-        return EngineSession(engine, cuda, settings, signature, kernels)
+        given = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not self.library.compiles_on_load:
+            contexts = partial(engine.create_execution_context, given)
+            return EngineSession(engine, cuda, settings, signature, contexts)
+        kernels = CompiledKernels(engine, entry.with_name(KERNELS), self.library.made_for(note.architecture), given)
+        return EngineSession(engine, cuda, settings, signature, kernels.context, kernels)
 
     def executed(
         self, entry: Path, settings: RuntimeSettings, inputs: Arrays, signature: Signature | None = None

@@ -64,6 +64,10 @@ class ShapeRange:
     most: tuple[int, ...]
 
 
+# An optimization profile: the range of each input by name. For each of them, the library chooses kernels that are fast at the usual shapes.
+Profile = Mapping[str, ShapeRange]
+
+
 class EngineNote(ApiModel):
     """What an engine's file does not say: the library and release that built it, the GPU architecture, and the precision of its layers.
 
@@ -111,13 +115,13 @@ def build(
     entry: Path,
     target: Path,
     architecture: str,
-    shapes: Mapping[str, ShapeRange],
+    profiles: Sequence[Profile],
     options: EngineOptions = AS_IT_IS,
 ) -> EngineNote:
     """Build the ONNX file at `entry` for `architecture`, and write the engine to `target` and its note beside it.
 
-    `shapes`: the ranges of dynamic inputs. Raises RuntimeFailure: UnsupportedOperator with the names of nodes, UnsupportedModel for inputs of unknown
-    shape, NodeIncompatible if this library cannot build for that architecture here.
+    `profiles`: the ranges of dynamic inputs. Raises RuntimeFailure: UnsupportedOperator with the names of nodes, UnsupportedModel for inputs of
+    unknown shape, NodeIncompatible if this library cannot build for that architecture here.
     """
     trt = library.module
     log = error_log(trt)
@@ -131,7 +135,7 @@ def build(
         if library.ahead_of_time:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(trt.ComputeCapability, architecture.upper()), 0)
-        if (profile := _profile(builder, network, shapes)) is not None:
+        for profile in _profiles(builder, network, profiles):
             config.add_optimization_profile(profile)
         timings = _Timings(library, config, options.timings, architecture) if options.timings is not None else None
         content = builder.build_serialized_network(network, config)
@@ -245,24 +249,26 @@ class _Timings:
             kept.write(self._path, self._made_for, bytes(cache.serialize()))
 
 
-def _profile(builder: Any, network: Any, shapes: Mapping[str, ShapeRange]) -> Any | None:
-    """The optimization profile; None if every input has a single shape, which is then set in the network."""
-    inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    profile = None
-    for tensor in inputs:
+def _profiles(builder: Any, network: Any, profiles: Sequence[Profile]) -> list[Any]:
+    """The library's optimization profiles; none if every input has a single shape, which is then set in the network."""
+    varying: dict[str, list[ShapeRange]] = {}
+    for tensor in (network.get_input(index) for index in range(network.num_inputs)):
         shape = tuple(tensor.shape)
         if -1 not in shape:
             continue
-        sizes = shapes.get(tensor.name)
-        if sizes is None or len(sizes.most) != len(shape):
+        ranges = [profile[tensor.name] for profile in profiles if tensor.name in profile]
+        if len(ranges) < max(len(profiles), 1) or any(len(each.most) != len(shape) for each in ranges):
             message = f"the input {tensor.name!r} has the shape {list(shape)}: an engine needs the range of each dynamic dimension"
             raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
-        if sizes.least == sizes.most:
-            tensor.shape = sizes.most
-            continue
-        profile = profile or builder.create_optimization_profile()
-        profile.set_shape(tensor.name, sizes.least, sizes.usual, sizes.most)
-    return profile
+        if len({sizes for each in ranges for sizes in (each.least, each.most)}) == 1:
+            tensor.shape = ranges[0].most
+        else:
+            varying[tensor.name] = ranges
+    made = [builder.create_optimization_profile() for _ in profiles] if varying else []
+    for name, ranges in varying.items():
+        for profile, each in zip(made, ranges, strict=True):
+            profile.set_shape(name, each.least, each.usual, each.most)
+    return made
 
 
 def precisions(network: Any) -> Executed:
@@ -286,10 +292,20 @@ def _precision(layer: Any, makers: Mapping[str, Any]) -> str:
     return _CLASSES.get(first.dtype.name, "f32")
 
 
-def shapes_of(signature: Signature, batch_size: int | None, batch_sizes: Sequence[int]) -> dict[str, ShapeRange]:
-    """Shapes of the inputs: `batch_size` items where it is set, else from one item to the largest of `batch_sizes`, the first of which is
-    the usual one. Raises RuntimeFailure (UnsupportedModel) for a size that varies beside the batch: nothing says between what."""
-    sizes = (batch_size, batch_size, batch_size) if batch_size else (1, batch_sizes[0], max(batch_sizes))
+def profiles_of(signature: Signature, batch_size: int | None, batch_sizes: Sequence[int]) -> tuple[Profile, ...]:
+    """The optimization profiles of an engine: for batches of `batch_size` where it is set, else one for each of `batch_sizes`, which takes those
+    that are too large for the size before it, and is optimized for its own. A model without a batch axis has one.
+
+    Raises RuntimeFailure (UnsupportedModel) for a size that varies beside the batch: nothing says between what.
+    """
+    if batch_size or all(tensor.batch_axis is None for tensor in signature.inputs):
+        return (_profile(signature, batch_size or 1, batch_size or 1),)
+    ends = sorted(set(batch_sizes))
+    return tuple(_profile(signature, before + 1, end) for before, end in zip((0, *ends), ends, strict=False))
+
+
+def _profile(signature: Signature, least: int, most: int) -> Profile:
+    sizes = (least, most, most)
     return {tensor.name: ShapeRange(*(_shape(tensor, size) for size in sizes)) for tensor in signature.inputs}
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fettle.runtimes import cuda
+
 log = logging.getLogger(__name__)
 
 
@@ -24,16 +26,35 @@ class GpuState:
 
 
 def connect() -> Callable[[], GpuState] | None:
-    """What looks at the first GPU; None where NVML is not installed, or does not answer for this GPU, such as for a part of one (MIG)."""
+    """What looks at the GPU that this process uses; None where NVML is not installed, or does not answer for this GPU, such as for a part of one
+    (MIG). Raises RuntimeFailure without a GPU."""
+    nvml = _nvml()
+    return looking(nvml, cuda.connect().uuid()) if nvml is not None else None
+
+
+def driver(nvml: Any | None = None) -> str | None:
+    """The release of the driver, such as `580.95.05`; None where NVML is not installed, or does not answer. `nvml`: the module that NVIDIA gives."""
+    nvml = nvml or _nvml()
+    if nvml is None:
+        return None
+    try:
+        nvml.nvmlInit()
+        return str(nvml.nvmlSystemGetDriverVersion())
+    except nvml.NVMLError as error:
+        log.info("NVML does not tell the driver's release: %s", error)
+        return None
+
+
+def _nvml() -> Any | None:
     try:
         import pynvml
     except ImportError:
         return None
-    return looking(pynvml)
+    return pynvml
 
 
-def looking(nvml: Any) -> Callable[[], GpuState] | None:
-    """`connect`, with the module that NVIDIA gives."""
+def looking(nvml: Any, uuid: str) -> Callable[[], GpuState] | None:
+    """`connect`, with the module that NVIDIA gives, and a GPU. NVML also numbers GPUs that are hidden from CUDA: only a UUID is the same in both."""
 
     def asked() -> GpuState:
         return GpuState(
@@ -47,7 +68,7 @@ def looking(nvml: Any) -> Callable[[], GpuState] | None:
 
     try:
         nvml.nvmlInit()
-        handle = nvml.nvmlDeviceGetHandleByIndex(0)
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
         last = asked()
     except nvml.NVMLError as error:
         log.info("NVML does not answer for this GPU: %s", error)

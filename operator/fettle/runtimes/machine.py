@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fettle.api import catalog
 from fettle.api.report import CpuClass
 from fettle.api.vocabulary import DeviceKind, Precision, RuntimeName
-from fettle.runtimes import cpu, cuda
+from fettle.runtimes import cpu, cuda, gpu_state
 
 # Words of a manifest's `requires`: any GPU of NVIDIA's, or one of an architecture (`nvidia-sm89`).
 NVIDIA = "nvidia"
@@ -18,8 +18,9 @@ def detect(runtimes: Iterable[RuntimeName]) -> CpuClass:
     here = cpu.detect()
     if not any(_on_gpu(runtime) for runtime in runtimes):
         return here
-    gpu = cuda.connect()
-    return here.model_copy(update={"gpu": f"{gpu.name()} {gpu.architecture()}"})
+    gpu, release = cuda.connect(), gpu_state.driver()
+    driver = f"{release} (CUDA {gpu.driver()})" if release is not None else f"for CUDA {gpu.driver()}"
+    return here.model_copy(update={"gpu": f"{gpu.name()} {gpu.architecture()}", "driver": driver})
 
 
 def requirements(runtime: RuntimeName, here: CpuClass) -> tuple[str, ...]:

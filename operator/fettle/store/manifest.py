@@ -124,10 +124,11 @@ class Manifest(ApiModel):
 
 
 class MeasurementRecord(ApiModel):
-    """A measurement beside an artifact: on what CPU class, and its row as status shows it."""
+    """A measurement beside an artifact: on what CPU class, with which versions of the runtimes, and its row as status shows it."""
 
     schema_version: int = SCHEMA_VERSION
     measured_on: CpuClass
+    libraries: dict[str, str] = {}
     row: dict[str, Any]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from bench.gpu.engine_models import MODELS, Model
 from onnx import numpy_helper
 
 from fettle.api.reasons import Reason
@@ -18,9 +20,8 @@ from fettle.errors import RuntimeFailure
 from fettle.optimizer.steps.onnx_precision import in_precision
 from fettle.runtimes import base, engine_build
 from fettle.runtimes.engine import EngineRuntime
-from fettle.runtimes.engine_build import EngineOptions, ShapeRange
+from fettle.runtimes.engine_build import EngineOptions, Profile
 from fettle.runtimes.tensorrt_rtx import RUNTIME
-from models import MODELS, Model
 
 DIGITS = next(model for model in MODELS if model.name == "digits")
 # Turing has no float32 products in this library: their builds end with that sentence. The others have none, or only convolutions.
@@ -33,7 +34,7 @@ REFUSED = {
 
 
 def build(model: Model, folder: Path, architecture: str, entry: Path | None = None) -> engine_build.EngineNote:
-    return RUNTIME.build(entry or model.file, folder / "model.rtx", architecture, model.ranges)
+    return RUNTIME.build(entry or model.file, folder / "model.rtx", architecture, model.profiles)
 
 
 @pytest.mark.parametrize("architecture", ["sm75", "sm86", "sm89"])
@@ -95,26 +96,19 @@ def test_what_is_said_of_an_engine_is_the_same_for_each_build_of_it(tmp_path: Pa
     assert notes[0] == notes[1]
 
 
-def test_one_engine_takes_a_range_of_batches(tmp_path: Path) -> None:
-    image = Tensor(name="image", dtype="FP32", shape=(-1, 1, 32, 32), batch_axis=0)
-    shapes = engine_build.shapes_of(Signature(inputs=(image,), outputs=()), None, (1, 8))
-    assert shapes == {"image": ShapeRange((1, 1, 32, 32), (1, 1, 32, 32), (8, 1, 32, 32))}
-    assert RUNTIME.build(DIGITS.file, tmp_path / "model.rtx", "sm89", shapes).executed.total > 0
-
-
 @pytest.mark.parametrize(
-    ("architecture", "shapes", "reason", "told"),
+    ("architecture", "profiles", "reason", "told"),
     [
-        ("sm90", DIGITS.ranges, Reason.NODE_INCOMPATIBLE, r"builds for sm75, .*sm89, .*, not for sm90"),
-        ("sm89", {}, Reason.UNSUPPORTED_MODEL, r"the input 'image' has the shape \[-1, 1, 32, 32\]"),
+        ("sm90", DIGITS.profiles, Reason.NODE_INCOMPATIBLE, r"builds for sm75, .*sm89, .*, not for sm90"),
+        ("sm89", (), Reason.UNSUPPORTED_MODEL, r"the input 'image' has the shape \[-1, 1, 32, 32\]"),
     ],
     ids=["an architecture that the library does not know", "a size of which nothing says how far it varies"],
 )
 def test_what_cannot_be_built_is_said(
-    architecture: str, shapes: dict[str, ShapeRange], reason: Reason, told: str, tmp_path: Path
+    architecture: str, profiles: Sequence[Profile], reason: Reason, told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(RuntimeFailure, match=told) as failure:
-        RUNTIME.build(DIGITS.file, tmp_path / "model.rtx", architecture, shapes)
+        RUNTIME.build(DIGITS.file, tmp_path / "model.rtx", architecture, profiles)
     assert failure.value.reason == reason
 
 
@@ -124,7 +118,7 @@ def test_what_cannot_be_built_is_said(
 def test_a_damaged_file_ends_with_a_sentence(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(RuntimeFailure, match="tensorrt-rtx"):
-        RUNTIME.build(tmp_path / "model.onnx", tmp_path / "model.rtx", "sm89", {})
+        RUNTIME.build(tmp_path / "model.onnx", tmp_path / "model.rtx", "sm89", ())
     assert not (tmp_path / "model.rtx").exists()
 
 
@@ -150,7 +144,7 @@ def test_what_a_failed_build_left_is_not_freed_in_the_middle_of_the_next(
     try:
         with pytest.raises(RuntimeFailure) as failure:
             RUNTIME.build(
-                DIGITS.file, tmp_path / "model.rtx", "sm89", {}
+                DIGITS.file, tmp_path / "model.rtx", "sm89", ()
             )  # refused once the library has made its objects
         cycle: list[object] = [failure.value]
         cycle.append(cycle)
@@ -194,5 +188,5 @@ def test_weights_of_which_two_in_four_are_0_become_an_engine_that_may_skip_them(
     assert pruned
     onnx.save(model, str(tmp_path / "pruned.onnx"))
     cast = in_precision(tmp_path / "pruned.onnx", tmp_path / "cast.onnx", Precision.FLOAT16)
-    note = RUNTIME.build(cast, tmp_path / "model.rtx", "sm86", DIGITS.ranges, EngineOptions(sparse=True))
+    note = RUNTIME.build(cast, tmp_path / "model.rtx", "sm86", DIGITS.profiles, EngineOptions(sparse=True))
     assert note.executed.f16 > 0

@@ -18,6 +18,7 @@ from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array
 
 GARBAGE = 0xAB  # what memory holds before anybody writes to it
+USER_MANAGED = "user managed"  # memory of contexts is allocated by who makes them
 
 
 @dataclass
@@ -54,6 +55,9 @@ class FakeCuda:
 
     def name(self) -> str:
         return "NVIDIA Fake"
+
+    def uuid(self) -> str:
+        return "GPU-5d1f6b0e-3a52-4f0c-9a1e-0c8f4c2b7d11"
 
     def memory(self) -> tuple[int, int]:
         return 1 << 30, 2 << 30
@@ -173,17 +177,22 @@ class FakeCuda:
 
 @dataclass
 class FakeEngine:
-    """An engine that computes `function` of its inputs by name, all float32 unless `types` says otherwise; `most`: its largest batch."""
+    """An engine that computes `function` of its inputs by name, all float32 unless `types` says otherwise.
+
+    `ranges`: of batches, one for each profile; `scratch`: bytes that a context needs in each.
+    """
 
     cuda: FakeCuda
     function: Callable[[Mapping[str, Array]], dict[str, Array]]
     inputs: tuple[str, ...]
     outputs: Mapping[str, tuple[int, ...]]  # shapes behind the batch
     types: Mapping[str, str] = field(default_factory=dict)
-    most: int = 8
+    ranges: tuple[tuple[int, int], ...] = ((1, 8),)
+    scratch: tuple[int, ...] = (0,)
     static: int | None = None  # the one batch that it takes
     no_context: bool = False
     starts: bool = True
+    selects: bool = True  # profiles
 
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name=self.types.get(name, "FLOAT"))
@@ -191,14 +200,27 @@ class FakeEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return (self.static or -1,)
 
+    @property
+    def num_optimization_profiles(self) -> int:
+        return len(self.ranges)
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        least, most = self.ranges[profile]
+        return [(least,), (most,), (most,)]
+
+    def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
+        return self.scratch[profile]
+
     def create_runtime_config(self) -> FakeRuntimeConfig:
         return FakeRuntimeConfig()
 
-    def create_execution_context(self, config: FakeRuntimeConfig | None = None) -> FakeContext | None:
+    def create_execution_context(self, config: FakeRuntimeConfig | str) -> FakeContext | None:
         self.cuda._call("create_execution_context")
-        if config is not None and config.cache is not None:
+        if isinstance(config, FakeRuntimeConfig) and config.cache is not None:
             config.cache.content = b"kernels of " + self.cuda.sm.encode()
-        return None if self.no_context else FakeContext(self)
+        kept = config if isinstance(config, FakeRuntimeConfig) else None
+        assert (kept.allocation if kept is not None else config) == USER_MANAGED
+        return None if self.no_context else FakeContext(self, kept)
 
 
 @dataclass
@@ -206,6 +228,10 @@ class FakeRuntimeConfig:
     """What contexts share, as TensorRT RTX has it."""
 
     cache: FakeKernels | None = None
+    allocation: str = "static"
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.allocation = strategy
 
     def create_runtime_cache(self) -> FakeKernels:
         return FakeKernels()
@@ -234,16 +260,21 @@ NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np
 
 
 class FakeContext:
-    """What a run has of its own: shapes and addresses."""
+    """What a run has of its own: shapes and addresses. It runs in the profile that was selected, with the memory that it was given."""
 
-    def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
+    def __init__(self, engine: FakeEngine, config: FakeRuntimeConfig | None) -> None:
+        self._engine, self._config = engine, config
+        self._profile: int | None = None
+        self._memory: tuple[int, int] | None = None
+        self._runs = 0
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._engine.cuda._call("set_input_shape")
-        if shape and (shape[0] > self._engine.most or self._engine.static not in (None, shape[0])):
+        assert self._profile is not None
+        least, most = self._engine.ranges[self._profile] if self._engine.static is None else (self._engine.static,) * 2
+        if shape and not least <= shape[0] <= most:
             return False
         self._shapes[name] = tuple(shape)
         return True
@@ -251,6 +282,15 @@ class FakeContext:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         batch = self._shapes[self._engine.inputs[0]][0]
         return (batch, *self._engine.outputs[name])
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self._engine.cuda._call(f"profile {profile}")
+        assert stream in self._engine.cuda.streams
+        self._profile = profile
+        return self._engine.selects
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._memory = (memory, size)
 
     def set_tensor_address(self, name: str, address: int) -> None:
         self._addresses[name] = address
@@ -264,6 +304,15 @@ class FakeContext:
 
     def _run(self) -> None:
         memory, types = self._engine.cuda.device, self._engine.types
+        assert self._memory is not None
+        assert self._profile is not None
+        place, size = self._memory
+        if needed := self._engine.scratch[self._profile]:
+            assert needed <= size == memory[place].nbytes
+            memory[place][:needed] = self._profile
+        if self._config is not None and self._config.cache is not None:
+            self._config.cache.content += f" in profile {self._profile}".encode() * (self._runs == 0)
+        self._runs += 1
         feed = {}
         for name in self._engine.inputs:
             dtype = np.dtype(NUMPY[types.get(name, "FLOAT")])

@@ -20,7 +20,7 @@ from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure.protocol import Load
 from fettle.optimizer.measure.worker import Worker
-from fettle.runtimes import cpu, cuda, machine, onnxruntime_cuda
+from fettle.runtimes import cpu, cuda, gpu_state, machine, onnxruntime_cuda
 from fettle.runtimes.cuda import ContextLost, _CudaBindings
 
 
@@ -38,7 +38,7 @@ class Runtime:
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
 
     def __init__(self, **answers: Any) -> None:
-        properties = SimpleNamespace(major=8, minor=9, name=b"NVIDIA L4")
+        properties = SimpleNamespace(major=8, minor=9, name=b"NVIDIA L4", uuid=SimpleNamespace(bytes=bytes(range(16))))
         self.answers = {
             "cudaGetDeviceCount": (Error.cudaSuccess, 1),
             "cudaGetDeviceProperties": (Error.cudaSuccess, properties),
@@ -67,6 +67,7 @@ class Runtime:
 def test_a_gpu_tells_its_architecture_name_and_memory() -> None:
     gpu = _CudaBindings(Runtime())
     assert (gpu.architecture(), gpu.name(), gpu.memory()) == ("sm89", "NVIDIA L4", (1, 2))
+    assert gpu.uuid() == "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f"
     odd = SimpleNamespace(major=12, minor=1, name=b"NVIDIA \xff")
     gpu = _CudaBindings(Runtime(cudaGetDeviceProperties=(Error.cudaSuccess, odd)))
     assert (gpu.architecture(), gpu.name()) == ("sm121", "NVIDIA \ufffd")
@@ -175,10 +176,13 @@ def test_a_graph_is_recorded_made_launched_and_given_back() -> None:
 
 def test_a_machine_is_told_with_its_gpu_only_where_a_runtime_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "connect", FakeCuda)
+    monkeypatch.setattr(gpu_state, "driver", lambda: "580.95.05")
     assert machine.detect([RuntimeName.ONNXRUNTIME]) == cpu.detect()
     there = machine.detect([RuntimeName.ONNXRUNTIME, RuntimeName.TENSORRT_RTX])
-    assert there.gpu == "NVIDIA Fake sm89"
-    assert there.label == f"{cpu.detect().label}, NVIDIA Fake sm89"
+    assert (there.gpu, there.driver) == ("NVIDIA Fake sm89", "580.95.05 (CUDA 13.0)")
+    assert there.label == f"{cpu.detect().label}, NVIDIA Fake sm89, driver 580.95.05 (CUDA 13.0)"
+    monkeypatch.setattr(gpu_state, "driver", lambda: None)
+    assert machine.detect([RuntimeName.TENSORRT_RTX]).driver == "for CUDA 13.0", "NVML does not answer"
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.runtimes.fake_cuda import OUT_OF_MEMORY, FakeCuda, FakeEngine
+from tests.unit.runtimes.fake_cuda import OUT_OF_MEMORY, USER_MANAGED, FakeCuda, FakeEngine
 
 from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
@@ -49,7 +51,9 @@ def made(cuda: FakeCuda, **fields: Any) -> FakeEngine:
 
 
 def session(cuda: FakeCuda, streams: int = 1, signature: Signature = PAIR, **fields: Any) -> EngineSession:
-    return EngineSession(made(cuda, **fields), cuda, RuntimeSettings(streams=streams), signature)
+    engine = made(cuda, **fields)
+    contexts = partial(engine.create_execution_context, USER_MANAGED)
+    return EngineSession(engine, cuda, RuntimeSettings(streams=streams), signature, contexts)
 
 
 def test_a_run_copies_in_computes_copies_out_and_waits_once() -> None:
@@ -263,7 +267,7 @@ def test_another_shape_than_the_recorded_one_is_the_callers_mistake() -> None:
 
 def test_a_shape_that_the_engine_was_not_built_for_is_the_callers_mistake() -> None:
     cuda = FakeCuda()
-    loaded = session(cuda, most=4)
+    loaded = session(cuda, ranges=((1, 4),))
     cuda.calls.clear()
     with pytest.raises(RuntimeFailure, match=r"other shapes than \[5, 6\]") as failure:
         loaded.infer({"left": np.ones((5, 6), np.float32), "right": np.ones((5, 1), np.float32)})
@@ -338,6 +342,7 @@ class FakeModule:
     """As much of TensorRT's module as loading an engine takes, on a machine where no builder can be made. `engines`: what deserializing answers."""
 
     __version__ = "1.7.1"
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED=USER_MANAGED)
 
     class ILogger:
         class Severity:
@@ -425,7 +430,7 @@ def test_an_engine_for_a_gpu_that_is_not_here_is_refused_before_the_library_is_a
     monkeypatch.setattr(engine_build, "connect", connect)
     library = Library(RuntimeName.TENSORRT, FakeModule(None), "tensorrt-cu12", ahead_of_time=False)
     with pytest.raises(RuntimeFailure, match=told) as failure:
-        EngineRuntime(library).build(tmp_path / "model.onnx", tmp_path / "model.engine", "sm89", {})
+        EngineRuntime(library).build(tmp_path / "model.onnx", tmp_path / "model.engine", "sm89", ())
     assert failure.value.reason == Reason.NODE_INCOMPATIBLE
 
 

@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.runtimes.fake_cuda import OUT_OF_MEMORY, FakeCuda, FakeEngine, FakeKernels, FakeRuntimeConfig
+from tests.unit.runtimes.fake_cuda import (
+    OUT_OF_MEMORY,
+    USER_MANAGED,
+    FakeCuda,
+    FakeEngine,
+    FakeKernels,
+    FakeRuntimeConfig,
+)
 from tests.unit.runtimes.test_engine import INPUTS, LEFT, PAIR, made, session
 
 from fettle.api.recipe import RuntimeSettings
@@ -57,11 +64,11 @@ def test_a_gpu_without_room_for_both_marks_keeps_none() -> None:
 # ------------------------------------------------------------------------------------------------------------ compiled kernels
 
 
-def with_kernels(cuda: FakeCuda, path: Path) -> tuple[EngineSession, FakeEngine]:
-    loaded = made(cuda)
+def with_kernels(cuda: FakeCuda, path: Path, **fields: Any) -> tuple[EngineSession, FakeEngine]:
+    loaded = made(cuda, **fields)
     made_for = MadeFor(library="rtx", version="1.7", architecture=cuda.sm, driver=cuda.cuda_version)
-    kernels = CompiledKernels(loaded, path, made_for)
-    return EngineSession(loaded, cuda, RuntimeSettings(), PAIR, kernels), loaded
+    kernels = CompiledKernels(loaded, path, made_for, USER_MANAGED)
+    return EngineSession(loaded, cuda, RuntimeSettings(), PAIR, kernels.context, kernels), loaded
 
 
 def test_kernels_are_kept_once_after_the_first_run_and_given_to_the_next_process(tmp_path: Path) -> None:
@@ -79,13 +86,27 @@ def test_kernels_are_kept_once_after_the_first_run_and_given_to_the_next_process
     assert b"sm86" in path.read_bytes(), "what was compiled for another GPU is compiled again"
 
 
+def test_kernels_are_kept_again_after_the_first_run_in_each_profile(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.cache"
+    loaded, _ = with_kernels(FakeCuda(), path, ranges=((1, 1), (2, 8)), scratch=(0, 0))
+    one = {name: array[:1] for name, array in INPUTS.items()}
+    loaded.infer(one)
+    assert b"in profile 1" not in path.read_bytes()
+    loaded.infer(INPUTS)
+    assert path.read_bytes().endswith(b"in profile 0 in profile 1")
+    before = path.stat().st_mtime_ns
+    loaded.infer(one)
+    loaded.infer(INPUTS)
+    assert path.stat().st_mtime_ns == before, "nothing is new"
+
+
 @pytest.mark.parametrize("damage", [b"", b"no heading", b"{}\n"])
 def test_damaged_kernels_are_compiled_again(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "kernels.cache"
     path.write_bytes(damage)
     loaded, _ = with_kernels(FakeCuda(), path)
     np.testing.assert_array_equal(loaded.infer(INPUTS)["product"], LEFT * 2)
-    assert path.read_bytes().endswith(b"kernels of sm89")
+    assert path.read_bytes().endswith(b"kernels of sm89 in profile 0")
 
 
 @pytest.mark.parametrize("call", ["create_runtime_config", "set_runtime_cache", "serialize"])

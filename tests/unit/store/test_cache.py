@@ -77,8 +77,20 @@ def test_each_architecture_number_format_and_range_of_batches_is_a_build_of_its_
         )
         return found
 
-    devices = [keys("sm89", [1]), keys("sm120", [1]), keys("sm89", [8]), keys("sm89", [1, 8])]
-    assert len(set().union(*devices)) == 4 * 16
+    devices = [keys("sm89", [1]), keys("sm120", [1]), keys("sm89", [8]), keys("sm89", [1, 8]), keys("sm89", [1, 4, 8])]
+    assert len(set().union(*devices)) == 5 * 16
+    assert keys("sm89", [8, 1, 8]) == keys("sm89", [1, 8]), "the same profiles"
+
+
+def test_engines_with_other_profiles_have_other_names() -> None:
+    device = {"kind": "nvidia", "architecture": "sm89"}
+    sizes = {"one": [8], "two": [1, 8], "three": [1, 4, 8], "turned": [8, 1]}
+    targets = [
+        {"name": name, "device": device, "runtimes": ["tensorrt-rtx"], "batchSizes": each}
+        for name, each in sizes.items()
+    ]
+    names = [build.name for build in possible_builds(make_spec(targets=targets)) if build.name.startswith("float32")]
+    assert names == [f"float32-tensorrt-rtx-float32-sm89-{each}" for each in ("batch8", "batches1-8", "batches1-4-8")]
 
 
 def test_another_version_of_a_library_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from fettle.optimizer.measure.candidate import Bench, MeasuredCandidate, scale
 from fettle.optimizer.measure.sureness import least_margin
 from fettle.runtimes import cpu, machine
 from fettle.store import manifest as manifests
-from fettle.store.cache import versions
+from fettle.store.cache import runtime_versions, versions
 from fettle.store.comparison import Comparison, is_float
 from fettle.store.manifest import DataRecord, Manifest, MeasurementRecord, RecipeRecord, Tolerance
 from fettle.store.store import Store
@@ -99,6 +99,7 @@ def write_figures(store: Store, task: MeasureTask, row: CandidateStatus, here: C
     """Write a row beside its artifact, under the key of the task and the CPU class. Raises StoreError."""
     if row.artifact is None:
         return
+    libraries = runtime_versions([task.baseline.plan.runtime, row.runtime])
     document: dict[str, Any] = {
         "artifact": row.artifact,
         "items": task.items.sha256,
@@ -111,7 +112,9 @@ def write_figures(store: Store, task: MeasureTask, row: CandidateStatus, here: C
         store,
         row.artifact,
         key,
-        MeasurementRecord(measured_on=here, row=row.model_copy(update={"artifact": None}).to_json()),
+        MeasurementRecord(
+            measured_on=here, libraries=libraries, row=row.model_copy(update={"artifact": None}).to_json()
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Engines of both TensorRT libraries: the model in its precision, compiled for one architecture and one range of shapes."""
+"""Engines of both TensorRT libraries: the model in its precision, compiled for one architecture and one range of batch sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.onnx_precision import in_precision, required
 from fettle.runtimes import base
 from fettle.runtimes.engine import EngineRuntime
-from fettle.runtimes.engine_build import EngineOptions, shapes_of
+from fettle.runtimes.engine_build import EngineOptions, profiles_of
 
 _ENDS = {RuntimeName.TENSORRT: ".engine", RuntimeName.TENSORRT_RTX: ".rtx"}
 
@@ -27,13 +27,14 @@ def compile_engine(work: Work[OptimizeGraphStep]) -> Path:
     cast = work.folder / "cast" / "model.onnx"
     cast.parent.mkdir()
     in_precision(work.entry, cast, form.precision)
-    shapes = shapes_of(device.signature, form.batch_size, form.batch_sizes)
+    profiles = profiles_of(device.signature, form.batch_size, form.batch_sizes)
     target = work.folder / f"model{_ENDS[device.family]}"
     sparse, products = sparse_products(onnx_model.load(cast), cast.parent)
     options = EngineOptions(tf32=form.precision == Precision.TF32, sparse=sparse > 0, timings=device.timings)
-    note = runtime.build(cast, target, form.architecture, shapes, options)
+    note = runtime.build(cast, target, form.architecture, profiles, options)
+    tuned = f", tuned for {len(profiles)} ranges of batch sizes" if len(profiles) > 1 else ""
     work.notes.append(
-        f"an engine of {note.library} {note.version} for {note.architecture}, {target.stat().st_size} bytes"
+        f"an engine of {note.library} {note.version} for {note.architecture}{tuned}, {target.stat().st_size} bytes"
     )
     if sparse:
         work.notes.append(

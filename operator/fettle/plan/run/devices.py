@@ -18,10 +18,7 @@ def gpu_resources(target: TargetSpec) -> dict[str, int | str]:
     """The device plugin resources of a target's pods: the NVIDIA limits in the spec, or one GPU; empty for a CPU target."""
     if target.device is not None and target.device.kind is DeviceKind.CPU:
         return {}
-    given = {
-        name: amount for name, amount in target.resources.limits.items() if name.startswith(catalog.NVIDIA_RESOURCES)
-    }
-    return given or ({GPU: 1} if target.device is not None else {})
+    return target.nvidia_limits or ({GPU: 1} if target.device is not None else {})
 
 
 def device_kind(target: TargetSpec) -> DeviceKind:
@@ -32,7 +29,7 @@ def device_kind(target: TargetSpec) -> DeviceKind:
 def on_device(runtime: RuntimeName, settings: RuntimeSettings, target: TargetSpec) -> Execution:
     """How a candidate in `runtime` with `settings` is run on a target.
 
-    An engine is built for the target's batch size if there is one, and otherwise for the range from 1 to the largest. Machine code for a CPU is
+    An engine is built for the target's batch size if there is one, and otherwise for all up to the largest, tuned for each. Machine code for a CPU is
     compiled for a number of threads.
     """
     if catalog.runtime(runtime).compiled:
@@ -43,7 +40,7 @@ def on_device(runtime: RuntimeName, settings: RuntimeSettings, target: TargetSpe
         plain = settings.precision in (Precision.FLOAT32, Precision.TF32)  # of one file
         return Execution(settings, None if plain else DeviceForm(precision=settings.precision))
     architecture = target.device.architecture if target.device is not None else None
-    sizes = target.batch_sizes
+    sizes = tuple(sorted(set(target.batch_sizes)))
     fixed = sizes[0] if len(sizes) == 1 else None
     form = DeviceForm(precision=settings.precision, architecture=architecture, batch_size=fixed, batch_sizes=sizes)
     update = {"batch_size": fixed, "preferred_batch": None if fixed else max(sizes)}

@@ -21,6 +21,7 @@ from fettle.optimizer.measure import artifact, incumbent, items
 from fettle.optimizer.measure.candidate import MeasuredCandidate
 from fettle.optimizer.measure.items import MappedItems
 from fettle.runtimes.base import Session, get
+from fettle.store.cache import runtime_versions
 from fettle.store.manifest import (
     MODEL_FOLDER,
     REFERENCE,
@@ -131,6 +132,8 @@ def test_figures_lie_beside_the_artifact(bench: Bench, rows: dict[str, Candidate
     (path,) = folder.iterdir()
     document = json.loads(path.read_bytes())
     assert document["measuredOn"] == report.measured_on.to_json()
+    runtimes = {rows[name].runtime for name in ("original", "fine")}
+    assert document["libraries"] == runtime_versions(runtimes)
     assert document["row"]["name"] == "fine"
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.unit.optimizer.measure.simulated import World
+from tests.unit.runtimes.fake_cuda import FakeCuda
 
 from fettle.api.vocabulary import RuntimeName
 from fettle.optimizer.measure import gpu
 from fettle.optimizer.measure.clock import BASELINE, Clock
 from fettle.optimizer.measure.gpu import GpuWatch
 from fettle.optimizer.measure.schedule import TimingSchedule
-from fettle.runtimes import gpu_state
+from fettle.runtimes import cuda, gpu_state
 from fettle.runtimes.gpu_state import GpuState
 
 GIB = 1 << 30
+UUID = FakeCuda().uuid()
 
 
 def state(clock: int = 1980, watts: float = 60.0, processes: int = 0, memory: int = GIB // 2) -> GpuState:
@@ -103,7 +106,8 @@ def nvml(**fails: Exception) -> Any:
 
     answers = {
         "nvmlInit": None,
-        "nvmlDeviceGetHandleByIndex": object(),
+        "nvmlSystemGetDriverVersion": "580.95.05",
+        "nvmlDeviceGetHandleByUUID": object(),
         "nvmlDeviceGetClockInfo": 1980,
         "nvmlDeviceGetMaxClockInfo": 2040,
         "nvmlDeviceGetPowerUsage": 60000,
@@ -116,19 +120,39 @@ def nvml(**fails: Exception) -> Any:
 
 
 def test_a_look_gives_megahertz_watts_and_bytes() -> None:
-    look = gpu_state.looking(nvml())
+    look = gpu_state.looking(nvml(), UUID)
     assert look is not None
     assert look() == state(processes=1, memory=GIB)
 
 
-@pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetPowerUsage"])
+def test_the_gpu_that_is_looked_at_is_the_one_that_the_process_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML also counts GPUs that CUDA_VISIBLE_DEVICES keeps from the process."""
+    module, asked = nvml(), []
+
+    def by_uuid(uuid: str) -> object:
+        asked.append(uuid)
+        return object()
+
+    module.nvmlDeviceGetHandleByUUID = by_uuid
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    monkeypatch.setattr(cuda, "connect", FakeCuda)
+    assert gpu_state.connect() is not None
+    assert asked == [FakeCuda().uuid()]
+
+
+def test_the_release_of_the_driver_is_told_where_nvml_answers() -> None:
+    assert gpu_state.driver(nvml()) == "580.95.05"
+    assert gpu_state.driver(nvml(nvmlInit=Unsupported("Driver Not Loaded"))) is None
+
+
+@pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetPowerUsage"])
 def test_a_gpu_that_cannot_be_looked_at_is_not_watched(call: str) -> None:
-    assert gpu_state.looking(nvml(**{call: Unsupported("Not Supported")})) is None
+    assert gpu_state.looking(nvml(**{call: Unsupported("Not Supported")}), UUID) is None
 
 
 def test_a_gpu_that_no_longer_answers_is_as_it_was_seen_last() -> None:
     module = nvml()
-    look = gpu_state.looking(module)
+    look = gpu_state.looking(module, UUID)
     assert look is not None
 
     def lost(*arguments: Any) -> Any:

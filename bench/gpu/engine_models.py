@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fettle.runtimes.engine_build import ShapeRange
+from fettle.runtimes.engine_build import Profile, ShapeRange
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,19 @@ class Model:
         return Path(next(iter(found.submodule_search_locations))) / inside
 
     @property
-    def ranges(self) -> dict[str, ShapeRange]:
-        """One shape each."""
-        return {name: ShapeRange(shape, shape, shape) for name, shape in self.shapes.items()}
+    def profiles(self) -> tuple[Profile, ...]:
+        """One, of one shape each."""
+        return ({name: ShapeRange(shape, shape, shape) for name, shape in self.shapes.items()},)
+
+    def batches(self, ranges: Iterable[tuple[int, int]]) -> tuple[Profile, ...]:
+        """One for each range of batch sizes, which are the first axis of each input. Each is optimized for the largest."""
+        return tuple(
+            {
+                name: ShapeRange(*((size, *shape[1:]) for size in (least, most, most)))
+                for name, shape in self.shapes.items()
+            }
+            for least, most in ranges
+        )
 
 
 MODELS = (
