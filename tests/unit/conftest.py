@@ -6,6 +6,25 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from tests import warm
+from tests.authorities import one_authority as one_authority
+
+warm.imported(
+    "onnxruntime",
+    "openvino",
+    "fettle.runtimes.onnxruntime",
+    "fettle.runtimes.openvino",
+    "fettle.runtimes.torchscript",
+    "fettle.optimizer.stage",
+    "fettle.optimizer.build",
+    "fettle.optimizer.measure.promises",
+    "fettle.optimizer.training.session",
+    "fettle.optimizer.training.export",
+    "fettle.server.pod",
+    "onnxscript",
+    "torch.export",
+    "torch.onnx",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from tests.data import models
 from tests.probed_once import probed_once
+from tests.warm import warm
 
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
@@ -18,6 +19,7 @@ from fettle.api.task import AnyTask, MeasureTask, task_hash
 from fettle.cli.local.run import LocalRun, RunInput
 from fettle.errors import FettleError
 from fettle.optimizer import measure, stage
+from fettle.optimizer.measure import process
 from fettle.optimizer.measure.schedule import TimingSchedule
 from fettle.plan.run.state import TaskPhase, TaskRequest, TaskState
 from fettle.store.store import AnyReport, Store
@@ -49,7 +51,8 @@ class InProcess:
             with probed_once():
                 return stage.run(task, self._mounts)
         store = Store.open(task.store, self._mounts)
-        report = measure.run(task, store, SHORT)
+        with warm(process):
+            report = measure.run(task, store, SHORT)
         store.put_result(task_hash(task), report)  # where publishing finds it
         return report
 

@@ -13,6 +13,7 @@ from tests.data import models
 from tests.probed_once import probed_once
 from tests.unit.cli.in_process import SHORT
 from tests.unit.plan.optimize.world import Answer, World, make_spec
+from tests.warm import warm
 
 from fettle.api.constraints import Constraints, SpeedupConstraint
 from fettle.api.reasons import Reason
@@ -20,6 +21,7 @@ from fettle.api.report import MeasureReport
 from fettle.api.task import MeasureTask
 from fettle.errors import FettleError
 from fettle.optimizer import measure, stage
+from fettle.optimizer.measure import process
 from fettle.plan.run.state import AnyReport, TaskPhase, TaskRequest, TaskState
 from fettle.store.manifest import fetch_artifact
 from fettle.store.store import Store
@@ -61,7 +63,7 @@ def quick() -> Iterator[None]:
     def quickly(task: MeasureTask, store: Store) -> MeasureReport:
         return measured(task, store, SHORT)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with warm(process), pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "run", quickly)
         yield
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +116,21 @@ class Loaded:
         return self.runtime.load(self.entry, settings, self.signature)
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ModelFormat], Path]:
+    """A file of each format, made once: nobody writes to it."""
+
+    @cache
+    def file(format: ModelFormat) -> Path:
+        return FILES[format][0](tmp_path_factory.mktemp(format))
+
+    return file
+
+
 @pytest.fixture(params=EVERY, ids=[f"{name}-{format}" for name, format in EVERY])
-def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Loaded]:
+def loaded(request: pytest.FixtureRequest, files: Callable[[ModelFormat], Path]) -> Iterator[Loaded]:
     name, format = request.param
-    make, told = FILES[format]
-    yield Loaded(base.get(name), make(tmp_path), told)
+    yield Loaded(base.get(name), files(format), FILES[format][1])
     if name in (RuntimeName.TORCHSCRIPT, RuntimeName.INDUCTOR):  # their number of threads belongs to the process
         import torch
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.server.serving import publish
+from tests.warm import warm
 
 from fettle.server.model import ServedModel, load
 from fettle.server.pace import Pace
@@ -14,6 +15,14 @@ from fettle.server.service import InferenceService
 from fettle.server.settings import ServerSettings
 from fettle.store.manifest import fetch_artifact
 from fettle.store.uris import Mounts
+from tools import serving
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _warm() -> Iterator[None]:
+    """Servers have their imports behind them. Workers of several processes start as in a pod, and so does what `run` runs."""
+    with warm(serving):
+        yield
 
 
 @pytest.fixture(scope="module")

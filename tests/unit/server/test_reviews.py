@@ -75,7 +75,7 @@ class Cluster:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def status(self, spec: dict[str, Any]) -> dict[str, Any]:
         if spec["token"] != "web" or AUDIENCE not in spec["audiences"]:

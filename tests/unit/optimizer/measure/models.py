@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from tests.warm import warm
 
 from fettle.api.data import EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading
@@ -21,6 +23,7 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.task import BuiltCandidate, CandidatePlan, MeasureTask, StoredData, StoredModel
 from fettle.api.vocabulary import Metric, Precision, QuantizeMode, RuntimeName
 from fettle.optimizer import measure
+from fettle.optimizer.measure import process
 from fettle.optimizer.measure.schedule import TimingSchedule
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
@@ -156,11 +159,13 @@ class Bench:
         *candidates: BuiltCandidate,
         schedule: TimingSchedule = SHORT,
         original: StoredModel | None = None,
+        cold: bool = False,
         **changes: Any,
     ) -> MeasureReport:
-        """Measure candidates beside the original on all items, but for what is changed of the task."""
+        """Measure candidates beside the original on all items, but for what is changed of the task. `cold`: each worker starts as in a Job."""
         asked = task(self.store, original or self.original, changes.pop("items", self.items), *candidates, **changes)
-        return measure.run(asked, self.store, schedule)
+        with nullcontext() if cold else warm(process):
+            return measure.run(asked, self.store, schedule)
 
 
 def make_bench(folder: Path) -> Bench:

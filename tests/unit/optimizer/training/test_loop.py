@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from tests.unit.optimizer.training.course import Course
+from tests.warm import Popen
 
 from fettle.api.progress import progress_in
 from fettle.api.report import BuildReport, unframe
@@ -103,7 +104,7 @@ def test_a_training_that_diverges_is_a_row_that_says_so(course: Course, rate: fl
     assert "before it improved the model; set train.learningRate below 100" in report.message
 
 
-def process(task: BuildTask, folder: Path) -> subprocess.Popen[str]:
+def process(task: BuildTask, folder: Path) -> Popen:
     """A Job's process, as its pod starts it; on one core, as the trainings of this process are."""
     environment = {
         **os.environ,
@@ -111,12 +112,12 @@ def process(task: BuildTask, folder: Path) -> subprocess.Popen[str]:
         "FETTLE_MOUNTS": json.dumps({"claim": str(folder)}),
         "FETTLE_TERMINATION_LOG": str(folder / "termination"),
     }
-    return subprocess.Popen(
-        ("taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), sys.executable, "-m", "fettle.optimizer"),
+    return Popen(
+        (sys.executable, "-m", "fettle.optimizer"),
+        cores=[min(os.sched_getaffinity(0))],
         env=environment,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+        stderr=(folder / "log").open("w"),
         start_new_session=True,
     )
 

@@ -22,6 +22,7 @@ import pytest
 from onnx import numpy_helper
 from tests.data import trainable
 from tests.unit.optimizer.training.course import Course
+from tests.warm import Popen
 from tools.ports import free_port
 
 from fettle.api.reasons import Reason
@@ -45,7 +46,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Course:
 
 
 @contextmanager
-def pods(task: BuildTask, folder: Path, elsewhere: Path | None = None) -> Iterator[list[subprocess.Popen[str]]]:
+def pods(task: BuildTask, folder: Path, elsewhere: Path | None = None) -> Iterator[list[Popen]]:
     """A process for each node, as the pods of an Indexed Job start them: over loopback, each on one core. None of them outlives the test.
 
     `elsewhere`: what all but the leader see of the claim, if not the same.
@@ -58,8 +59,9 @@ def pods(task: BuildTask, folder: Path, elsewhere: Path | None = None) -> Iterat
     }
     cores = sorted(os.sched_getaffinity(0))
     started = [
-        subprocess.Popen(
-            ("taskset", "--cpu-list", str(cores[rank % len(cores)]), sys.executable, "-m", "fettle.optimizer"),
+        Popen(
+            (sys.executable, "-m", "fettle.optimizer"),
+            cores=[cores[rank % len(cores)]],
             env={
                 **shared,
                 "FETTLE_MOUNTS": json.dumps({"claim": str((elsewhere or folder) if rank else folder)}),
@@ -68,7 +70,6 @@ def pods(task: BuildTask, folder: Path, elsewhere: Path | None = None) -> Iterat
             },
             stdout=subprocess.PIPE,
             stderr=(folder / f"log-{rank}").open("w"),
-            text=True,
             start_new_session=True,
         )
         for rank in range(task.nodes)
