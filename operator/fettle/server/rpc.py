@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import unquote
+
+# No pool of threads reads the connections: docs/design/server.md#grpc. The library reads this when it is imported.
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import grpc
 from google.protobuf.message import DecodeError, Message
