@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import unquote
+
+# No pool of threads reads the connections: docs/design/server.md#grpc. The library reads this when it is imported.
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -20,7 +24,6 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from fettle.api.text import clip
-from fettle.errors import UsageError
 from fettle.server import call_metadata, describe, proxies
 from fettle.server import inference_pb2 as pb
 from fettle.server.call_metadata import Context
@@ -31,7 +34,7 @@ from fettle.server.reading import PATIENCE_SECONDS, Reading
 from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
 from fettle.server.shares import Places, Who
-from fettle.server.tls import Certificate
+from fettle.server.tls import Certificate, Files
 from fettle.server.wire import field_head
 
 STATUSES = {
@@ -124,10 +127,9 @@ class RpcFront:
             reading.cancel()
 
     def _options(self) -> list[tuple[str, Any]]:
-        settings = self.service.settings
         return [
             ("grpc.so_reuseport", 1),  # among the servers of this process, and among processes that share the port
-            ("grpc.max_receive_message_length", settings.grpc_max_message_bytes),
+            ("grpc.max_receive_message_length", self.service.settings.grpc_max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", _MOST_METADATA),
             ("grpc.max_concurrent_streams", _MOST_AT_ONCE),
@@ -217,8 +219,8 @@ class RpcFront:
             text = f"the message did not arrive within {settings.body_seconds:g} s, or {PATIENCE_SECONDS:g} s where others waited"
             raise RequestError(Code.TIMEOUT, text) from None
         if message is grpc.aio.EOF:  # the library tells the client itself
-            limit = settings.grpc_max_message_bytes
-            raise RequestError(Code.TOO_LARGE, f"no message, or one larger than {limit} bytes")
+            text = f"no message, or one larger than {settings.grpc_max_message_bytes} bytes"
+            raise RequestError(Code.TOO_LARGE, text)
         return bytes(message)
 
     async def _infer_each(self, context: Context) -> None:
@@ -382,19 +384,12 @@ class RpcFront:
 def _credentials(certificate: Certificate) -> Any:
     """The credentials of the port. The library asks for a renewed certificate with each new connection."""
 
-    def configuration() -> Any:
-        key, chain, authority = certificate.files()
-        return grpc.ssl_server_certificate_configuration([(key, chain)], authority)
-
-    def renewed() -> Any:
-        try:
-            return configuration() if certificate.renewed() is not None else None
-        except (OSError, UsageError):  # it changed again meanwhile
-            certificate.mounted.forget()
-            return None
+    def configured(files: Files | None) -> Any:
+        return None if files is None else grpc.ssl_server_certificate_configuration([files[:2]], files[2])
 
     certificate.mounted.changed()
-    return grpc.dynamic_ssl_server_credentials(configuration(), renewed, certificate.clients)
+    first, renewed = configured(certificate.files()), certificate.renewed_files
+    return grpc.dynamic_ssl_server_credentials(first, lambda: configured(renewed()), certificate.clients)
 
 
 class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # the library has no types

@@ -28,6 +28,7 @@ CERTIFICATE, KEY, AUTHORITY = "tls.crt", "tls.key", "ca.crt"  # as Secrets of th
 HANDSHAKE_SECONDS = 10.0
 BACKLOG = 1024
 LOOPBACK = "127.0.0.1"
+Files = tuple[bytes, bytes, bytes | None]  # key, certificates, and the authority of clients that show theirs
 # A certificate's validity: from and until when, each a UTCTime or from 2050 on a GeneralizedTime (RFC 5280, 4.1.2.5). ssl tells it of others only.
 _VALIDITY = re.compile(rb"\x30.(?:\x17\r\d{12}|\x18\x0f\d{14})Z(?:\x17\r(\d{12})|\x18\x0f(\d{14}))Z", re.DOTALL)
 
@@ -68,11 +69,21 @@ class Certificate:
             self.mounted.forget()
             return None
 
-    def files(self) -> tuple[bytes, bytes, bytes | None]:
+    def files(self) -> Files:
         """Key, certificates and, where clients show theirs, the authority. Raises UsageError."""
         self.context()
         read = [(self.mounted.folder / name).read_bytes() for name in (KEY, CERTIFICATE)]
         return read[0], read[1], (self.mounted.folder / AUTHORITY).read_bytes() if self.clients else None
+
+    def renewed_files(self) -> Files | None:
+        """As `files`, where they have changed; None where they have not, or cannot be used, which is logged: what was there stays."""
+        if self.renewed() is None:
+            return None
+        try:
+            return self.files()
+        except (OSError, UsageError):  # they changed again meanwhile
+            self.mounted.forget()
+            return None
 
 
 def leaf(pem: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -271,6 +272,17 @@ def test_health_and_reflection_are_grpcs_own(slow: SlowServer, channel: grpc.Cha
     assert "inference.GRPCInferenceService" in described.get_services()
     service = DescriptorPool(described).FindServiceByName("inference.GRPCInferenceService")
     assert {method.name for method in service.methods} >= {"ModelInfer", "ModelStreamInfer", "ServerMetadata"}
+
+
+@pytest.mark.parametrize(("told", "found"), [(None, "-event_engine_listener"), ("-call_tracer_in_transport",) * 2])
+def test_the_library_is_told_how_to_read_connections_and_knows_what_it_is_told(told: str | None, found: str) -> None:
+    """A later version that no longer knows a switch writes an error into each pod's log."""
+    code = "import fettle.server.rpc, os, grpc; grpc.insecure_channel('x'); print(os.environ['GRPC_EXPERIMENTS'])"
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    environment |= {"GRPC_EXPERIMENTS": told} if told is not None else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [found]
+    assert "experiment" not in done.stderr
 
 
 @pytest.mark.parametrize("shared", [False, True])
