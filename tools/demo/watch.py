@@ -10,6 +10,7 @@ from typing import Any
 from kubernetes import client
 
 from fettle.cli.local.process import last_words
+from fettle.plan.rollout.analysis import SINCE
 from tools.demo.kube import DemoError, Kube, condition, is_current
 from tools.demo.room import Room
 
@@ -127,7 +128,9 @@ def _line(found: Found) -> str:
         if analysis.get("compared"):
             text += f" · {analysis['agreed']} of {analysis['compared']} answers agree ({analysis['unsure']} unsure)"
         if analysis.get("verdict") in ("Bad", "Inconclusive"):
-            text += f" · {analysis['verdict']}: {analysis.get('message', '')}"
+            said = analysis.get("message", "")
+            # What is said of the open window does not explain the verdict on the one before.
+            text += f" · last window {analysis['verdict']}{';' if said.startswith(SINCE) else ':'} {said}"
     reason = condition(found, "Progressing").get("reason")
     return f"{text} · {reason}" if reason else "waiting for the operator"
 
