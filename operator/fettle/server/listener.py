@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from fettle.server import rsgi
+from fettle.server.ports import require_free
 from fettle.server.tls import LOOPBACK, Certificate, TlsPort
 
 
 class Listener:
     """Answers with `target.__rsgi__`, in the event loop in which it is told to serve. `tls`: the folder of a certificate's Secret. `shared`: other
-    processes listen on the port as well, and the kernel spreads connections over them, as it always does with granian's own port."""
+    processes listen on the port as well, and the kernel spreads connections over them, as granian's own port always allows."""
 
     def __init__(
         self, target: Any, host: str, port: int, tls: Path | None, clients: bool = False, shared: bool = False
     ) -> None:
+        self._alone = None if shared else (host, port)
         self._tls: TlsPort | None = None
         if tls is not None:
             self._held = _held_port()
@@ -28,7 +30,9 @@ class Listener:
         self._server = rsgi.server(target, host, port)
 
     async def serve(self) -> None:
-        """Listen until `stop`. Raises what the server raises where the port is taken; UsageError without a usable certificate."""
+        """Listen until `stop`. Raises OSError where the port is taken; UsageError without a usable certificate."""
+        if self._alone is not None:
+            require_free(*self._alone)
         if self._tls is None:
             await self._server.serve()
             return

@@ -120,8 +120,8 @@ class InferenceService:
         code = Code.FAILED
         judged: Code | None = None
         trace = None
-        self._crowd.note(who, started)
         try:
+            self._crowd.note(who, started)
             trace = self.tracing.begin(HEADERS.get(), started) if self.tracing is not None else None
             answer = await self._answer(await receive, codec, gone, deadline, who, in_thread, trace)
             code = _OK
