@@ -26,3 +26,7 @@ def test_nvidias_bindings_have_every_call_and_constant_that_is_asked_for() -> No
     calls = re.findall(r'_ask\("(cuda\w+)"', source) + re.findall(r"runtime\.(cuda\w+)", source)
     assert len(set(calls)) > 20
     assert [name for name in calls if not hasattr(runtime, name)] == []
+
+
+def test_a_gpu_tells_its_uuid_in_sixteen_bytes() -> None:
+    assert len(bytes(runtime.cudaDeviceProp().uuid.bytes)) == 16
