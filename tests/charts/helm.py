@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,16 @@ def render(
     values: dict[str, Any] | None = None, *, release: str = "fettle", namespace: str = "fettle-system"
 ) -> list[dict[str, Any]]:
     """The chart's objects with `values`."""
-    command = ["template", release, str(CHART), "--namespace", namespace, "--values", "-"]
-    text = helm(*command, stdin=json.dumps(values or {}))
+    found: list[dict[str, Any]] = json.loads(_rendered(json.dumps(values or {}), release, namespace))
+    return found
+
+
+@cache
+def _rendered(values: str, release: str, namespace: str) -> str:
+    """As JSON, which is read in no time: many tests look at the same objects."""
+    text = helm("template", release, str(CHART), "--namespace", namespace, "--values", "-", stdin=values)
     # The CRDs are 140 kB: libyaml reads them in a tenth of the time.
-    return [found for found in yaml.load_all(text, yaml.CSafeLoader) if found]
+    return json.dumps([found for found in yaml.load_all(text, yaml.CSafeLoader) if found])
 
 
 def only(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:

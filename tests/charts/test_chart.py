@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +192,7 @@ def test_a_role_in_a_watched_namespace_grants_what_the_cluster_role_does() -> No
 @pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["one"]}], ids=["everywhere", "one namespace"])
 def test_every_kind_may_be_watched_wherever_the_operator_watches(kind: ResourceKind, values: dict[str, Any]) -> None:
     """kopf watches every kind in the same namespaces, the Lease too."""
-    roles = [one for one in rendered(json.dumps(values)) if one["metadata"]["name"] == "fettle" and "rules" in one]
+    roles = [one for one in render(values) if one["metadata"]["name"] == "fettle" and "rules" in one]
     assert {role["metadata"].get("namespace") for role in roles} == ({"one", "fettle-system"} if values else {None})
     for role in roles:
         granted = [
@@ -413,12 +411,9 @@ VALUES = {
 @pytest.mark.parametrize("path", VALUES)
 def test_every_value_changes_an_object(path: str) -> None:
     given = NEEDS.get(path, {})
-    assert render(merged(given, nested(path, other(path, VALUES[path])))) != rendered(json.dumps(given))
-
-
-@cache
-def rendered(values: str) -> list[dict[str, Any]]:
-    return render(json.loads(values))
+    if not path.startswith("crds."):  # nothing else changes those, and they are what takes long to render
+        given = {**given, "crds": {"enabled": False}}
+    assert render(merged(given, nested(path, other(path, VALUES[path])))) != render(given)
 
 
 def test_options_appear_where_they_are_asked_for() -> None:

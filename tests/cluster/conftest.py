@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
+from tests import warm
+from tests.authorities import one_authority as one_authority
 from tools.cluster.paths import TEST, checkout
 from tools.cluster.shell import wait_until
 from tools.cluster.target import Target, resolve_target
 
 from fettle.cluster.client import Client
 
+warm.imported("fettle.controller.process", "fettle.controller.reconcilers")
 ROOT = Path(__file__).parents[2]
 # As if the chart had installed them: a later `helm install fettle` then takes the CRDs over instead of refusing.
 HELM_OWNERSHIP = {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+from tests.warm import Popen
 from tools.ports import free_port
 
 Value = TypeVar("Value")
@@ -34,7 +35,7 @@ async def eventually(look: Callable[[], Awaitable[Value]], seconds: float = 60.0
 class OperatorProcess:
     """A running replica."""
 
-    process: asyncio.subprocess.Process
+    process: Popen
     port: int
     log: Path
 
@@ -64,8 +65,11 @@ class OperatorProcess:
         """Send a signal and wait for the exit status."""
         if self.process.returncode is None:
             self.process.send_signal(number)
-        async with asyncio.timeout(40):
-            return await self.process.wait()
+        return await self.ended()
+
+    async def ended(self) -> int:
+        """The exit status, once it has ended."""
+        return await asyncio.to_thread(self.process.wait, 40)
 
     def text(self) -> str:
         """Everything it logged."""
@@ -87,8 +91,8 @@ async def operator(kubeconfig: str, namespace: str, **settings: object) -> Async
         **{f"FETTLE_{key.upper()}": str(value) for key, value in settings.items()},
     }
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "fettle.controller", env=environment, stdout=log, stderr=log
+        process = Popen(
+            (sys.executable, "-m", "fettle.controller"), env=environment, stdout=log.fileno(), stderr=log.fileno()
         )
         running = OperatorProcess(process, port, Path(log.name))
         try:
@@ -99,4 +103,4 @@ async def operator(kubeconfig: str, namespace: str, **settings: object) -> Async
         finally:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+                process.wait()

@@ -67,7 +67,7 @@ async def test_a_replica_whose_lease_was_taken_ends_at_once(kubeconfig: str, cli
             return True
 
         await eventually(taken)
-        assert await first.process.wait() == 1
+        assert await first.ended() == 1
         assert "lost the Lease" in first.text()
     lease = await client.get(LEASE, namespace, "fettle")
     assert lease is not None and lease["spec"]["holderIdentity"] == "thief", "what was lost must not be given away"
