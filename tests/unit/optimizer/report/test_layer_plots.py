@@ -27,10 +27,10 @@ def test_the_report_draws_the_error_of_each_layer_and_says_which_stay_in_floatin
     page = published(store)
     (told,) = re.findall(r'aria-label="(Error by layer [^"]*)"', page)
     assert (
-        "int8-mixed-openvino: Conv.6 &lt;b&gt; moves the answers most if it alone is in int8, by 41.5 tolerances"
+        "int8-mixed-openvino: Conv.6 &lt;b&gt; moves the answers most if it alone is in lower precision, by 41.5 tolerances"
         in told
     )
-    assert "in floating point stay Conv.6 &lt;b&gt;" in told
+    assert "in higher precision stay Conv.6 &lt;b&gt;" in told
     assert "<b>" not in page.split("Error by layer")[1]
 
 
