@@ -114,7 +114,7 @@ bench-rollout: setup ## run every order of events under load; writes bench/resul
 	@$(ON_OWN_CLUSTER) --images -- $(PYTHON) -m bench.rollout
 
 bench-optimize: setup ## run Fettle and its peers' own flows on real models; writes bench/results/optimize.json, some hours on a quiet machine
-	@$(PYTHON) -m bench.optimize $(if $(ONLY),--only $(ONLY)) $(if $(TOOL),--tool $(TOOL))
+	@$(PYTHON) -m bench.optimize $(if $(ONLY),--only $(ONLY)) $(if $(TOOL),--tool $(TOOL)) $(if $(LIMIT),--limit $(LIMIT))
 
 bench-formats: setup ## take a model of each source format to a served artifact; writes bench/results/formats.json, half an hour
 	@$(PYTHON) -m bench.formats $(ONLY)

@@ -39,7 +39,8 @@ class HeldOut:
         folder.mkdir(parents=True, exist_ok=True)
         for name, arrays in (("held-out", split.held_out), ("calibration", split.calibration)):
             np.savez(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]
-        self.evaluation = EvaluationSpec(uri=(folder / "held-out.npz").resolve().as_uri(), metric=case.metric)
+        held_out = {"uri": (folder / "held-out.npz").resolve().as_uri(), "metric": case.metric}
+        self.evaluation = EvaluationSpec.model_validate(held_out | case.judged)
         store = open_store(folder / "store")
         inputs = SourceSpec.model_validate({"uri": source.resolve().as_uri(), "inputs": case.inputs})
         calibration = CalibrationSpec(uri=(folder / "calibration.npz").resolve().as_uri())

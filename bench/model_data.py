@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sysconfig
 import tempfile
 import wave
-from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -38,7 +38,6 @@ WORDS = (
     "tax",
     "Fettle",
 )
-ARABIC = "السلام عليكم"  # peace be upon you
 ARABIC_WORDS = "من في على هذا كان إلى عن مع كل بعد يوم بيت كتاب مدينة شمس قمر ماء طريق رجل امرأة ولد مدرسة سوق بحر جبل"
 
 
@@ -109,6 +108,26 @@ def captchas(size: int, count: int, seed: int = 6) -> np.ndarray:
     return np.stack(made)
 
 
+def codes(width: int, height: int, count: int, seed: int = 8) -> np.ndarray:
+    """Codes to be typed off: four to six letters and digits, each turned and of another size, `[count, height, width]`, 0 to 255."""
+    random = np.random.default_rng(seed)
+    signs = [*"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghkmnpqrstuvwxyz23456789"]
+    made = []
+    for _ in range(count):
+        image = Image.new("L", (width, height), int(random.integers(190, 256)))
+        chosen = random.choice(signs, int(random.integers(4, 7)))
+        step = width / (len(chosen) + 1)
+        for place, sign in enumerate(chosen):
+            mask = Image.new("L", (height, height))
+            font = _font(int(height * random.uniform(0.55, 0.75)))
+            ImageDraw.Draw(mask).text((height / 2, height / 2), sign, 255, font, anchor="mm")
+            turned = mask.rotate(float(random.uniform(-25, 25)), Image.Resampling.BICUBIC)
+            left = int(step * (place + 1) - height / 2)
+            image.paste(int(random.integers(0, 90)), (left, int(random.integers(-4, 5))), turned)
+        made.append(np.asarray(image, np.float32) + random.normal(0, 6, (height, width)).astype(np.float32))
+    return np.clip(np.stack(made), 0, 255)
+
+
 def planes(images: np.ndarray, mean: float = 0.0, scale: float = 255.0) -> np.ndarray:
     """Images `[items, height, width(, 3)]` as `[items, 3, height, width]`, `(x - mean) / scale`."""
     coloured = images if images.ndim == 4 else np.repeat(images[..., np.newaxis], 3, axis=3)
@@ -148,6 +167,8 @@ def mel_filters(rate: int, width: int, bands: int) -> np.ndarray:
 
 
 def _spoken(rate: int) -> list[np.ndarray]:
+    if shutil.which("espeak-ng") is None:
+        raise RuntimeError("espeak-ng, which speaks the sentences, is not installed: apt-get install espeak-ng")
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for number, sentence in enumerate(SENTENCES):
@@ -176,18 +197,11 @@ def file_starts(count: int, seed: int = 5) -> np.ndarray:
 
 
 def letters(length: int, count: int, last: int, seed: int = 6) -> np.ndarray:
-    """Numbers of letters, `[count, length]`, each below `last`: Arabic text, as far as a model's own numbering is not known."""
-    random = np.random.default_rng(seed)
-    text = np.array([1 + ord(letter) % (last - 1) for letter in islice(cycle(ARABIC), 4 * length)])
-    starts: Iterator[int] = (int(random.integers(0, 3 * length)) for _ in range(count))
-    return np.stack([text[start : start + length] for start in starts]).astype(np.int64)
-
-
-def sentences(length: int, count: int, seed: int = 13) -> np.ndarray:
-    """Numbers of letters, `[count, length]`: common Arabic words in another order each."""
+    """Numbers of letters, `[count, length]`, each below `last`: common Arabic words in another order each, as far as a model's own numbering is not
+    known."""
     random = np.random.default_rng(seed)
     made = (" ".join(random.permutation(ARABIC_WORDS.split())) for _ in range(count))
-    return np.array([[1 + ord(letter) % 29 for letter in sentence[:length]] for sentence in made], np.int64)
+    return np.array([[1 + ord(letter) % (last - 1) for letter in text[:length]] for text in made], np.int64)
 
 
 def patients(count: int) -> np.ndarray:

@@ -58,7 +58,7 @@ def specification(case: Case, source: str, items: str) -> dict[str, Any]:
         "search": {"deadlineSeconds": DEADLINE_SECONDS},
     }
     if case.items is not None:
-        spec["data"] = {"evaluation": {"uri": items, "metric": case.metric}}
+        spec["data"] = {"evaluation": {"uri": items, "metric": case.metric, **case.judged}}
         spec["constraints"] = {"accuracy": {"maxDrop": case.max_drop}}
     return spec
 

@@ -1,14 +1,17 @@
-"""Fettle beside its peers' own flows, on real models with a task metric each: `python -m bench.optimize [--only MODEL …] [--tool TOOL …]`.
+"""Fettle beside its peers' own flows, on real models with a task metric each.
+
+    python -m bench.optimize [--only MODEL …] [--tool TOOL …] [--limit SECONDS] [--again]
 
 For each case of `bench/optimize_cases.py`: a third of its items is held out. Every tool of `bench/optimize_tools.py` gets the others, and makes a
 model. Then each model is judged on the held-out items by Fettle's own metric, the original's answers as truth, and timed in turns with all others
-in fresh processes. Prints the table and writes bench/results/optimize.json, where rows of other models stay. What a tool made stays in the work
-folder and is not made again without `--again`, so a run may be stopped at any time. Needs espeak-ng and a quiet machine.
+in fresh processes. Prints the table and writes bench/results/optimize.json after each model; rows of other models stay. What a tool made, and the
+rows of a model, stay in the work folder, so a run may be stopped at any time and goes on where it was. Needs espeak-ng and a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -16,6 +19,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -57,7 +61,8 @@ def made(tool: Tool, case: Case, held_out: HeldOut, source: Path, items: Split, 
         subject = Subject(**content["subject"]) if content["subject"] else None
         return Outcome(**content | {"subject": subject})
     outcome = run(tool, case, job, items, folder.resolve())
-    kept.write_text(json.dumps(asdict(outcome) | {"key": key}))
+    if outcome.wall_seconds:  # else it was not run, because it has no environment yet
+        kept.write_text(json.dumps(asdict(outcome) | {"key": key}))
     return outcome
 
 
@@ -86,13 +91,30 @@ def timed(
         for row, outcome in zip(rows, outcomes, strict=True)
         if outcome.subject is not None and row.error is None
     ]
-    found = compare(folder, [held_out.original, *able], held_out.items.feed([0]), processes)
+    times = compare(folder, [held_out.original, *able], held_out.items.feed([0]), processes)
     done = []
     for row in rows:
-        row = replace(row, milliseconds=round(found.milliseconds, 4), error=row.error or found.failures.get(row.tool))
-        speedups = tuple(round(speedup, 4) for speedup in found.speedups.get(row.tool, ()))
+        row = replace(row, milliseconds=round(times.milliseconds, 4), error=row.error or times.failures.get(row.tool))
+        speedups = tuple(round(speedup, 4) for speedup in times.speedups.get(row.tool, ()))
         done.append(replace(row, speedups=speedups, speedup=median(speedups)))
     return done
+
+
+def rows_key(case: Case, tools: Sequence[Tool], processes: int) -> str:
+    """What the rows of a case depend on."""
+    given = [case.count, case.metric, case.judged, case.max_drop, case.threads, processes]
+    return hashlib.sha256(json.dumps([given, [(tool.name, code(tool)) for tool in tools]]).encode()).hexdigest()
+
+
+def rows_of(case: Case, tools: Sequence[Tool], work: Path, processes: int) -> list[Row]:
+    """The rows of a case: those of an earlier run with the same tools, or from a run now."""
+    kept, key = work / case.name / "rows.json", rows_key(case, tools, processes)
+    if kept.exists() and (content := json.loads(kept.read_text()))["key"] == key:
+        return [Row.of(row) for row in content["rows"]]
+    rows = one_case(case, tools, work, processes)
+    if all(row.wall_seconds for row in rows):
+        kept.write_text(json.dumps({"key": key, "rows": [row.to_json() for row in rows]}))
+    return rows
 
 
 def one_case(case: Case, tools: Sequence[Tool], work: Path, processes: int) -> list[Row]:
@@ -131,6 +153,7 @@ def main() -> None:
     parser.add_argument("--tool", nargs="+", metavar="TOOL", choices=TOOLS, help="tools; all when none is given")
     parser.add_argument("--work", type=Path, default=WORK, help="folder for what is done")
     parser.add_argument("--again", action="store_true", help="let tools make their models again")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no other model is begun")
     parser.add_argument("--processes", type=int, default=PROCESSES, help="in which models are timed")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file that rows are written into")
     parser.add_argument(
@@ -142,12 +165,17 @@ def main() -> None:
         return
     logging.disable(logging.INFO)
     tools = [TOOLS[name] for name in options.tool or TOOLS]
+    began = time.monotonic()
     for case in (CASES[name] for name in options.only or CASES):
+        if time.monotonic() - began > options.limit:
+            print(f"{case.name}: not begun, because {options.limit:g} s are over", file=sys.stderr)
+            continue
         if options.again:
+            (options.work / case.name / "rows.json").unlink(missing_ok=True)
             for tool in tools:
                 shutil.rmtree(options.work / case.name / tool.name, ignore_errors=True)
-        rows = merged(read(options.results), one_case(case, tools, options.work, options.processes), [*CASES], [*TOOLS])
-        write(options.results, rows)
+        now = rows_of(case, tools, options.work, options.processes)
+        write(options.results, merged(read(options.results), now, [*CASES], [*TOOLS]))
     rows = read(options.results)
     Console(width=200).print(table(rows))
     print(*summary(rows), sep="\n")

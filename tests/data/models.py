@@ -210,6 +210,13 @@ def whole_batch_output() -> onnx.ModelProto:
     return model(nodes, [tensor("x", ["N", 4])], [tensor("y", ["N", 4]), tensor("mean", [])], [stored("two", 2.0)])
 
 
+def squeezed_output() -> onnx.ModelProto:
+    """Where the output has one axis or none depends on how many items there are, so OpenVINO loads it only for a batch that is known."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["column"]), helper.make_node("Squeeze", ["column"], ["y"])]
+    weights = [stored("w", np.random.default_rng(13).standard_normal((4, 1)))]
+    return model(nodes, [tensor("x", ["N", 4])], [tensor("y", [])], weights)
+
+
 def sequence_output() -> onnx.ModelProto:
     """A sequence of tensors at the boundary."""
     nodes = [helper.make_node("SplitToSequence", ["x"], ["parts"], axis=0)]
@@ -433,6 +440,7 @@ BY_NAME: dict[str, Callable[[], onnx.ModelProto]] = {
         conditional,
         custom_operator,
         whole_batch_output,
+        squeezed_output,
         sequence_output,
         float8_input,
         random_output,

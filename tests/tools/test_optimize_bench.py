@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from bench import optimize_rows as rows
+from bench.model_catalog import Case
+from bench.optimize import rows_key, rows_of
 from bench.optimize_cases import CASES
 from bench.optimize_rows import Row
 from bench.optimize_tools import TOOLS, code
@@ -172,6 +174,21 @@ def test_what_a_tool_made_of_other_items_or_for_another_bound_is_made_again(chan
     other = rows.split(items(66)) if change == "items" else rows.split(items(60))
     same = rows.digest(first, job) == rows.digest(other, job | ({"max_drop": 0.2} if change == "job" else {}))
     assert same is (change == "")
+
+
+def unreachable(_: Path, folder: Path) -> Path:
+    raise RuntimeError("no network")
+
+
+def test_rows_of_a_model_that_was_measured_are_used_again_and_one_that_failed_is_tried_again(tmp_path: Path) -> None:
+    case = Case("a", "kind", write=unreachable, items=lambda count, _: items(count), count=8)
+    tools, kept = TOOLS[:1], tmp_path / "a" / "rows.json"
+    (failed,) = rows_of(case, tools, tmp_path, 1)
+    assert failed.error == "no network"
+    assert not kept.exists()
+    kept.write_text(json.dumps({"key": rows_key(case, tools, 1), "rows": [FETTLE.to_json()]}))
+    assert rows_of(case, tools, tmp_path, 1) == [FETTLE]
+    assert rows_of(case, tools, tmp_path, 2)[0].error == "no network"
 
 
 def test_no_two_tools_are_the_same_code_with_the_same_options() -> None:

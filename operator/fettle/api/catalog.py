@@ -64,6 +64,7 @@ STEPS: tuple[StepEntry, ...] = (
         lossy=True,
         calibration=True,
         bounded=True,
+        revision=2,
         instruction_set=True,  # as in static
     ),
     StepEntry(
@@ -75,7 +76,20 @@ STEPS: tuple[StepEntry, ...] = (
         lossy=True,
         calibration=True,
         bounded=True,
+        revision=2,
         instruction_set=True,  # what a layer loses depends on how products are summed
+    ),
+    # bfloat16 is a setting of the runtime; this step keeps layers that lose too much by it in float32.
+    StepEntry(
+        StepKind.QUANTIZE_BFLOAT16,
+        RuntimeName.OPENVINO,
+        "OpenVINO",
+        ("openvino",),
+        "openvino_bfloat16:where_it_holds",
+        lossy=True,
+        calibration=True,
+        bounded=True,
+        instruction_set=True,  # only CPUs with bfloat16 can tell
     ),
     # Dynamic quantization exists for onnxruntime only: NNCF offers none for activations.
     StepEntry(

@@ -144,7 +144,7 @@ class SearchSpec(ApiModel):
     parallelism: Annotated[int, Field(ge=1, le=32, description="Number of concurrent build Jobs.")] = 2
     max_candidates: Annotated[
         int, Field(ge=1, le=64, description="Maximum number of candidates for each target, cheapest first.")
-    ] = 24
+    ] = 28
     deadline_seconds: Annotated[int, Field(ge=60, le=604_800, description="Deadline for the run, in seconds.")] = 3600
     strategy: Annotated[
         SearchStrategy,

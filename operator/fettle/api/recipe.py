@@ -18,6 +18,7 @@ KINDS = {
     QuantizeMode.MIXED: StepKind.QUANTIZE_MIXED,
     QuantizeMode.AWARE: StepKind.QUANTIZE_AWARE,
     QuantizeMode.FLOAT16: StepKind.QUANTIZE_FLOAT16,
+    QuantizeMode.BFLOAT16: StepKind.QUANTIZE_BFLOAT16,
     QuantizeMode.FLOAT8: StepKind.QUANTIZE_FLOAT8,
     QuantizeMode.WEIGHT_ONLY: StepKind.QUANTIZE_WEIGHT_ONLY,
     QuantizeMode.WEIGHT_ONLY_INT4: StepKind.QUANTIZE_WEIGHT_ONLY_INT4,
@@ -61,6 +62,7 @@ class QuantizeStep(StepParameters):
             description="Quantization mode. Static and Mixed need calibration items. Mixed keeps those layers in floating point whose quantization "
             "changes more answers than constraints.accuracy allows. It takes longer to build. Aware trains the model to answer well in int8, and "
             "quantizes it as Static does. It also needs data.training. Float16 stores weights in float16 and computes in float32 (litert only). "
+            "BFloat16 is for recipes with precision BFloat16: layers that change too many answers in it stay in float32 (openvino only). "
             "Float8 is Static in 8-bit floating point, E4M3, for engines on GPUs from sm89 on. "
             "WeightOnly stores the weights of MatMul and Gemm in 8 bits, WeightOnlyInt4 in 4. It is for models whose time goes into reading weights, "
             "and needs no calibration items."
@@ -86,7 +88,7 @@ class QuantizeStep(StepParameters):
     @property
     def quantizes(self) -> bool:
         """Whether the step writes numbers of 8 bits or fewer. Aware only trains for it; the step that follows writes it."""
-        return self.mode not in (QuantizeMode.AWARE, QuantizeMode.FLOAT16)
+        return self.mode not in (QuantizeMode.AWARE, QuantizeMode.FLOAT16, QuantizeMode.BFLOAT16)
 
     @property
     def dynamic(self) -> bool:

@@ -119,12 +119,13 @@ class TrainingFigures(ApiModel):
 
 
 class LayerError(ApiModel):
-    """How far a group of layers moves the answers if it alone is in int8. A group is a product, such as a convolution, and the layers behind it."""
+    """How far a group of layers moves the answers if it alone is in int8, or in bfloat16. A group is a product, such as a convolution, and the
+    layers behind it."""
 
     name: str  # of its first layer
     layers: int
     error: float  # root mean square of the differences, in tolerances of the outputs
-    kept: bool  # in floating point, in what was built
+    kept: bool  # in floating point, or in float32, in what was built
 
 
 class BuiltModel(StoredModel):

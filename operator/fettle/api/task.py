@@ -38,7 +38,7 @@ from fettle.api.vocabulary import (
 SCHEMA_VERSION = 1
 # Raised with every change in how labels are read, answers are compared or candidates are rejected: an answer that was found by other
 # rules is another answer, and is asked for again. It stands in the tasks that judge, and in no manifest (docs/design/evidence.md).
-JUDGING = 6
+JUDGING = 7
 SECONDS_PER_CANDIDATE = 20.0  # of the clock; the operator's settings may say otherwise
 PLAIN_LIMIT = 64 << 10  # bytes of JSON; above, it is compressed (the kernel takes 128 KiB for one variable)
 COMPRESSED = "zlib:"

@@ -166,6 +166,7 @@ class StepKind(StrEnum):
     QUANTIZE_MIXED = "quantizeMixed"
     QUANTIZE_AWARE = "quantizeAware"
     QUANTIZE_FLOAT16 = "quantizeFloat16"
+    QUANTIZE_BFLOAT16 = "quantizeBFloat16"
     QUANTIZE_FLOAT8 = "quantizeFloat8"
     QUANTIZE_WEIGHT_ONLY = "quantizeWeightOnly"
     QUANTIZE_WEIGHT_ONLY_INT4 = "quantizeWeightOnlyInt4"
@@ -181,8 +182,9 @@ class QuantizeMode(StrEnum):
     """Dynamic: weights int8, activations measured at run time. Static: both int8, ranges from calibration data.
 
     Mixed: as Static, but the layers that change too many answers stay in floating point. Aware: the model is trained to answer well in int8,
-    then quantized as in Static. Float16: weights are stored in float16, and nothing is int8. Float8: as Static, in 8-bit floating
-    point. WeightOnly, WeightOnlyInt4: weights of matrix products are stored in 8 or 4 bits, without ranges of activations.
+    then quantized as in Static. Float16: weights are stored in float16, and nothing is int8. BFloat16: the layers that change too many
+    answers in precision BFloat16 stay in float32. Float8: as Static, in 8-bit floating point. WeightOnly, WeightOnlyInt4: weights of matrix
+    products are stored in 8 or 4 bits, without ranges of activations.
     """
 
     DYNAMIC = "Dynamic"
@@ -190,6 +192,7 @@ class QuantizeMode(StrEnum):
     MIXED = "Mixed"
     AWARE = "Aware"
     FLOAT16 = "Float16"
+    BFLOAT16 = "BFloat16"
     FLOAT8 = "Float8"
     WEIGHT_ONLY = "WeightOnly"
     WEIGHT_ONLY_INT4 = "WeightOnlyInt4"

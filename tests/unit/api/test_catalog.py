@@ -25,6 +25,7 @@ SOURCE = ROOT / "operator" / "fettle"
 GRAPH = RecipeStep(optimize_graph=OptimizeGraphStep())
 STATIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.STATIC))
 DYNAMIC = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.DYNAMIC))
+BFLOAT16 = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.BFLOAT16))
 FLOAT16 = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.FLOAT16))
 WEIGHT_ONLY = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.WEIGHT_ONLY))
 
@@ -41,6 +42,7 @@ WEIGHT_ONLY = RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.WEIGHT_ONLY))
         (GRAPH, RuntimeName.LITERT, False, False, ("tensorflow-cpu",)),
         (STATIC, RuntimeName.LITERT, True, True, ("tensorflow-cpu",)),
         (FLOAT16, RuntimeName.LITERT, True, False, ("tensorflow-cpu",)),
+        (BFLOAT16, RuntimeName.OPENVINO, True, True, ("openvino",)),
         (WEIGHT_ONLY, RuntimeName.ONNXRUNTIME, True, False, ("onnx", "onnx-ir", "onnxruntime")),
         (WEIGHT_ONLY, RuntimeName.OPENVINO, True, False, ("nncf", "openvino")),
     ],
@@ -55,7 +57,12 @@ def test_a_step_tells_what_it_needs(
 
 @pytest.mark.parametrize(
     ("step", "family"),
-    [(DYNAMIC, RuntimeName.OPENVINO), (FLOAT16, RuntimeName.ONNXRUNTIME), (RecipeStep(), RuntimeName.OPENVINO)],
+    [
+        (DYNAMIC, RuntimeName.OPENVINO),
+        (FLOAT16, RuntimeName.ONNXRUNTIME),
+        (BFLOAT16, RuntimeName.ONNXRUNTIME),
+        (RecipeStep(), RuntimeName.OPENVINO),
+    ],
 )
 def test_a_step_that_no_library_offers_has_no_row(step: RecipeStep, family: RuntimeName) -> None:
     assert catalog.step(step, family) is None

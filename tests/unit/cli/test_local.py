@@ -96,7 +96,13 @@ async def test_a_run_ends_published() -> None:
     seen: list[RunDecision] = []
     status = await local_run(bench, make_spec(), seen).run()
     assert reason(status) == Reason.PUBLISHED
-    builds = ["int8-openvino", "int8-mixed-openvino", "int8-onnxruntime", "int8-mixed-onnxruntime"]
+    builds = [
+        "bfloat16-mixed-openvino",
+        "int8-openvino",
+        "int8-mixed-openvino",
+        "int8-onnxruntime",
+        "int8-mixed-onnxruntime",
+    ]
     assert bench.started == ["prepare", *(f"build {name}" for name in builds), "measure cpu", "publish"]
     assert seen[-1].finished
 

@@ -186,7 +186,7 @@ def test_plain_lines_tell_what_changes_once() -> None:
             world.finish()
     lines = out.getvalue().splitlines()
     assert len(lines) == len(set(lines))
-    assert any("Optimizing: 0 of 4 builds done" in line for line in lines)
+    assert any("Optimizing: 0 of 5 builds done" in line for line in lines)
     assert any("cpu/int8-openvino: Selected" in line for line in lines)
     assert all(line.startswith("[0:0") for line in lines)
 
@@ -228,7 +228,7 @@ def test_the_picture_holds_stage_tasks_and_candidates() -> None:
     console.print(display._picture())
     assert isinstance(console.file, io.StringIO)
     told = console.file.getvalue()
-    assert "Optimizing: 0 of 4 builds done" in told
+    assert "Optimizing: 0 of 5 builds done" in told
     assert "build int8-openvino" in told
     assert "float32-openvino-static" in told
 

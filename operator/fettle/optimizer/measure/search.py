@@ -27,7 +27,7 @@ class ScreenedCandidate:
     `lossy`: its accuracy has to be proved. `cost` and `least_cost`: milliseconds per item in its median block and in its best.
     `small_enough`: satisfies the size constraint. `incumbent`: it is published now. `computed`: the file and how it is computed; candidates with
     the same value differ only in batch, threads and streams, and give the same answers. `gain`: the speed-up over the original in its best
-    round.
+    round. `doubtful`: it lost more on the screening items than it may, though these are too few to be sure.
     """
 
     name: str
@@ -38,6 +38,7 @@ class ScreenedCandidate:
     small_enough: bool = True
     incumbent: bool = False
     gain: float = math.inf
+    doubtful: bool = False
     computed: tuple[str, ...] = ()
 
 
@@ -58,15 +59,17 @@ def sort_out(
     """Reject candidates that take more than 1.5 times as long as the best even in their best block, or that are slower than the original, unless the
     objective is Size. An exhaustive search rejects nobody.
 
-    An exact candidate is compared with exact ones only, because no lossy one has been proved yet. `may_be_slower`: only a constraint on the
-    speed-up decides.
+    An exact candidate is compared with exact ones only, because no lossy one has been proved yet, and none with a doubtful one, unless it is
+    doubtful itself. `may_be_slower`: only a constraint on the speed-up decides.
     """
     shortlist = Shortlist()
     for candidate in candidates:
         rivals = [
             other
             for other in candidates
-            if other.lossy <= candidate.lossy and other.small_enough >= candidate.small_enough
+            if other.lossy <= candidate.lossy
+            and other.doubtful <= candidate.doubtful
+            and other.small_enough >= candidate.small_enough
         ]
         best = min(rivals, key=lambda other: other.cost)
         if objective == Objective.SIZE or candidate.incumbent or exhaustive:
@@ -138,13 +141,15 @@ class _Evaluation:
     # What a candidate computed that lost too much -> its name.
     missed: dict[tuple[str, ...], str] = field(default_factory=dict)
 
-    def qualifies(self, candidate: ScreenedCandidate) -> bool:
-        """Whether the candidate is to be timed."""
+    def qualifies(self, candidate: ScreenedCandidate, behind: Sequence[ScreenedCandidate]) -> bool:
+        """Whether the candidate is to be timed. `behind` are those that come after it: a doubtful one leaves its place to them."""
         finals = self.finals
-        if candidate.lossy and finals.spent >= self.places:
+        leaves = candidate.doubtful and not candidate.incumbent
+        needed = sum(other.lossy and not other.doubtful for other in behind) if leaves else 0
+        if candidate.lossy and finals.spent + needed >= self.places:
+            others = "others lost less on the screening items" if needed else "faster ones were evaluated"
             finals.rejected[candidate.name] = (
-                f"the evaluation items can prove the accuracy of at most {self.places} lossy candidates, and faster ones were evaluated: "
-                "provide more items"
+                f"the evaluation items can prove the accuracy of at most {self.places} lossy candidates, and {others}: provide more items"
             )
             return False
         if candidate.computed in self.missed:
@@ -171,9 +176,10 @@ def hold_finals(
 ) -> Finals:
     """Evaluate and time `candidates` in their order until a winner and a runner-up satisfy every constraint; the published artifact is neither.
 
-    At most `places` of them are evaluated with an interval. Later ones that need an interval are skipped, and so are those with the same answers
-    as one that failed. A candidate that is much slower than one that passes cannot be the runner-up: it is timed only if that one fails after all.
-    An exhaustive search goes on to the last candidate as long as it is `in_time`, and times what loses too much accuracy as well.
+    At most `places` of them are evaluated with an interval. Later ones that need an interval are skipped, and so are doubtful ones if the others
+    need the places, and those with the same answers as one that failed. A candidate that is much slower than one that passes cannot be the
+    runner-up: it is timed only if that one fails after all. An exhaustive search goes on to the last candidate as long as it is `in_time`, and
+    times what loses too much accuracy as well.
     """
     finals = Finals()
     evaluation = _Evaluation(certify, places, exhaustive, finals)
@@ -186,7 +192,7 @@ def hold_finals(
             if not exhaustive and _outrun(waiting[0], (*group, *ahead), objective):
                 break
             candidate = waiting.pop(0)
-            if evaluation.qualifies(candidate):
+            if evaluation.qualifies(candidate, waiting):
                 group.append(candidate)
         if group:
             finals.timed += [candidate.name for candidate in group]

@@ -184,6 +184,7 @@ class _Measuring:
                 small_enough=size is None or candidate.built.model.bytes <= size.max_bytes,
                 incumbent=candidate.incumbent is not None,
                 computed=_computed(candidate),
+                doubtful=self._doubtful(candidate),
                 gain=quick.best_gain(self._compared(quick)),
             )
             for candidate in self._candidates
@@ -191,6 +192,13 @@ class _Measuring:
             and candidate.failure is None
             and candidate.rejection is None
         ]
+
+    def _doubtful(self, candidate: MeasuredCandidate) -> bool:
+        """Whether it lost more than it may on the screening items, which cannot tell for sure."""
+        bound, judgement = self.task.constraints.accuracy, candidate.screening_judgement
+        if bound is None or judgement is None or judgement.exact or self.task.screening is None:
+            return False
+        return judgement.drop is not None and judgement.drop.value > bound.max_drop
 
     # --------------------------------------------------------------------------------------------------------------- finals
 

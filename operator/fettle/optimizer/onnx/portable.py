@@ -7,7 +7,7 @@ that does not apply returns its argument. If a library fails, its exception is r
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from fettle.optimizer.onnx.stft import convolve_stft
 WANTED_OPSETS = (21, 17, 13)
 RAISE_BELOW = 17
 GROWTH_LIMIT = (2.0, 16 << 20)  # folding may not make a file larger than this factor plus these bytes
-REVISION = 3  # of the steps and of what is found out about their result, for every format: raise it when they change
+REVISION = 4  # of the steps and of what is found out about their result, for every format: raise it when they change
 
 
 @dataclass(frozen=True)
@@ -226,6 +226,21 @@ def name_nodes(graph: onnx.GraphProto) -> None:
         if not node.name or node.name in taken:
             node.name = f"{node.op_type}_{index}"
         taken.add(node.name)
+
+
+def fix_sizes(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+    """`model` with these sizes of inputs where its own vary and these do not (-1), and with all shapes that follow."""
+    changed = deepcopy(model)
+    fixed = 0
+    for value in onnx_model.inputs(changed.graph):
+        for axis, size in zip(value.type.tensor_type.shape.dim, sizes.get(value.name, ()), strict=False):
+            if size > 0 >= axis.dim_value:
+                axis.dim_value = size
+                fixed += 1
+    if not fixed:
+        return model
+    del changed.graph.value_info[:]
+    return infer_shapes(changed)
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

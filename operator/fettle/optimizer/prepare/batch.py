@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -47,10 +47,14 @@ def _suggested(tensor: Tensor, spec: InputSpec | None, hint: Hint | None) -> int
 
 @dataclass(frozen=True)
 class BatchProof:
-    """The batch axis of every input and output, or None with the reason in words."""
+    """The batch axis of every input and output, or None with the reason in words.
+
+    `alone`: by input, the axis along which there can be one item only, because the model fails on several or answers them all at once.
+    """
 
     axes: Mapping[str, int] | None
     why_not: str = ""
+    alone: Mapping[str, int] = field(default_factory=dict)
 
 
 def prove_batch(run: RunModel, signature: Signature, axes: Mapping[str, int], items: Items) -> BatchProof:
@@ -70,15 +74,15 @@ def prove_batch(run: RunModel, signature: Signature, axes: Mapping[str, int], it
             singles += [run(items.whole(index)) for index in range(PROOF_ITEMS, len(items))]
         batches = [run(_stack(items, axes, range(size))) for size in sizes]
     except RuntimeFailure as error:
-        return BatchProof(None, f"the model does not run on several items at once ({quoted(error.message, 150)})")
+        return BatchProof(None, f"the model does not run on several items at once ({quoted(error.message, 150)})", axes)
     proved: dict[str, int] = dict(axes)
     for tensor in signature.outputs:
         alone, together = ([answer[tensor.name] for answer in runs] for runs in (singles, batches))
-        axis = _output_axis(alone, together, sizes)
+        possible = _following(alone[0], together, sizes)
+        axis = next((axis for axis in possible if _holds(alone, together, sizes, axis)), None)
         if axis is None:
-            return BatchProof(
-                None, f"the output {tensor.name!r} for several items differs from the outputs for each of them"
-            )
+            why = f"the output {tensor.name!r} for several items differs from the outputs for each of them"
+            return BatchProof(None, why, {} if possible else axes)
         proved[tensor.name] = axis
     return BatchProof(proved)
 
@@ -88,15 +92,18 @@ def _stack(items: Items, axes: Mapping[str, int], indices: Sequence[int]) -> dic
     return {name: np.concatenate([whole[name] for whole in wholes], axis=axes[name]) for name in wholes[0]}
 
 
-def _output_axis(singles: list[Array], batches: list[Array], sizes: list[int]) -> int | None:
-    """The axis along which each output in `batches` holds the answers to its items, one after the other."""
-    for axis in range(singles[0].ndim):
-        lengths = [answer.shape[axis] if answer.ndim > axis else None for answer in (singles[0], *batches)]
-        if lengths == [1, *sizes] and all(
-            _joined(singles[:size], axis, batch) for size, batch in zip(sizes, batches, strict=True)
-        ):
-            return axis
-    return None
+def _following(single: Array, batches: list[Array], sizes: list[int]) -> list[int]:
+    """The axes that are as long as there are items."""
+    lengths = [
+        [answer.shape[axis] if answer.ndim > axis else None for answer in (single, *batches)]
+        for axis in range(single.ndim)
+    ]
+    return [axis for axis, found in enumerate(lengths) if found == [1, *sizes]]
+
+
+def _holds(singles: list[Array], batches: list[Array], sizes: list[int], axis: int) -> bool:
+    """Whether each output in `batches` holds the answers to its items along `axis`, one after the other."""
+    return all(_joined(singles[:size], axis, batch) for size, batch in zip(sizes, batches, strict=True))
 
 
 def _joined(singles: list[Array], axis: int, batch: Array) -> bool:
@@ -110,12 +117,14 @@ def _alike(wanted: Array, answer: Array) -> bool:
     return within_noise(wanted, answer, profile.noise())
 
 
-def settled(signature: Signature, batch: Mapping[str, int] | None, answers: Sequence[NamedArrays]) -> Signature:
-    """The signature with the proved batch axes, and with those dimensions of the output shapes that the answers confirm."""
+def settled(signature: Signature, proof: BatchProof, answers: Sequence[NamedArrays]) -> Signature:
+    """The signature with the proved batch axes, with 1 where there can be one item only, and with those dimensions of the output shapes that the
+    answers confirm."""
 
     def with_axis(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        axis = None if batch is None else batch[tensor.name]
-        sizes = tuple(-1 if place == axis else size for place, size in enumerate(shape))
+        axis = None if proof.axes is None else proof.axes[tensor.name]
+        fixed = proof.alone.get(tensor.name)
+        sizes = tuple(-1 if place == axis else 1 if place == fixed else size for place, size in enumerate(shape))
         return tensor.model_copy(update={"shape": sizes, "batch_axis": axis})
 
     return Signature(

@@ -49,6 +49,13 @@ def portable(source: Original, reference: OriginalAnswers, folder: Path) -> Port
     return replace(form, model=model, path=final)
 
 
+def with_sizes(form: Portable, signature: Signature, reference: OriginalAnswers, folder: Path) -> Portable:
+    """`form` with the sizes of its inputs that the signature fixes, if the answers still match `reference`: OpenVINO loads some graphs only so."""
+    sizes = {tensor.name: tensor.shape for tensor in signature.inputs}
+    step = onnx_portable.Step("fix sizes of inputs", (lambda model: onnx_portable.fix_sizes(model, sizes),))
+    return _tried(step, form, reference, signature, folder, form.path.parent)
+
+
 def _check_conversion(source: Original, reference: OriginalAnswers) -> None:
     """Raises ConversionError if the converted model's outputs differ from the original's."""
     try:

@@ -33,7 +33,7 @@ from fettle.optimizer.prepare.data import Data
 from fettle.optimizer.prepare.earlier import earlier, kept_as, preparation
 from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
 from fettle.optimizer.prepare.native import asking, native
-from fettle.optimizer.prepare.portable import portable
+from fettle.optimizer.prepare.portable import portable, with_sizes
 from fettle.optimizer.prepare.profile import traits
 from fettle.optimizer.prepare.states import refuse_states
 from fettle.optimizer.prepare.texts import stored_tokenizer
@@ -129,6 +129,7 @@ def _converted(job: Job) -> PrepareReport:
     judged = _judged(job, original.subject, reference_data, opened.infer)
     told = difference(original.subject, opened.infer, judged.items, judged.signature) if original.foreign else None
     opened.close()
+    form = with_sizes(form, judged.signature, reference_data.reference, job.folder / "work")
     runtimes, refusals = _runtimes(
         job, form.path, judged.signature, job.source.format.name if original.untouched else None
     )
@@ -189,7 +190,7 @@ def _judged(job: Job, subject: RunnableModel, reference_data: ReferenceData, run
     """Prove the batch axis and choose the items. `run` gives the original's answers."""
     task = job.task
     proof = batch.prove_batch(run, subject.signature, reference_data.data.axes, data.enough(reference_data.data))
-    signature = batch.settled(subject.signature, proof.axes, reference_data.reference.answers)
+    signature = batch.settled(subject.signature, proof, reference_data.reference.answers)
     reading = labels.read(reference_data.data.split, signature, job.evaluation, run)
     given, items, generated = data.judged(reference_data.data, task.data, run)
     one_by_one = f"one item at a time, because no batch axis could be verified: {proof.why_not}"

@@ -1,4 +1,4 @@
-"""Which layers int8 moves: the error of each group of layers, as it was measured to choose those that stay in floating point."""
+"""The error of each group of layers in lower precision, as it was measured to choose those that keep a higher one."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def errors(name: str, layers: Sequence[LayerError]) -> str:
     axes.set_yticks(rows, [clip(layer.name, NAME) for layer in layers], fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel("error if it alone is in int8, in tolerances (RMS)")
-    meanings = ((GOOD, "floating point"), (PLAIN, "int8"))
+    axes.set_xlabel("error if it alone is in lower precision, in tolerances (RMS)")
+    meanings = ((GOOD, "kept in higher precision"), (PLAIN, "in lower precision"))
     axes.legend(handles=[Patch(color=colour, label=label) for colour, label in meanings], frameon=False, fontsize=9)
     worst, kept = layers[0], [layer.name for layer in layers if layer.kept]
     return svg(
         canvas,
-        f"Error by layer of {name}: {worst.name} moves the answers most if it alone is in int8, by {number(worst.error)} "
-        f"tolerances; of these, in floating point: {joined(kept) if kept else 'none'}",
+        f"Error by layer of {name}: {worst.name} moves the answers most if it alone is in lower precision, by {number(worst.error)} "
+        f"tolerances; of these, in higher precision: {joined(kept) if kept else 'none'}",
     )

@@ -16,7 +16,7 @@ from typing import Protocol
 from fettle.api.recipe import QuantizeStep, RuntimeSettings
 from fettle.api.report import LayerError
 from fettle.api.text import percent, rounded
-from fettle.api.vocabulary import RuntimeName
+from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RecipeError, RuntimeFailure
 from fettle.optimizer.loss import Infer, Loss
 from fettle.optimizer.measure.items import Answer
@@ -57,11 +57,14 @@ class Switches(Protocol):
 @dataclass(frozen=True)
 class Scheme:
     """A way to quantize: `quantize` writes the model, with some layers left out, to a folder and returns its path; `switches` creates `Switches` from
-    the model in which every layer is quantized. `words` distinguish it from the family's usual way."""
+    the model in which every layer is quantized. `words` distinguish it from the family's usual way. `whole` and `kept_in`: what it does to
+    all layers, and how those are computed that it leaves out, for a person."""
 
     quantize: Callable[[Path, Sequence[str]], Path]
     switches: Callable[[Path], Switches]
     words: str = ""
+    whole: str = "all layers are quantized"
+    kept_in: str = "floating point"
 
 
 @dataclass(frozen=True)
@@ -92,31 +95,37 @@ class LayerChoice:
         differ = f"{rounded(100 * self.loss, 2)} % of the answers to the calibration items differ"
         scheme = f"{self.scheme.words}: " if self.scheme.words else ""
         if not self.kept:
-            return f"{scheme}all layers are quantized; {differ}"
+            return f"{scheme}{self.scheme.whole}; {differ}"
         names = ", ".join([*(group[0] for group in self.kept[:SHOWN]), *(["…"] if len(self.kept) > SHOWN else [])])
-        return f"{scheme}{len(self.kept)} of {self.layers} layers stay in floating point ({names}); {differ}"
+        return f"{scheme}{len(self.kept)} of {self.layers} layers stay in {self.scheme.kept_in} ({names}); {differ}"
 
 
 def partly(
-    work: Work[QuantizeStep], name: RuntimeName, products: Callable[[Answer], int], schemes: Sequence[Scheme]
-) -> Path:
-    """Quantize, leaving out the layers that change too many answers; returns the path of the result.
+    work: Work[QuantizeStep],
+    name: RuntimeName,
+    products: Callable[[Answer], int],
+    schemes: Sequence[Scheme],
+    precision: Precision = Precision.FLOAT32,
+) -> LayerChoice:
+    """Quantize, leaving out the layers that change too many answers.
 
-    `products`: the number of multiplications for one answer; `schemes` are tried one after the other. Raises RecipeError.
+    `products`: the number of multiplications for one answer; `schemes` are tried one after the other; `precision` is that of what is not quantized.
+    Raises RecipeError.
     """
     loss = work.loss
     if loss is None or loss.bound.max_loss <= 0:
-        text = "quantize mode Mixed requires constraints.accuracy.maxDrop above 0, because it chooses layers by what may be lost"
+        text = f"quantize mode {work.step.mode} requires constraints.accuracy.maxDrop above 0, because it chooses layers by what may be lost"
         raise RecipeError(text)
     runtime, settings, signature = base.get(name), RuntimeSettings(threads=1), loss.items.signature
     cost = products(loss.items.feed([0])) or int(UNKNOWN_PRODUCTS)
     original = runtime.load(work.entry, settings, signature)
     loss.begin(original.infer, judged_on(cost))
     original.close()
-    choice = choose(schemes, loss, work.folder, lambda entry: runtime.load(entry, settings, signature).infer, cost)
+    built = settings.model_copy(update={"precision": precision})
+    choice = choose(schemes, loss, work.folder, lambda entry: runtime.load(entry, built, signature).infer, cost)
     work.notes.append(choice.words)
     work.layers.extend(choice.errors)
-    return choice.entry
+    return choice
 
 
 def choose(
@@ -148,8 +157,8 @@ def choose(
         size = min(2 * size, most)
     best = min(choices, key=lambda choice: choice.loss)
     if best.loss > loss.bound.refused:
-        changed = f"int8 changes {percent(best.loss, 1)} of the answers to the calibration items"
-        raise RecipeError(f"{changed} even if {most} of {len(groups)} groups of layers stay in floating point")
+        kept = f"{most} of {len(groups)} groups of layers stay in {best.scheme.kept_in}"
+        raise RecipeError(f"{percent(best.loss, 1)} of the answers to the calibration items differ even if {kept}")
     return replace(best, noise=tuple(noise))
 
 

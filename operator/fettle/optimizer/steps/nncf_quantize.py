@@ -45,7 +45,7 @@ def mixed(work: Work[QuantizeStep]) -> Path:
     )  # once: operations without a name of their own get another one at each reading
     presets = dict.fromkeys((work.step.preset, QuantizePreset.TRANSFORMER))
     schemes = [_scheme(work, model, preset) for preset in presets]
-    return partly(work, RuntimeName.OPENVINO, lambda feed: products(model, feed), schemes)
+    return partly(work, RuntimeName.OPENVINO, lambda feed: products(model, feed), schemes).entry
 
 
 def _scheme(work: Work[QuantizeStep], model: ov.Model, preset: QuantizePreset) -> Scheme:
@@ -53,7 +53,7 @@ def _scheme(work: Work[QuantizeStep], model: ov.Model, preset: QuantizePreset) -
     wholes: list[ov.Model] = []
 
     def quantize(folder: Path, kept: Sequence[str]) -> Path:
-        quantized = _quantized(work, model.clone(), preset, kept, asymmetric=True)
+        quantized = _quantized(work, model.clone(), preset, kept)
         if not kept:
             wholes.append(quantized)
         return _saved(quantized, folder)
@@ -69,17 +69,20 @@ def _quantized(
     work: Work[QuantizeStep],
     model: ov.Model,
     preset: QuantizePreset,
-    kept: Sequence[str] = (),
-    asymmetric: bool = False,
+    kept: Sequence[str] | None = None,
 ) -> ov.Model:
-    """`model` in int8, except for the operations `kept`. Raises RecipeError."""
+    """`model` in int8. Raises RecipeError.
+
+    `kept`: operations that stay in float32 besides recurrent ones, where layers are chosen by their loss; ranges of activations are asymmetric then.
+    If they are not given, everything before recurrent operations stays.
+    """
     items = work.calibrated
     if any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops()):
         raise RecipeError("the model is already quantized")
     own = {operation.get_friendly_name() for operation in model.get_ops()}
     ignored = [
-        *left_alone(model, work.step.operators),
-        *(name for name in kept if name in own),
+        *left_alone(model, work.step.operators, before=kept is None),
+        *(name for name in kept or () if name in own),
     ]  # the tool adds operations of its own
     names = _input_names(model)
 
@@ -91,7 +94,7 @@ def _quantized(
     quantized = nncf.quantize(
         model,
         nncf.Dataset(range(len(items)), feed),
-        preset=nncf.QuantizationPreset.MIXED if asymmetric else None,
+        preset=nncf.QuantizationPreset.MIXED if kept is not None else None,
         subset_size=len(items),
         target_device=nncf.TargetDevice.CPU,
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
@@ -115,8 +118,9 @@ def _input_names(model: ov.Model) -> dict[str, str]:
     return {name: port.get_any_name() for port in model.inputs for name in port.get_names()}
 
 
-def left_alone(model: ov.Model, asked: Sequence[str]) -> list[str]:
-    """Operations that stay in float32: recurrent ones, everything before them, and types that the recipe does not name in `asked`, if it names any.
+def left_alone(model: ov.Model, asked: Sequence[str], before: bool = True) -> list[str]:
+    """Operations that stay in float32: recurrent ones, everything `before` them, and types that the recipe does not name in `asked`, if it names
+    any.
 
     Raises RecipeError if the model has none of these.
     """
@@ -128,7 +132,7 @@ def left_alone(model: ov.Model, asked: Sequence[str]) -> list[str]:
         if name in ignored:
             continue
         ignored[name] = None
-        waiting.extend(value.get_node() for value in operation.input_values())
+        waiting.extend(value.get_node() for value in operation.input_values() if before)
     if asked:
         wanted = {name for kind in asked for name in _TYPES.get(kind, (kind,))}
         kinds = {operation.get_type_name() for operation in model.get_ops()}

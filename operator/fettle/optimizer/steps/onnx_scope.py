@@ -12,6 +12,11 @@ RECURRENT = frozenset({"LSTM", "GRU", "RNN", "Scan", "Loop"})
 CLAMPS = ("Relu", "Clip")
 
 
+def recurrent(graph: onnx.GraphProto) -> list[str]:
+    """Names of recurrent nodes."""
+    return [node.name for node in graph.node if node.op_type in RECURRENT]
+
+
 def before_recurrent(graph: onnx.GraphProto) -> list[str]:
     """Names of recurrent nodes and all nodes before them: int8 there breaks whole streams although single steps look fine."""
     made = {output: node for node in graph.node for output in node.output}

@@ -33,7 +33,13 @@ from fettle.optimizer.onnx import portable
 from fettle.optimizer.onnx.traits import bounded_lstm
 from fettle.optimizer.steps import Work, onnx_float8
 from fettle.optimizer.steps.layers import Scheme, partly
-from fettle.optimizer.steps.onnx_scope import before_recurrent, clamps_before_bodies, flatten_biases, keep_apart
+from fettle.optimizer.steps.onnx_scope import (
+    before_recurrent,
+    clamps_before_bodies,
+    flatten_biases,
+    keep_apart,
+    recurrent,
+)
 from fettle.optimizer.steps.onnx_switches import OnnxSwitches, products
 from fettle.runtimes import cpu
 
@@ -91,7 +97,7 @@ def mixed(work: Work[QuantizeStep]) -> Path:
     schemes = [
         _scheme(work, prepared, operators) for operators in ((asked, CORE) if not asked and has_products else (asked,))
     ]
-    return partly(work, RuntimeName.ONNXRUNTIME, lambda feed: products(model, feed), schemes)
+    return partly(work, RuntimeName.ONNXRUNTIME, lambda feed: products(model, feed), schemes).entry
 
 
 def _scheme(work: Work[QuantizeStep], prepared: Path, operators: tuple[str, ...]) -> Scheme:
@@ -103,7 +109,7 @@ def _scheme(work: Work[QuantizeStep], prepared: Path, operators: tuple[str, ...]
     def switches(whole: Path) -> OnnxSwitches:
         folder = whole.parent / "switches"
         folder.mkdir()
-        quantized = _quantized(work, prepared, folder, operators, keep_activations=True)
+        quantized = _quantized(work, prepared, folder, operators, (), keep_activations=True)
         return OnnxSwitches(quantized, prepared, folder / "switches.onnx")
 
     return Scheme(quantize, switches, "products only" if operators != _asked(work.step) else "")
@@ -119,20 +125,21 @@ def _quantized(
     prepared: Path,
     folder: Path,
     operators: tuple[str, ...],
-    kept: Sequence[str] = (),
+    kept: Sequence[str] | None = None,
     keep_activations: bool = False,
     gpu: Mapping[str, Any] | None = None,
 ) -> Path:
-    """The prepared model in int8, except for the nodes `kept`. Raises RecipeError.
+    """The prepared model in int8, except for recurrent nodes and the nodes `kept`, or, if these are not given, all nodes before recurrent ones.
 
-    The tool removes Relu and Clip if a range does the same. With `keep_activations` it does not, so that values are right without their ranges.
-    `gpu`: the tool's options for a GPU.
+    Raises RecipeError. The tool removes Relu and Clip if a range does the same. With `keep_activations` it does not, so that values are right
+    without their ranges. `gpu`: the tool's options for a GPU.
     """
     options: dict[str, Any] = {"QDQKeepRemovableActivations": True} if keep_activations or gpu else {}
     options |= gpu or {}
     items = work.calibrated
     model = onnx_model.read(prepared)
     kinds = _present(model, operators)
+    left = before_recurrent(model.graph) if kept is None else [*recurrent(model.graph), *kept]
     target = folder / "model.onnx"
     quantize_static(
         str(prepared),
@@ -140,7 +147,7 @@ def _quantized(
         _Reader(items),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=kinds or None,
-        nodes_to_exclude=[*before_recurrent(model.graph), *clamps_before_bodies(model.graph), *kept],
+        nodes_to_exclude=[*left, *clamps_before_bodies(model.graph)],
         per_channel=True,
         reduce_range=_reduce_range() and not gpu,
         activation_type=QuantType.QInt8 if gpu else QuantType.QUInt8,

@@ -20,9 +20,8 @@ from fettle.optimizer.labels.question import Answered, squeezed
 from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
 from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.agreement import OutputProfile
-from fettle.optimizer.measure.tasks.base import item_of
 from fettle.optimizer.measure.tasks.segmentation import Segmentation
-from fettle.optimizer.measure.tasks.text import Text
+from fettle.optimizer.measure.tasks.text import Text, by_step
 from fettle.optimizer.training.ctc import letter_loss
 from fettle.optimizer.training.losses import ClassLoss, DecisionLoss, LabelLoss, NumberLoss, Output, OwnLoss
 
@@ -149,9 +148,7 @@ def _letters(given: Labelled) -> LabelLoss:
     examples = [dict(zip(names, one, strict=True)) for one in given.examples]
     spec = given.spec.model_copy(update={"metric": Metric.TEXT, "output": given.name})
     text = Text.fit(given.signature, examples, spec)
-    return letter_loss(
-        replace(given.output, axis=-1), given.name, text, len(item_of(given.answers[0], 2)), given.labels
-    )
+    return letter_loss(replace(given.output, axis=-1), given.name, text, len(by_step(given.answers[0])), given.labels)
 
 
 def _masks(given: Labelled, masks: Segmentation) -> LabelLoss:

@@ -13,7 +13,7 @@ from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.reasons import Reason
 from fettle.api.report import PrepareReport
 from fettle.api.text import joined
-from fettle.api.vocabulary import FormatName
+from fettle.api.vocabulary import FormatName, Precision, QuantizeMode
 from fettle.plan.run.devices import loading, misplaced
 from fettle.plan.run.planned import Finding, PlannedCandidate
 
@@ -94,6 +94,14 @@ def _known(planned: PlannedCandidate, facts: Facts) -> Finding | None:
     return None
 
 
+def _in_its_precision(planned: PlannedCandidate, facts: Facts) -> Finding | None:
+    keeps = any(step.quantize is not None and step.quantize.mode is QuantizeMode.BFLOAT16 for step in planned.steps)
+    if not keeps or planned.plan.settings.precision is Precision.BFLOAT16:
+        return None
+    text = f"recipe {planned.plan.recipe} keeps layers in float32 where the others are in BFloat16: set its precision to BFloat16"
+    return Finding(Reason.RECIPE_NOT_APPLICABLE, text)
+
+
 def _trainable(planned: PlannedCandidate, facts: Facts) -> Finding | None:
     """Steps that train need training items, must come first, and give the portable form, which the runtime must load or compile into an engine."""
     entries = [entry for entry in planned.entries if entry is not None]
@@ -135,7 +143,7 @@ def _calibrated(planned: PlannedCandidate, facts: Facts) -> Finding | None:
     asking = [entry for entry in planned.entries if entry is not None and entry.calibrates(learns)]
     if items >= CALIBRATION_NEEDED or not asking:
         return None
-    what = "static quantization" if any(not entry.trains for entry in asking) else "lowRank without training data"
+    what = "quantization" if any(not entry.trains for entry in asking) else "lowRank without training data"
     text = f"{what} needs {CALIBRATION_NEEDED} calibration items or more, found {items}"
     return Finding(Reason.CALIBRATION_TOO_SMALL, f"{text}{_more_calibration(items, facts)}")
 
@@ -170,6 +178,7 @@ def _on_its_device(planned: PlannedCandidate, facts: Facts) -> Finding | None:
 
 CHECKS: tuple[Check, ...] = (
     _known,
+    _in_its_precision,
     _on_its_device,
     _trainable,
     _loads,

@@ -18,7 +18,7 @@ from fettle.api.vocabulary import DeviceKind, FormatName, Precision, QuantizeMod
 from fettle.plan.run.devices import on_device
 from fettle.plan.run.planned import PlannedCandidate, planned_candidate
 
-QUICK_MILLISECONDS = 2.0  # below, waking threads can cost more than they bring
+QUICK_MILLISECONDS = 2.0  # below, waking threads can cost more than they bring, and little of the time is products
 MATMUL_SHARE = 0.5  # dynamic quantization pays only where MatMul and Gemm are the work
 LSTM_SHARE = 0.5  # likewise of LSTM
 LARGE_BYTES = 4 << 20  # of a model: its weights do not stay in the second-level cache of a core
@@ -97,6 +97,7 @@ DYNAMIC_LSTM = _int8(QuantizeMode.DYNAMIC, operators=("LSTM",))
 WEIGHT_ONLY = _int8(QuantizeMode.WEIGHT_ONLY)
 AWARE = _int8(QuantizeMode.AWARE)
 FLOAT8 = _int8(QuantizeMode.FLOAT8)
+BFLOAT16 = _int8(QuantizeMode.BFLOAT16)
 HALF = (RecipeStep(quantize=QuantizeStep(mode=QuantizeMode.FLOAT16)),)
 DEQUANTIZED = (RecipeStep(dequantize=DequantizeStep()),)
 DYNAMIC_ALL = _int8(QuantizeMode.DYNAMIC)
@@ -105,6 +106,12 @@ PRUNED = (RecipeStep(prune=PruneStep(target_speedup=2.0)),)
 
 def _quick(facts: Facts) -> bool:
     return facts.quick
+
+
+def _slow(facts: Facts) -> bool:
+    """Whether products take long enough for a number format to matter."""
+    traits = facts.prepare.traits
+    return traits.p50_milliseconds >= QUICK_MILLISECONDS and not traits.quantized
 
 
 def _transformer(facts: Facts) -> bool:
@@ -162,6 +169,8 @@ def _openvino(recipe: str, steps: tuple[RecipeStep, ...], when: Callable[[Facts]
     return plain, static, replace(plain, precision=Precision.BFLOAT16, variant="bfloat16")
 
 
+MIXED_BFLOAT16 = PlanLine("bfloat16-mixed", OPENVINO, BFLOAT16, precision=Precision.BFLOAT16)
+
 LINES: tuple[PlanLine, ...] = (
     # 1: the portable form, as onnxruntime optimizes it
     PlanLine("float32", ORT),
@@ -188,6 +197,10 @@ LINES: tuple[PlanLine, ...] = (
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16),
     PlanLine("bfloat16", OPENVINO, precision=Precision.BFLOAT16, variant="static", static=True, when=_one_shape),
     PlanLine("float16", OPENVINO, precision=Precision.FLOAT16),
+    PlanLine("float16", OPENVINO, precision=Precision.FLOAT16, variant="static", static=True, when=_one_shape),
+    # 3a: bfloat16 where the answers allow it; the layers that lose too much stay in float32
+    replace(MIXED_BFLOAT16, variant="static", static=True, when=lambda facts: facts.one_shape and _slow(facts)),
+    replace(MIXED_BFLOAT16, when=lambda facts: not facts.one_shape and _slow(facts)),
     # 4: NNCF with the preset that suits the model (the default one ruins transformers)
     *_openvino("int8", STATIC, _no_transformer),
     *_openvino("int8-transformer", TRANSFORMER, _transformer),

@@ -13,6 +13,7 @@ import openvino as ov
 import pytest
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
+from tests.data import models
 from tests.data.models import model, tensor
 from tests.data.stored import arrays as arrays_in
 from tests.unit.optimizer.build.test_build import OPENVINO, ORT, plan, prepared, task
@@ -287,6 +288,22 @@ def test_the_same_layers_are_chosen_every_time(bench: Workbench, report: Prepare
     assert first.built is not None and first.built == second.built
 
 
+@pytest.mark.parametrize("family", [OPENVINO, ORT])
+def test_what_feeds_a_recurrent_layer_is_quantized_where_the_answers_allow_it(
+    bench: Workbench, family: RuntimeName
+) -> None:
+    frames = np.random.default_rng(0).standard_normal((80, 5, 6)).astype(np.float32)
+    report = prepared(bench, models.recurrent(), frames=frames)
+    runtime, feed = base.get(family), items.of(arrays_in(bench.store, report.items.sha256), report.signature).feed([0])
+    int8 = []
+    for wanted in (plan(family), mixed(0.9, family)):
+        answer = built(bench, report, wanted)
+        assert answer.built is not None, answer.message
+        path = bench.store.fetch_model(answer.built, bench.folder / answer.built.digest)
+        int8.append(runtime.executed(path, RuntimeSettings(threads=1), feed, report.signature).int8)
+    assert int8 == [1, 2]  # behind it alone, and in front of it too
+
+
 def with_biases() -> onnx.ModelProto:
     """Two convolutions and a Gemm, each with a bias, and a LayerNormalization, which has no name of its own in OpenVINO."""
     random = np.random.default_rng(7)
@@ -330,16 +347,14 @@ def test_layers_without_a_name_stay_when_they_are_chosen_and_smoothed_weights_ar
     data = items.of(arrays_in(bench.store, report.items.sha256), report.signature)
     work = Work(entry, bench.folder, QuantizeStep(mode=QuantizeMode.MIXED, preset=preset), calibration=data)
     original = ov.Core().read_model(entry)
-    switches = OpenVinoSwitches(
-        nncf_quantize._quantized(work, original.clone(), work.step.preset, asymmetric=True), original
-    )
+    switches = OpenVinoSwitches(nncf_quantize._quantized(work, original.clone(), work.step.preset, ()), original)
     feed = data.feed([0])
     expected = base.get(OPENVINO).load(entry, RuntimeSettings(threads=1), report.signature).infer(feed)["scores"]
     tolerance = 1e-3 if preset is QuantizePreset.DEFAULT else 0.1 * float(np.abs(expected).max())
     np.testing.assert_allclose(switches.infer(frozenset())(feed)["scores"], expected, rtol=1e-3, atol=tolerance)
-    kept = nncf_quantize._quantized(work, original.clone(), work.step.preset, switches.layers[:-1], asymmetric=True)
+    kept = nncf_quantize._quantized(work, original.clone(), work.step.preset, switches.layers[:-1])
     quantized = {fake.get_friendly_name() for fake in kept.get_ops() if fake.get_type_name() == "FakeQuantize"}
-    everything = nncf_quantize._quantized(work, original.clone(), work.step.preset, asymmetric=True)
+    everything = nncf_quantize._quantized(work, original.clone(), work.step.preset, ())
     assert len(quantized) < len([fake for fake in everything.get_ops() if fake.get_type_name() == "FakeQuantize"])
 
 

@@ -44,6 +44,8 @@ SORTED: list[tuple[str, list[ScreenedCandidate], Objective, list[str]]] = [
      Objective.LATENCY, ["slow", "fast"]),
     ("what is published now is measured again, however slow", [FAST, replace(SLOW, incumbent=True)], Objective.LATENCY,
      ["slow", "fast"]),
+    ("what lost too much on the screening items sorts nobody out who did not", [replace(FAST, doubtful=True), SLOW], Objective.LATENCY,
+     ["fast", "slow"]),
 ]  # fmt: skip
 
 
@@ -150,6 +152,17 @@ def test_no_more_lossy_ones_are_certified_than_share_the_error_and_exact_ones_ne
     assert finals.spent == 4
     assert finals.passed == ["exact-1", "exact-2"]
     assert "prove the accuracy of at most 4 lossy candidates" in finals.rejected["lossy-5"]
+
+
+def test_what_lost_too_much_on_the_screening_items_leaves_its_place_to_what_did_not() -> None:
+    doubtful = [screened(f"doubtful-{number}", 1.0, doubtful=True) for number in (1, 2)]
+    stage = Stage(loses=frozenset({"doubtful-1", "doubtful-2", "lossy-1"}))
+    finals = stage.hold([*doubtful, *SIX], places=2)
+    assert stage.certified == ["lossy-1", "lossy-2"]
+    assert finals.passed == ["lossy-2"]
+    assert "others lost less on the screening items" in finals.rejected["doubtful-1"]
+    enough = Stage()
+    assert enough.hold([*doubtful, *SIX[:2]], places=4).passed == ["doubtful-1", "doubtful-2"]
 
 
 def test_an_exact_candidate_that_is_not_exact_after_all_takes_a_share_or_goes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import Tensor
 from fettle.api.vocabulary import AgreementMode, Metric
 from fettle.errors import DataError, RuntimeFailure
+from fettle.optimizer.measure import items
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.tasks.base import examples_of
@@ -77,6 +79,41 @@ def test_repeated_characters_are_merged_and_blanks_dropped() -> None:
     metric = fitted(Metric.TEXT, answers, classes=("", "a", "b", "c"))
     assert [metric.decode(answer) for answer in answers] == ["aabc", "abc"]
     assert metric.read(np.array("aabc"), answers[0]) == "aabc"
+
+
+def greedy(scores: Array) -> list[int]:
+    """The best path of CTC by its definition: runs of equal classes, without those of the blank (class 0)."""
+    return [number for number, _ in groupby(scores.argmax(-1).tolist()) if number]
+
+
+@pytest.mark.parametrize("form", [(18, 5), (1, 18, 5), (18, 1, 5), (1, 18, 1, 5)])
+def test_a_text_is_read_along_its_steps_wherever_a_batch_of_one_stands(form: tuple[int, ...]) -> None:
+    random = np.random.default_rng(RANDOM)
+    letters = random.integers(1, 5, (24, 6))
+    numbers = np.stack([0 * letters, letters, letters], axis=2).reshape(24, 18)  # a blank, and each letter twice
+    scores = [np.eye(5, dtype=np.float32)[row] + random.uniform(0, 0.9, (18, 5)).astype(np.float32) for row in numbers]
+    answers = [{"scores": each.reshape(form)} for each in scores]
+    metric = fitted(Metric.TEXT, answers)
+    assert metric.blank == 0
+    assert [metric.decode(answer) for answer in answers] == [greedy(each) for each in scores] == letters.tolist()
+
+
+def test_a_model_that_puts_the_steps_before_the_batch_answers_a_text_for_each_item() -> None:
+    texts = ["-ab-c--a-", "-b-a-c-b-", "--c-a-b-c"]
+    ends = signature(scores=steps(texts[0]))
+    ends = ends.model_copy(
+        update={"outputs": (ends.outputs[0].model_copy(update={"shape": (9, -1, 4), "batch_axis": 1}),)}
+    )
+    whole = np.stack([steps(text) for text in texts], axis=1)
+    apart = items.answers(ends, {"scores": whole}, len(texts))
+    metric = fitted(Metric.TEXT, apart, classes=("", "a", "b", "c"))
+    assert [metric.decode(answer) for answer in apart] == ["abca", "bacb", "cabc"]
+
+
+def test_steps_of_several_texts_in_one_answer_are_refused_with_their_shape() -> None:
+    answers = [{"scores": np.stack([steps("-a-b-c"), steps("-b-a-c")], axis=1)}] * 2
+    with pytest.raises(DataError, match=r"scores \[6, 2, 4\].*\[steps, 1, characters\]"):
+        fitted(Metric.TEXT, answers)
 
 
 def test_without_a_blank_each_step_is_a_character() -> None:

@@ -87,6 +87,7 @@ def kinds() -> dict[str, tuple[dict[str, Array], Metric | None]]:
         "parts of speech": ({"y": softmax(5 * np.eye(6)[random.integers(0, 6, 40)], -1)}, None),
         "names in a sentence": ({"y": tags(random)}, None),
         "a text with blanks": ({"y": softmax(8 * steps(spelled), -1)}, None),
+        "a text with blanks, steps first": ({"y": softmax(8 * steps(spelled), -1)[:, None]}, None),
         "two heads of tags": ({"one": heads[0], "other": heads[1]}, None),
         "turns of joints beside scores": ({"y": turns, "seen": random.uniform(0.1, 1, 24).astype(np.float32)}, None),
         "a vector of any length": ({"y": random.normal(size=64).astype(np.float32)}, None),
@@ -118,15 +119,22 @@ def test_a_mask_that_is_not_as_large_as_the_picture_is_not_sure() -> None:
         assert recognized(sized, [answer] * 4, evaluation(Metric.AUTO)) == expected
 
 
-def test_a_blank_among_the_names_of_the_characters_makes_a_text_sure() -> None:
-    answer, _ = kinds()["a text with blanks"]
+@pytest.mark.parametrize("kind", ["a text with blanks", "a text with blanks, steps first"])
+def test_a_blank_among_the_names_of_the_characters_makes_a_text_sure(kind: str) -> None:
+    answer, _ = kinds()[kind]
     named = evaluation(Metric.AUTO, classes=("", "a", "b", "c"))
     assert recognized(signature(**answer), [answer] * 4, named) == Metric.TEXT
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("a text with blanks", Metric.TEXT), ("a piano roll", Metric.SEGMENTATION), ("classes", None), ("logits", None)],
+    [
+        ("a text with blanks", Metric.TEXT),
+        ("a text with blanks, steps first", Metric.TEXT),
+        ("a piano roll", Metric.SEGMENTATION),
+        ("classes", None),
+        ("logits", None),
+    ],
 )
 def test_what_may_be_for_a_task_is_told_beside_the_metric_that_would_judge_it(
     kind: str, expected: Metric | None

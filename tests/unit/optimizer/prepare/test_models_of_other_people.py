@@ -51,6 +51,7 @@ PREPARED = {
     "texts": Expected(runtimes=(ORT,)),
     "conditional": Expected(axis=None),
     "whole_batch_output": Expected(axis=None),
+    "squeezed_output": Expected(axis=None),
     "recurrent": Expected(axis=1, recurrent=True),
     "ruined_by_int8": Expected(),
     "frozen_flag": Expected(basis=Basis.PORTABLE_FORM, inputs=(InputSpec(name="gain", value=2.0),)),
@@ -93,6 +94,19 @@ def test_a_model_is_prepared_and_answers_as_before(bench: Workbench, name: str) 
     report = bench.prepare(bench.task(inputs=expected.inputs))
     check(report, expected)
     answers_alike(bench, report, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("whole_batch_output", 1), ("squeezed_output", 1), ("conditional", -1), ("dynamic_batch", -1)]
+)
+def test_an_input_has_a_batch_of_1_where_the_model_does_not_answer_items_one_by_one(
+    bench: Workbench, name: str, size: int
+) -> None:
+    bench.put(models.BY_NAME[name]())
+    report = bench.prepare(bench.task())
+    assert report.signature.inputs[0].shape[0] == size
+    portable = onnx.load(str(bench.store.fetch_model(report.portable, bench.folder / "portable")))
+    assert (portable.graph.input[0].type.tensor_type.shape.dim[0].dim_value or -1) == size
 
 
 def answers_alike(bench: Workbench, report: PrepareReport, expected: Expected) -> None:

@@ -29,10 +29,10 @@ def test_the_report_draws_the_error_of_each_layer_and_says_which_stay_in_floatin
     page = published(store)
     (told,) = re.findall(r'aria-label="(Error by layer [^"]*)"', page)
     assert (
-        "int8-mixed-openvino: Conv.6 &lt;b&gt; moves the answers most if it alone is in int8, by 41.5 tolerances"
+        "int8-mixed-openvino: Conv.6 &lt;b&gt; moves the answers most if it alone is in lower precision, by 41.5 tolerances"
         in told
     )
-    assert told.endswith("of these, in floating point: Conv.6 &lt;b&gt;")
+    assert told.endswith("of these, in higher precision: Conv.6 &lt;b&gt;")
     assert "<b>" not in page.split("Error by layer")[1]
 
 

@@ -53,6 +53,8 @@ ALWAYS = [
     "bfloat16-openvino",
     "bfloat16-openvino-static",
     "float16-openvino",
+    "float16-openvino-static",
+    "bfloat16-mixed-openvino-static",
     "int8-openvino",
     "int8-openvino-static",
     "int8-openvino-bfloat16",
@@ -73,7 +75,7 @@ TRAINED = [
 PLANS: list[tuple[str, dict[str, Any], dict[str, Any], list[str], list[str]]] = [
     ("a convolutional net gets the whole plan, cheapest first", {}, {}, ALWAYS, []),
     ("a quick net is tried with one thread too", {}, {"traits": traits(p50_milliseconds=0.4)},
-     ["float32-onnxruntime-1thread", "float32-openvino-1thread"], []),
+     ["float32-onnxruntime-1thread", "float32-openvino-1thread"], ["bfloat16-mixed-openvino-static"]),
     ("one thread is not tried twice", {"targets": [{"name": "cpu", "threads": 1}]}, {"traits": traits(p50_milliseconds=0.4)},
      [], ["float32-onnxruntime-1thread"]),
     ("a transformer gets NNCF's transformer preset and only its products in int8", {}, {"traits": traits(transformer=True)},
@@ -89,10 +91,11 @@ PLANS: list[tuple[str, dict[str, Any], dict[str, Any], list[str], list[str]]] = 
     ("LSTM layers that take little time stay as they are", {}, {"traits": traits(lstm_time_share=0.49)}, [], ["int8-lstm-onnxruntime"]),
     ("a quantized source is dequantized before it is quantized again", {}, {"traits": traits(quantized=True)},
      ["float32-openvino", "bfloat16-openvino", "dequantized-onnxruntime", "dequantized-openvino", "requantized-openvino", "requantized-onnxruntime"],
-     ["int8-openvino", "int8-onnxruntime", "int8-onnxruntime-in-openvino"]),
+     ["int8-openvino", "int8-onnxruntime", "int8-onnxruntime-in-openvino", "bfloat16-mixed-openvino-static"]),
     ("what is not quantized is not dequantized", {}, {}, [], ["dequantized-onnxruntime", "requantized-openvino"]),
     ("a static shape is not tried where several batch sizes are served", {"targets": [{"name": "cpu", "batchSizes": [1, 8]}]}, {},
-     ["float32-openvino"], ["float32-openvino-static", "int8-openvino-static", "bfloat16-openvino-static"]),
+     ["float32-openvino", "bfloat16-mixed-openvino"],
+     ["float32-openvino-static", "int8-openvino-static", "bfloat16-openvino-static", "bfloat16-mixed-openvino-static"]),
     ("a static shape is not tried on a model that takes no batch", {}, {"batchable": False}, [], ["float32-openvino-static"]),
     ("only runtimes that may serve are tried, the original's included", {"targets": [{"name": "cpu", "runtimes": ["openvino"]}]}, {},
      ["float32-openvino", "int8-onnxruntime-in-openvino"], ["original", "float32-onnxruntime", "int8-onnxruntime"]),
@@ -252,6 +255,15 @@ def test_a_recipe_quantizes_once(second: str) -> None:
     assert refusal is not None and "recipe twice quantizes twice: keep only one" in refusal.message
 
 
+def test_layers_stay_in_float32_only_beside_others_in_bfloat16() -> None:
+    steps = [{"quantize": {"mode": "BFloat16"}}]
+    recipes = [{"name": "right", "steps": steps, "precision": "BFloat16"}, {"name": "wrong", "steps": steps}]
+    found = plan(make_spec(recipes=recipes, targets=[{"name": "cpu", "runtimes": ["openvino"]}]))
+    assert tried(found) == ["right-openvino"]
+    refusal = named(found, "wrong-openvino").refusal
+    assert refusal is not None and "set its precision to BFloat16" in refusal.message
+
+
 CALIBRATION = {"calibration": {"uri": "pvc://m/c.npz"}}
 EVALUATION = {"evaluation": {"uri": "pvc://m/e.npz"}}
 REFUSALS: list[tuple[str, dict[str, Any], dict[str, Any], Reason, list[str]]] = [
@@ -314,7 +326,7 @@ def test_only_what_calibrates_is_refused_for_too_few_items_to_do_so() -> None:
     found = plan(calibration=9, traits=traits(matmul_time_share=1.0))
     assert set(refused(found).values()) == {Reason.CALIBRATION_TOO_SMALL}
     assert all(row.refusal is not None for row in found.candidates if row.quantizes and "dynamic" not in row.name)
-    assert tried(found) == [*ALWAYS[:7], "int8-dynamic-onnxruntime"]
+    assert tried(found) == [*ALWAYS[:8], "int8-dynamic-onnxruntime"]
     assert refused(plan(calibration=10)) == {}
 
 
@@ -353,7 +365,7 @@ def test_exact_candidates_go_on_where_items_are_too_few() -> None:
 
 PLACES: list[tuple[str, dict[str, Any], float, int, int]] = [
     ("four at most, however many are planned", {}, 0.02, 900, 4),
-    ("only lossy candidates share the error", {"calibration": None}, 0.02, 900, 3),
+    ("only lossy candidates share the error", {"calibration": None}, 0.02, 900, 4),
     ("one place where nothing planned is lossy", {"portable_runtimes": (ORT,), "calibration": None}, 0.02, 900, 1),
     ("no more than the items can prove: all four", {}, 0.01, 618, 4),
     ("no more than the items can prove: three", {}, 0.01, 617, 3),

@@ -190,7 +190,7 @@ def test_a_build_that_waits_for_its_next_attempt_says_why() -> None:
         world.finish()
     decision = world.look()
     assert decision.requeue_seconds == 10
-    assert world.ready.message == "0 of 4 builds done (StoreUnreachable: no route)"
+    assert world.ready.message == "0 of 5 builds done (StoreUnreachable: no route)"
     world.settle()
     assert world.ready.reason == Reason.PUBLISHED
 
@@ -202,7 +202,7 @@ STOPPED = failure(Reason.DEADLINE_EXCEEDED, "the Job did not end before its dead
     ("stage", "at"), [("prepare", "the Job"), ("build", "the stage was Measuring"), ("measure", "cpu: the Job")]
 )
 def test_a_run_ends_at_its_deadline(stage: str, at: str) -> None:
-    world = World(make_spec(search={"deadlineSeconds": 60, "parallelism": 4}), answer=fails(stage, STOPPED))
+    world = World(make_spec(search={"deadlineSeconds": 60, "parallelism": 5}), answer=fails(stage, STOPPED))
     world.look()
     while not world.labels(stage):
         world.finish()
@@ -227,7 +227,7 @@ def test_a_run_that_only_waits_ends_at_its_deadline_at_once() -> None:
     world.now += timedelta(seconds=60)
     decision = world.look()
     assert (decision.finished, decision.requests) == (True, ())
-    assert "the stage was Optimizing: 0 of 4 builds done (QuotaExceeded: quota q)" in world.ready.message
+    assert "the stage was Optimizing: 0 of 5 builds done (QuotaExceeded: quota q)" in world.ready.message
     assert (world.rows()["int8-openvino"].state, world.rows()["int8-openvino"].reason) == (
         CandidateState.FAILED,
         Reason.DEADLINE_EXCEEDED,

@@ -26,6 +26,7 @@ def test_a_transformer_is_quantized_with_the_preset_for_transformers() -> None:
     world = World(prepare={"traits": TRANSFORMER})
     world.settle()
     assert world.labels("build") == [
+        "build bfloat16-mixed-openvino",
         "build int8-transformer-openvino",
         "build int8-transformer-mixed-openvino",
         "build int8-onnxruntime",

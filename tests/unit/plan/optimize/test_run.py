@@ -13,7 +13,13 @@ from fettle.api.task import BuildTask, MeasureTask, PublishTask
 from fettle.api.vocabulary import CandidateState, UnsureItems
 from fettle.plan.run.decide import decide
 
-BUILDS = ["int8-openvino", "int8-mixed-openvino", "int8-onnxruntime", "int8-mixed-onnxruntime"]
+BUILDS = [
+    "bfloat16-mixed-openvino",
+    "int8-openvino",
+    "int8-mixed-openvino",
+    "int8-onnxruntime",
+    "int8-mixed-onnxruntime",
+]
 
 
 def test_a_run_goes_through_its_stages_and_publishes_the_best() -> None:
@@ -28,7 +34,7 @@ def test_a_run_goes_through_its_stages_and_publishes_the_best() -> None:
 
     world.look()
     assert world.ready.reason == Reason.OPTIMIZING
-    assert world.ready.message == "0 of 4 builds done"
+    assert world.ready.message == "0 of 5 builds done"
     assert world.condition("SourceResolved").status == ConditionStatus.TRUE
     assert world.condition("Converted").status == ConditionStatus.TRUE
     assert world.condition("Measured").status == ConditionStatus.UNKNOWN
@@ -147,12 +153,12 @@ def test_builds_run_so_many_at_once_and_no_more() -> None:
     world.look()
     world.finish()
     world.look()
-    assert world.labels("build") == ["build int8-openvino"]
-    assert world.ready.message == "0 of 4 builds done"
+    assert world.labels("build") == [f"build {BUILDS[0]}"]
+    assert world.ready.message == f"0 of {len(BUILDS)} builds done"
     world.finish()
     world.look()
     assert world.labels("build") == [f"build {name}" for name in BUILDS[:2]]
-    assert world.ready.message == "1 of 4 builds done"
+    assert world.ready.message == "1 of 5 builds done"
 
 
 def test_what_the_store_has_is_not_built_again() -> None:
@@ -223,14 +229,14 @@ def test_layers_are_chosen_by_the_items_that_count_when_they_are_certified(label
     world.settle()
     builds = [task.task for task in world.started if isinstance(task.task, BuildTask)]
     told = [build.evaluation.agreement.unsure for build in builds if build.evaluation is not None]
-    assert told == [unsure] * 2, "the two that choose layers"
+    assert told == [unsure] * 3, "those that choose layers"
 
 
 @pytest.mark.parametrize(
     ("search", "exhaustive"), [({}, None), ({"strategy": "Pruning"}, None), ({"strategy": "Exhaustive"}, True)]
 )
 def test_a_search_that_prunes_keeps_the_hash_of_its_task(search: dict[str, str], exhaustive: bool | None) -> None:
-    world = World(make_spec(search={"parallelism": 4, **search}))
+    world = World(make_spec(search={"parallelism": 5, **search}))
     world.settle()
     (measure,) = [task.task for task in world.started if isinstance(task.task, MeasureTask)]
     assert measure.to_json().get("exhaustive") == exhaustive
@@ -239,7 +245,7 @@ def test_a_search_that_prunes_keeps_the_hash_of_its_task(search: dict[str, str],
 
 
 def test_an_exhaustive_search_is_told_when_the_run_has_to_end() -> None:
-    world = World(make_spec(search={"parallelism": 4, "strategy": "Exhaustive", "deadlineSeconds": 600}))
+    world = World(make_spec(search={"parallelism": 5, "strategy": "Exhaustive", "deadlineSeconds": 600}))
     ends = int(world.now.timestamp()) + 600
     world.settle()
     told = {task.stage: task.environment for task in world.started}
@@ -256,12 +262,12 @@ def test_the_percentile_of_the_constraint_reaches_the_clock() -> None:
 
 
 def test_each_task_is_told_the_time_that_is_left() -> None:
-    world = World(make_spec(search={"deadlineSeconds": 600, "parallelism": 4}))
+    world = World(make_spec(search={"deadlineSeconds": 600, "parallelism": 5}))
     world.look()
     world.now += timedelta(seconds=100)
     world.finish()
     world.look()
-    assert [task.deadline_seconds for task in world.started] == [600, *[500] * 4]
+    assert [task.deadline_seconds for task in world.started] == [600, *[500] * 5]
 
 
 def test_the_report_is_told_every_verdict_and_the_constraints() -> None:
@@ -272,7 +278,7 @@ def test_the_report_is_told_every_verdict_and_the_constraints() -> None:
     assert states["int8-openvino"] == CandidateState.SELECTED
     assert states.keys() == world.rows().keys()
     assert publish.constraints == "accuracy drop <= 0.02, changed answers <= 0.12 (default)"
-    assert len(publish.builds) == 4
+    assert len(publish.builds) == len(BUILDS)
     assert len(publish.measures) == 1
 
 

@@ -55,7 +55,7 @@ def make_spec(**fields: Any) -> OptimizedModelSpec:
         "data": {"evaluation": {"uri": "pvc://models/evaluation.npz"}},
         "targets": [{"name": "cpu", "threads": 2}],
         "constraints": {"accuracy": {"maxDrop": 0.02}},
-        "search": {"parallelism": 4},  # every build of the default plan at once
+        "search": {"parallelism": 5},  # every build of the default plan at once
         **fields,
     }
     return OptimizedModelSpec.model_validate(document)

@@ -26,7 +26,6 @@ from fettle.optimizer.measure.tasks.base import (
     Pool,
     Scorer,
     TaskMetric,
-    item_of,
     require_in_range,
     require_names,
     shapes,
@@ -61,7 +60,7 @@ class Text(TaskMetric):
     def fit(cls, signature: Signature, examples: Sequence[Answer], spec: EvaluationSpec) -> Self:
         """See whether there is a blank. Raises DataError."""
         name = signature.judged_output(spec.output)
-        answers = [item_of(answer[name], 2) for answer in examples]
+        answers = [by_step(answer[name]) for answer in examples]
         first = answers[0]
         if first.dtype.kind in "OSU" and (spec.classes or spec.label_offset):
             raise DataError(
@@ -72,7 +71,7 @@ class Text(TaskMetric):
         if first.ndim != 2 or first.shape[1] < 2:
             raise DataError(
                 f"metric Text finds no characters in {shapes({name: first})} (one item's answer): it needs a score for each step and character "
-                "([steps, characters]), numbers of characters, or texts"
+                "([steps, characters] or [steps, 1, characters]), numbers of characters, or texts"
             )
         require_names("Text", spec, first.shape[1])
         blank = _blank([np.argmax(answer, axis=-1) for answer in answers], first.shape[1])
@@ -83,7 +82,7 @@ class Text(TaskMetric):
         if self.blank is None or not any(len(self.decode(answer)) for answer in examples):
             return Likeness.NONE
         for example in examples:
-            answer = item_of(example[self._name], 2).astype(np.float32)
+            answer = by_step(example[self._name]).astype(np.float32)
             if answer.min(initial=0) < -OVERSHOOT or not np.allclose(answer.sum(axis=-1), 1, atol=1e-2):
                 return Likeness.NONE
         named = bool(self.classes) and self.classes[self.blank] == ""
@@ -91,7 +90,7 @@ class Text(TaskMetric):
 
     def decode(self, answer: Answer) -> Letters:
         """The letters: numbers of classes, names where data.evaluation.classes has them, or characters."""
-        array = item_of(answer[self._name], 2)
+        array = by_step(answer[self._name])
         if array.dtype.kind in "OSU":
             return "\n".join(as_text(value) for value in array.reshape(-1).tolist())
         numbers = np.argmax(array, axis=-1) if is_float(array) else array.reshape(-1)
@@ -154,6 +153,16 @@ class Text(TaskMetric):
     def live(self, rule: Comparison) -> Comparison | None:
         """Texts are the same or not; scores may say the same at other steps."""
         return rule if rule.mode == AgreementMode.EXACT else None
+
+
+def by_step(answer: Array) -> Array:
+    """An item's scores as [steps, characters]. Frameworks that put the steps first answer [steps, 1, characters], others [1, steps, characters],
+    where no batch axis was proved.
+
+    Of any other form, the answer itself comes back.
+    """
+    longer = [size for size in answer.shape[:-1] if size != 1]
+    return answer.reshape(-1, answer.shape[-1]) if answer.ndim > 2 and len(longer) <= 1 else answer
 
 
 def _blank(steps: Sequence[Array], classes: int) -> int | None:
