@@ -213,13 +213,15 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
     "separable": [{"replace": {}}],
     "narrow": [{"distill": {"student": {"width": 0.5}, "temperature": 2}}],
     "shallow": [{"distill": {"student": {"depth": 0.5}, "temperature": 2}}],
+    "narrow-by-features": [{"distill": {"student": {"width": 0.5}, "temperature": 2, "features": {}}}],
+    "without-blocks": [{"prune": {"unit": "Blocks", "ratio": 0.5}}],
     "magnitude": [{"prune": {"method": "Magnitude", "sparsity": 0.8}}],
     "two-of-four": [{"prune": {"method": "NM"}}],
     "int8": [{"quantize": {"mode": "Static"}}],
     "int8-aware": [{"quantize": {"mode": "Aware"}}],
 }
-OF_RESIDUAL = (PLAIN, "pruned", "pruned-twice-as-fast", "chain", "int8")
-OF_SOUND = (PLAIN, "separable", "narrow", "low-rank")
+OF_RESIDUAL = (PLAIN, "pruned", "pruned-twice-as-fast", "without-blocks", "chain", "int8")
+OF_SOUND = (PLAIN, "separable", "narrow", "narrow-by-features", "low-rank")
 OF_TEXT = (PLAIN, "pruned", "low-rank", "chain", "int8")
 OF_NUMBERS = (PLAIN, "low-rank-by-energy", "magnitude", "two-of-four", "int8")
 OF_PHOTOGRAPHS = (PLAIN, "int8", "int8-aware")

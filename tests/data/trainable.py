@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -86,6 +87,84 @@ def save(module: nn.Module, path: Path) -> Path:
 def student() -> nn.Module:
     """A net that is smaller, as a person's own."""
     return Net(width=8)
+
+
+def other_names() -> nn.Module:
+    """A smaller net whose layers have other names."""
+    first = nn.Conv2d(1, 8, 3, stride=2)
+    return nn.Sequential(OrderedDict(first=first, second=nn.Flatten(), third=nn.Linear(72, 10)))
+
+
+class Attentive(nn.Module):
+    """Attention over the rows of an image, in one of the forms in which people write it, and a block of dense layers."""
+
+    def __init__(self, form: str = "fused", heads: int = 4, width: int = 32) -> None:
+        super().__init__()
+        self.form, self.heads = form, heads
+        self.enter = nn.Linear(8, width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.all = nn.Linear(width, 3 * width)
+        self.layer = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mix = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.wide = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """[N, 1, 8, 8] -> logits [N, 10]"""
+        found = self.enter(image.flatten(1, 2))
+        found = found + self.attended(self.norm(found))
+        found = found + self.wide(found)
+        scores: torch.Tensor = self.head(found.mean(1))
+        return scores
+
+    def attended(self, given: torch.Tensor) -> torch.Tensor:
+        """What the heads make of the rows."""
+        if self.form == "layer":
+            answer: torch.Tensor = self.layer(given, given, given, need_weights=False)[0]
+            return answer
+        apart = (self.query, self.key, self.value)
+        parts = self.all(given).chunk(3, dim=-1) if self.form == "cut" else [layer(given) for layer in apart]
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        if self.form == "written":
+            weights = (query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5).softmax(-1)
+            mixed = weights @ value
+        else:
+            mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        together: torch.Tensor = self.mix(mixed.transpose(1, 2).reshape(-1, *given.shape[1:]))
+        return together
+
+
+class Scaled(nn.Module):
+    """A net with a second input, which is the same for all items."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """As the net, and a number of times as much."""
+        scores: torch.Tensor = self.net(image) * scale
+        return scores
+
+
+class Outlying(nn.Module):
+    """A net with one number that is 10,000, which counts nothing: with it, int8 has no steps left for the others."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net, self.head = net, nn.Linear(net.head.in_features + 1, 10)
+        with torch.no_grad():
+            self.head.weight.zero_()
+            self.head.weight[:, :-1] = net.head.weight
+            self.head.bias.copy_(net.head.bias)
+        net.head = nn.Identity()  # type: ignore[assignment]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """As the net."""
+        found = self.net(image)
+        scores: torch.Tensor = self.head(torch.cat([found, torch.full_like(found[:, :1], 1e4)], 1))
+        return scores
 
 
 class Precise(Net):

@@ -16,6 +16,7 @@ from fettle.api.vocabulary import (
     Importance,
     Optimizer,
     PruneMethod,
+    PruneUnit,
     Schedule,
     StepKind,
     TrainingLoss,
@@ -122,23 +123,44 @@ class TrainSpec(ApiModel):
         "!has(self.sparsity) || (has(self.method) && self.method == 'Magnitude')",
         "sparsity is only for method Magnitude: set ratio for Structured, n and m for NM",
     ),
+    Rule(
+        "!has(self.unit) || self.unit == 'Channels' || !has(self.method) || self.method == 'Structured'",
+        "unit is only for method Structured",
+    ),
+    Rule(
+        "!has(self.unit) || self.unit != 'Blocks' || !has(self.importance) || self.importance != 'Taylor'",
+        "importance Taylor is for unit Channels and Heads: blocks are ranked by what the answers lose without them",
+    ),
 )
 class PruneStep(StepParameters):
     """Remove weights, and train the rest to restore accuracy."""
 
     method: Annotated[
         PruneMethod,
+        PruneUnit,
         Field(
-            description="Structured removes whole channels, so the graph gets smaller and faster. Magnitude sets the smallest weights to 0, "
+            description="Structured removes whole channels, heads or blocks, so the graph gets smaller and faster. "
+            "Magnitude sets the smallest weights to 0, "
             "which makes the file compressible but only few runtimes faster. NM keeps n of every m neighboring weights, which some GPUs run faster."
         ),
     ] = PruneMethod.STRUCTURED
+    unit: Annotated[
+        PruneUnit,
+        Field(
+            description="What is removed (Structured): Channels of each layer, Heads of each attention, or Blocks, which are residual: x + f(x) "
+            "becomes x.",
+            exclude_if=lambda unit: (
+                unit == PruneUnit.CHANNELS
+            ),  # keys of builds from before there was a choice stay as they were
+        ),
+    ] = PruneUnit.CHANNELS
     ratio: Annotated[
         float | None,
         Field(
             gt=0,
             le=0.99,
-            description="Share of its channels that is removed from each layer (Structured). Default: 0.5.",
+            description="Share that is removed: of the channels of each layer, of the heads of each attention, or of all blocks (Structured). "
+            "Default: 0.5.",
         ),
     ] = None
     target_speedup: Annotated[
@@ -151,7 +173,9 @@ class PruneStep(StepParameters):
     ] = None
     importance: Annotated[
         Importance,
-        Field(description="How the importance of channels is measured; the least important are removed (Structured)."),
+        Field(
+            description="How the importance of channels and heads is measured; the least important are removed (Structured)."
+        ),
     ] = Importance.MAGNITUDE
     iterations: Annotated[
         int,
@@ -187,7 +211,8 @@ class PruneStep(StepParameters):
         if self.method == PruneMethod.MAGNITUDE:
             return f"prune Magnitude, {self.sparsity or 0.8:g}"
         how_much = f"to {self.target_speedup:g}x" if self.target_speedup is not None else f"{self.ratio or 0.5:g}"
-        return f"prune Structured, {how_much}"
+        what = f"Structured {self.unit}" if self.unit is not PruneUnit.CHANNELS else "Structured"
+        return f"prune {what}, {how_much}"
 
 
 @rules(
@@ -287,6 +312,40 @@ class StudentSpec(ApiModel):
     ] = None
 
 
+ValueName = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class FeaturePair(ApiModel):
+    """What the teacher computes somewhere, and the student's counterpart."""
+
+    teacher: Annotated[ValueName, Field(description="Name of a layer or another value in the original's graph.")]
+    student: Annotated[
+        ValueName | None, Field(description="Name of its counterpart in the student. Defaults to the same name.")
+    ] = None
+
+
+class FeaturesSpec(ApiModel):
+    """Intermediate values that the student learns as well."""
+
+    pairs: Annotated[
+        tuple[FeaturePair, ...],
+        Field(
+            max_length=32,
+            description="Pairs to compare. If empty, the last layer or sum of each shape in the original, with the one of the same name in the "
+            "student.",
+        ),
+    ] = ()
+    weight: Annotated[
+        float, Field(gt=0, le=1000, description="Weight of the features beside the distance of the outputs.")
+    ] = 1.0
+
+
+@rules(
+    Rule(
+        "!has(self.features) || !has(self.beta) || self.beta > 0.0",
+        "features are weighted with beta, which must be above 0",
+    )
+)
 class DistillStep(StepParameters):
     """Train a student with the loss alpha * task(student, label) + beta * distance(teacher, student)."""
 
@@ -304,6 +363,13 @@ class DistillStep(StepParameters):
             "the distance is the mean squared error, scaled by the variance of the teacher's outputs.",
         ),
     ] = None
+    features: Annotated[
+        FeaturesSpec | None,
+        Field(
+            description="Add the mean squared error of intermediate values to the distance. Where the student has another number of channels, a "
+            "linear projection is trained with it, and dropped when it is exported."
+        ),
+    ] = None
     student: Annotated[
         StudentSpec | None,
         Field(description="The student. If absent, the model from the previous steps, or the original itself."),
@@ -316,13 +382,12 @@ class DistillStep(StepParameters):
 
     @property
     def words(self) -> str:
-        """The student, if it is not the original."""
-        student = self.student
-        if student is None:
-            return "distill"
+        """The student, if it is not the original, and whether it learns features."""
+        student = self.student or StudentSpec()
         told = (
             f"width {student.width:g}" if student.width else "",
             f"depth {student.depth:g}" if student.depth else "",
             student.callable or "",
+            "features" if self.features is not None else "",
         )
         return ", ".join(("distill", *(part for part in told if part)))

@@ -206,15 +206,23 @@ class QuantizePreset(StrEnum):
 
 
 class PruneMethod(StrEnum):
-    """Which weights are removed. Structured: whole channels. Magnitude: the smallest weights. NM: n of every m neighboring weights stay."""
+    """Which weights are removed. Structured: whole parts (PruneUnit). Magnitude: the smallest weights. NM: n of every m neighboring weights stay."""
 
     STRUCTURED = "Structured"
     MAGNITUDE = "Magnitude"
     NM = "NM"
 
 
+class PruneUnit(StrEnum):
+    """What structured pruning removes: channels of layers, heads of attention, or residual blocks."""
+
+    CHANNELS = "Channels"
+    HEADS = "Heads"
+    BLOCKS = "Blocks"
+
+
 class Importance(StrEnum):
-    """What a channel is worth: the size of its weights, or what the loss would change by without it (first-order Taylor expansion)."""
+    """What a channel or a head is worth: the size of its weights, or what the loss would change by without it (first-order Taylor expansion)."""
 
     MAGNITUDE = "Magnitude"
     TAYLOR = "Taylor"

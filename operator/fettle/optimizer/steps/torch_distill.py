@@ -33,7 +33,7 @@ def distill(work: Work[DistillStep]) -> Path:
         return student
 
     student = training.group.every(made)  # code of a user's own may fail in one process alone
-    training.fit(student, weights=Weights(step.alpha, step.beta, step.temperature))
+    training.fit(student, weights=Weights(step.alpha, step.beta, step.temperature, step.features))
     work.notes.append(
         f"a student of {parameters(student):,} parameters, the teacher has {parameters(training.teacher):,}"
     )

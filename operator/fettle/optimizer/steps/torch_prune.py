@@ -1,21 +1,23 @@
-"""Structured pruning in PyTorch: whole channels are removed (torch-pruning), and the rest is trained to give the original's answers."""
+"""Structured pruning in PyTorch: whole channels, heads or blocks are removed, and the rest is trained to give the original's answers."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import fx
 
 from fettle.api.training import PruneStep
-from fettle.api.vocabulary import Importance
+from fettle.api.vocabulary import Importance, PruneUnit
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
-from fettle.optimizer.training.channels import fixed_layers, pruned, pruned_again
+from fettle.optimizer.training.blocks import Blocks
+from fettle.optimizer.training.channels import Channels
 from fettle.optimizer.training.export import save
+from fettle.optimizer.training.heads import Heads
 from fettle.optimizer.training.pace import BEFORE_TRAINING, least_for
 from fettle.optimizer.training.program import Module
 from fettle.optimizer.training.session import Phase, Training, parameters
@@ -23,36 +25,59 @@ from fettle.optimizer.training.session import Phase, Training, parameters
 RATIO = 0.5
 
 
+class Unit(Protocol):
+    """What goes as a whole, in one model. What was removed is written down in plain values, which a checkpoint holds."""
+
+    def remove(self, student: fx.GraphModule, share: float, by_gradients: bool = False) -> list[Any]:
+        """Remove that share, the least important first; returns what went. Raises RecipeError where nothing can go."""
+        ...
+
+    def again(self, student: fx.GraphModule, history: list[Any]) -> None:
+        """Remove the same once more from a model as it came."""
+        ...
+
+    def words(self, history: list[Any]) -> str:
+        """What went or stayed, for a person."""
+        ...
+
+
+UNITS: dict[PruneUnit, Callable[[Training, fx.GraphModule], Unit]] = {
+    PruneUnit.CHANNELS: Channels.of,
+    PruneUnit.HEADS: Heads.of,
+    PruneUnit.BLOCKS: Blocks.of,
+}
+
+
 def structured(work: Work[PruneStep]) -> Path:
-    """Remove the least important channels of each layer, and train. Raises RecipeError."""
+    """Remove the least important units, and train. Raises RecipeError."""
     training, step = work.trained, work.step
     student = training.open(work.entry)
-    fixed = fixed_layers(student, training.example)
+    unit = UNITS[step.unit](training, student)
     by_gradients = step.importance is Importance.TAYLOR
     history: list[Any] = []
     resumed = training.resumed
     first = int(resumed["stage"]) if resumed is not None else 0
     epochs = [_epochs(training, phase, step.iterations) for phase in range(step.iterations)]
-    ratio = float(resumed["architecture"]["ratio"]) if resumed is not None else _ratio(work, student, fixed)
+    ratio = float(resumed["architecture"]["ratio"]) if resumed is not None else _ratio(work, student, unit)
     for phase in range(first, step.iterations):
         if resumed is not None and phase == first:
             history = resumed["architecture"]["history"]
-            pruned_again(student, training.example, history)
+            unit.again(student, history)
         else:
             left = (1 - ratio) ** ((phase + 1) / step.iterations) / (1 - ratio) ** (phase / step.iterations)
             if by_gradients:
                 training.gradients(student)
-            history = [*history, *pruned(student, training.example, fixed, 1 - left, by_gradients)]
+            history = [*history, *unit.remove(student, 1 - left, by_gradients)]
             student.zero_grad(set_to_none=True)
         architecture = {"ratio": ratio, "history": history}
         training.fit(student, phase=Phase(phase, epochs[phase], epochs[phase] / sum(epochs), architecture))
     work.notes.append(
-        f"pruned from {parameters(training.teacher):,} to {parameters(student):,} parameters ({len(fixed)} layers keep their channels)"
+        f"pruned from {parameters(training.teacher):,} to {parameters(student):,} parameters ({unit.words(history)})"
     )
     return save(student, training.example, training.signature, work.folder / "model.pt2")
 
 
-def _ratio(work: Work[PruneStep], student: fx.GraphModule, fixed: Sequence[str]) -> float:
+def _ratio(work: Work[PruneStep], student: fx.GraphModule, unit: Unit) -> float:
     """The requested ratio, or the smallest that reaches the requested speed-up. Raises RecipeError."""
     training, wanted = work.trained, work.step.target_speedup
     if wanted is None:
@@ -61,7 +86,7 @@ def _ratio(work: Work[PruneStep], student: fx.GraphModule, fixed: Sequence[str])
     def changed(share: float) -> Module:
         trial = copy.deepcopy(student)
         with suppress(RecipeError):  # so small a share of few channels is none
-            pruned(trial, training.example, fixed, share)
+            unit.remove(trial, share)
         return trial
 
     ratio = least_for(wanted, changed, student, training, work.folder / "timed")

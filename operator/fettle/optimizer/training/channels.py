@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +15,36 @@ from torch import fx, nn
 from fettle.errors import RecipeError
 from fettle.optimizer.training.layers import LAYERS
 from fettle.optimizer.training.program import Module, call
-from fettle.optimizer.training.session import parameters
+from fettle.optimizer.training.session import Training, parameters
 
 ROUNDED_MOST = 16  # channels: what vector instructions take at once
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The channels of a model that is pruned, and the layers that keep all of theirs."""
+
+    training: Training
+    fixed: Sequence[str]
+
+    @classmethod
+    def of(cls, training: Training, student: fx.GraphModule) -> Channels:
+        """Those of `student`."""
+        return cls(training, fixed_layers(student, training.example))
+
+    def remove(self, student: fx.GraphModule, share: float, by_gradients: bool = False) -> list[Any]:
+        """Remove that share of the channels of each layer: see `pruned`."""
+        return pruned(student, self.training.example, self.fixed, share, by_gradients)
+
+    def again(self, student: fx.GraphModule, history: list[Any]) -> None:
+        """Remove what `remove` did, in all of its rounds, as torch-pruning wrote it down."""
+        graph = torch_pruning.DependencyGraph().build_dependency(student, tuple(self.training.example))
+        graph.load_pruning_history(history)
+
+    def words(self, history: list[Any]) -> str:
+        """What stayed."""
+        return f"{len(self.fixed)} layers keep their channels"
 
 
 def pruned(
@@ -51,11 +78,6 @@ def pruned(
         )
     history: list[Any] = pruner.DG.pruning_history()
     return history
-
-
-def pruned_again(student: fx.GraphModule, example: Sequence[torch.Tensor], history: list[Any]) -> None:
-    """Remove what `pruned` did."""
-    torch_pruning.DependencyGraph().build_dependency(student, tuple(example)).load_pruning_history(history)
 
 
 def _rounded(student: Module, fixed: Sequence[str]) -> int:

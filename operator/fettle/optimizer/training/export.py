@@ -21,7 +21,7 @@ from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
 from fettle.optimizer.sources.base import Inputs, Original
 from fettle.optimizer.sources.boundary import plain
 from fettle.optimizer.sources.torch_onnx import convert
-from fettle.optimizer.training.program import Module, opened, own_inputs, own_outputs, runner, varying
+from fettle.optimizer.training.program import Module, call, opened, own_inputs, own_outputs, runner, varying
 from fettle.runtimes.torchscript import open_program
 
 
@@ -34,8 +34,7 @@ class _Named(torch.nn.Module):
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """The answers by name."""
-        answers = self.module(*inputs)
-        flat = answers if isinstance(answers, (tuple, list)) else (answers,)
+        flat = call(self.module, inputs)
         return dict(zip(own_outputs(len(flat)), flat, strict=True))
 
 

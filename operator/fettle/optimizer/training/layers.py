@@ -6,6 +6,7 @@ dropout drops.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,9 @@ import torch
 from torch import fx, nn
 
 aten = torch.ops.aten
+HANDED_ON = "named.module."  # where the files that steps hand on have their layers (`export.save`)
+ADDS = (operator.add, operator.iadd, torch.add, aten.add.Tensor, aten.add_.Tensor)
+SIZES = (aten.sym_size.int,)  # of a tensor: what is made of one has none of its values
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)  # whose products are the work: what is pruned, made sparse and quantized
 Arguments = dict[str, Any]
 Maker = Callable[[Arguments], nn.Module]
@@ -80,8 +84,8 @@ def _hashable(arguments: Arguments) -> list[str]:
 
 
 def _free(module: nn.Module, wanted: str) -> str:
-    """A name for a layer that no other has."""
-    base = wanted.replace(".", "_") or "layer"
+    """A name for a layer that no other has: the same each time that a step opens what the one before it made."""
+    base = wanted.removeprefix(HANDED_ON).replace(".", "_").removesuffix("_layer") or "layer"
     number, name = 0, f"{base}_layer"
     while hasattr(module, name):
         number += 1

@@ -65,12 +65,13 @@ class Teacher:
     """The teacher's answers to items, kept where they fit into memory.
 
     Asked in runs of one `size`: fewer rows are summed up in another order, and a training that goes on from a checkpoint asks for an item in
-    other company than an undisturbed one did.
+    other company than an undisturbed one did. `features`: how many answers there are behind the outputs, with items in front.
     """
 
     module: Module
     items: TrainingItems
     size: int
+    features: int = 0
     _kept: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     _bytes: int = 0
 
@@ -103,7 +104,7 @@ class Teacher:
 
     @property
     def _axes(self) -> list[int]:
-        return [tensor.batch_axis or 0 for tensor in self.items.signature.outputs]
+        return [*(tensor.batch_axis or 0 for tensor in self.items.signature.outputs), *[0] * self.features]
 
     def _stacked(self, rows: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
         return tuple(

@@ -16,7 +16,7 @@ from torch.nn import functional
 from fettle.api import metrics
 from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature
-from fettle.api.training import TrainSpec
+from fettle.api.training import FeaturesSpec, TrainSpec
 from fettle.api.vocabulary import Metric, TrainingLoss
 from fettle.errors import DataError, RecipeError
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
@@ -31,21 +31,25 @@ BY_CLASS = (TrainingLoss.CROSS_ENTROPY, TrainingLoss.CTC)  # losses of scores of
 
 @dataclass(frozen=True)
 class Weights:
-    """alpha of the labels, beta of the teacher, and the temperature at which classes are compared; None: their scores are."""
+    """alpha of the labels, beta of the teacher, and the temperature at which classes are compared; None: their scores are. `features`: what else
+    of the teacher is followed."""
 
     alpha: float = 1.0
     beta: float = 1.0
     temperature: float | None = 2.0
+    features: FeaturesSpec | None = None
 
 
 @dataclass(frozen=True)
 class TrainingObjective:
-    """The loss of a batch, and how good answers are. `outputs`: those that follow the teacher's; `by_labels` is None where labels say nothing."""
+    """The loss of a batch, and how good answers are. `outputs`: those that follow the teacher's; `by_labels` is None where labels say nothing;
+    `scales`: of the features that come behind the outputs, the teacher's standard deviations."""
 
     outputs: tuple[Output, ...]
     judged: Output
     weights: Weights = Weights()
     by_labels: LabelLoss | None = None
+    scales: tuple[float, ...] = ()
 
     @property
     def words(self) -> str:
@@ -70,8 +74,10 @@ class TrainingObjective:
         if self.weights.beta and self.outputs:
             parts = [self._distance(one, answers[one.place], taught[one.place]) for one in self.outputs]
             total = total + self.weights.beta * torch.stack(parts).mean()
+        if self.scales and self.weights.features is not None:
+            total = total + self.weights.beta * self.weights.features.weight * self._features_apart(answers, taught)
         if self.by_labels is not None and self.weights.alpha:
-            total = total + self.weights.alpha * self.by_labels.loss(answers, places)
+            total = total + self.weights.alpha * self.by_labels.loss(self._without_features(answers), places)
         return total
 
     def sensitivity(self, answers: Tensors, taught: Tensors, places: Sequence[int]) -> torch.Tensor:
@@ -87,12 +93,21 @@ class TrainingObjective:
     def right(self, answers: Tensors, taught: Tensors, places: Sequence[int]) -> tuple[float, float]:
         """Points and how many there could be: decisions, or variance explained."""
         if self.by_labels is not None:
-            return self.by_labels.right(answers, places)
+            return self.by_labels.right(self._without_features(answers), places)
         answer, truth = answers[self.judged.place], taught[self.judged.place]
         if self.judged.classes:
             same = self.judged.scores(answer).argmax(-1) == self.judged.scores(truth).argmax(-1)
             return float(same.sum()), float(same.numel())
         return self.judged.explained(self.judged.items(answer), self.judged.items(truth))
+
+    def _without_features(self, answers: Tensors) -> Tensors:
+        return answers[: len(answers) - len(self.scales)]
+
+    def _features_apart(self, answers: Tensors, taught: Tensors) -> torch.Tensor:
+        """The mean squared error of the features, each scaled by its variance."""
+        count = len(self.scales)
+        pairs = zip(answers[-count:], taught[-count:], self.scales, strict=True)
+        return torch.stack([(own - wanted).square().mean() / scale**2 for own, wanted, scale in pairs]).mean()
 
     def _distance(self, one: Output, answer: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
         temperature = self.weights.temperature

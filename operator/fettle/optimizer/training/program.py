@@ -111,7 +111,11 @@ def varying(signature: Signature) -> tuple[dict[int, Any], ...]:
 
 def call(module: Module, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """The answer as a tuple."""
-    answer = module(*inputs)
+    return as_tuple(module(*inputs))
+
+
+def as_tuple(answer: Any) -> tuple[torch.Tensor, ...]:
+    """An answer of one tensor or several, as a tuple."""
     return tuple(answer) if isinstance(answer, (tuple, list)) else (answer,)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,8 @@ from fettle.api.data import EvaluationSpec
 from fettle.api.report import TrainingEpoch, TrainingFigures
 from fettle.api.signature import Signature
 from fettle.api.task import BuildTask, TrainingPlan
-from fettle.api.text import quoted
-from fettle.api.training import TrainSpec
+from fettle.api.text import joined, quoted
+from fettle.api.training import FeaturesSpec, TrainSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import RecipeError, WorkerLostError
 from fettle.optimizer.data.columns import LABELS
@@ -27,8 +27,10 @@ from fettle.optimizer.onnx.session import session
 from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
 from fettle.optimizer.training.augment import augmenter
 from fettle.optimizer.training.checkpoints import Checkpoints
+from fettle.optimizer.training.features import Revealing, paired
 from fettle.optimizer.training.items import TrainingItems, training_items
 from fettle.optimizer.training.loop import RATES, Progress, Teacher, Trainer, mixed_precision, rounded
+from fettle.optimizer.training.losses import Tensors
 from fettle.optimizer.training.objective import Taught, TrainingObjective, Weights, objective
 from fettle.optimizer.training.program import Module, call, opened, runner
 from fettle.optimizer.training.together import ALONE, Group
@@ -40,6 +42,7 @@ EXAMPLES = 32  # items whose answers say what an output is
 EPOCHS, STEPS = 20, 500
 LONGEST = 1_000_000  # epochs: checkpoints of a later phase have higher numbers
 LOOKED_AT = 512  # items whose gradients say what weights are worth
+LEAST_SCALE = 1e-6  # of features: one that never changes is no reason to divide by 0
 SHOWN_EPOCHS = 200  # of a curve; a longer one is thinned
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,8 @@ USUAL, WHOLE = Weights(), Phase()
 
 @dataclass
 class Training:
-    """The training of one build. `original`: the file of the model as it came; `figures`: what was done, in the order of the steps.
+    """The training of one build. `original`: the file of the model as it came; `figures`: what was done, in the order of the steps; `spared`: see
+    `TrainingPlan`.
 
     `items` is None where there are no training data: then only steps that do without are asked.
     """
@@ -75,6 +79,7 @@ class Training:
     notes: list[str] = field(default_factory=list)
     figures: list[TrainingFigures] = field(default_factory=list)
     group: Group = ALONE
+    spared: float | None = None
 
     def __post_init__(self) -> None:
         torch.set_num_threads(cpu.usable_cores())
@@ -149,13 +154,16 @@ class Training:
     @cached_property
     def remembered(self) -> Teacher:
         """The teacher with its answers so far."""
+        return self._remembering(self.teacher)
+
+    def _remembering(self, module: Module, features: int = 0) -> Teacher:
         size = -(-self.spec.batch_size // self.group.size)
-        return Teacher(self.teacher, self.taught, min(size, len(self.taught.teaching)))
+        return Teacher(module, self.taught, min(size, len(self.taught.teaching)), features)
 
     def objective(self, weights: Weights) -> TrainingObjective:
         """What is minimized. Raises RecipeError."""
         items, rows = self.taught, []
-        for place in items.held_out[:EXAMPLES] + items.teaching[: max(EXAMPLES - len(items.held_out), 0)]:
+        for place in self._examples:
             with torch.no_grad():
                 answers = call(self.teacher, items.tensors([place]))
             axes = [tensor.batch_axis for tensor in self.signature.outputs]
@@ -168,14 +176,61 @@ class Training:
         spec = self.evaluation or EvaluationSpec(uri="none", metric=Metric.AGREEMENT)
         return objective(Taught(self.signature, rows, items.labels, spec), self.spec, weights, self.notes)
 
+    @property
+    def _examples(self) -> tuple[int, ...]:
+        """Places of items whose answers say what an output is."""
+        items = self.taught
+        return items.held_out[:EXAMPLES] + items.teaching[: max(EXAMPLES - len(items.held_out), 0)]
+
+    def _revealed(self, student: Module, spec: FeaturesSpec) -> tuple[Revealing, Teacher, tuple[float, ...]]:
+        """`student` with its features, the teacher with its own, and their standard deviations. Raises RecipeError."""
+        axis = self.signature.inputs[0].batch_axis if self.signature.batchable else None
+        items = self.example[0].shape[axis] if axis is not None else None
+        student.eval()
+        pairs = self.group.every(lambda: paired(spec, self.teacher, student, self.example, items))
+        teacher = self._remembering(Revealing(self.teacher, [pair.teacher for pair in pairs]), len(pairs))
+        shown = [teacher.answers(run)[-len(pairs) :] for run in self.taught.runs(self._examples)]
+        scales = (
+            torch.cat([value.flatten() for value in values]).std(correction=0) for values in zip(*shown, strict=True)
+        )
+        self.notes.append(f"features that were followed: {joined(pair.words for pair in pairs)}")
+        torch.manual_seed(self.spec.seed)
+        own = Revealing(student, [pair.student for pair in pairs], [pair.projection() for pair in pairs])
+        return own, teacher, tuple(max(float(scale), LEAST_SCALE) for scale in scales)
+
+    @cached_property
+    def usual(self) -> TrainingObjective:
+        """What is minimized where a step says nothing of it. Raises RecipeError."""
+        return self.objective(USUAL)
+
     def gradients(self, student: Module) -> None:
         """Leave in each weight of `student` its gradient on some training items: what weights matter to. Raises RecipeError."""
-        items, judging = self.taught, self.objective(Weights())
-        student.eval()
         student.zero_grad(set_to_none=True)
+        for answers, taught, run in self._on_some(student):
+            self.usual.sensitivity(answers, taught, run).backward()
+
+    def loss_of(self, student: Module) -> float:
+        """The sum of its losses on some training items. Raises RecipeError."""
+        with torch.no_grad():
+            return sum(float(self.usual.loss(*found)) * len(found[2]) for found in self._on_some(student))
+
+    def changed(self, student: Module) -> float:
+        """The share of the original's decisions on some training items, or of the variance of its answers, that `student` misses.
+
+        Raises RecipeError.
+        """
+        judging = replace(self.usual, by_labels=None)
+        with torch.no_grad():
+            points = [judging.right(*found) for found in self._on_some(student)]
+        return 1 - sum(right for right, _ in points) / max(sum(most for _, most in points), 1e-12)
+
+    def _on_some(self, student: Module) -> Iterator[tuple[Tensors, Tensors, list[int]]]:
+        """The answers of `student` and of the original to some training items, and their places, batch by batch."""
+        items = self.taught
+        student.eval()
         for place in range(0, min(LOOKED_AT, len(items.teaching)), self.spec.batch_size):
             for run in items.runs(items.teaching[place : place + self.spec.batch_size]):
-                judging.sensitivity(call(student, items.tensors(run)), self.remembered.answers(run), run).backward()
+                yield call(student, items.tensors(run)), self.remembered.answers(run), run
 
     def fit(
         self,
@@ -194,7 +249,11 @@ class Training:
         self._try_precision(student)
         judging, rate = self.objective(weights), self.spec.learning_rate or RATES[self.spec.optimizer] * rate_share
         spec, epochs = self.spec.model_copy(update={"learning_rate": rate}), phase.epochs or self.epochs
-        trainer = Trainer(student, self.remembered, judging, spec, epochs, phase.share, prepared, group=self.group)
+        learner, teacher = student, self.remembered
+        if weights.features is not None:
+            learner, teacher, scales = self._revealed(student, weights.features)
+            judging = replace(judging, scales=scales)
+        trainer = Trainer(learner, teacher, judging, spec, epochs, phase.share, prepared, group=self.group)
         state = self.resumed if self.resumed is not None and self.resumed["stage"] == phase.number else None
 
         def keep(reached: dict[str, Any]) -> None:
@@ -223,7 +282,7 @@ class Training:
     def _tell(self, trainer: Trainer, progress: Progress, student: Module) -> None:
         """Raises RecipeError where there is nothing to compare the student with."""
         chosen = next(row for row in progress.curve if row.epoch == progress.best)
-        original = replace(trainer, student=self.teacher)._row(0, None)
+        original = replace(trainer, student=trainer.teacher.module)._row(0, None)
         if not math.isfinite(original.score):
             raise RecipeError(
                 f"the score of the original itself is {original.score} on the validation set: check its answers to data.training, and train.loss"
@@ -274,7 +333,16 @@ def begin(
         _require_parts(min(plan.spec.batch_size, len(items.teaching)), group.size)
 
     return Training(
-        original, task.signature, items, plan.spec, task.evaluation, checkpoints, calibration, notes, group=group
+        original,
+        task.signature,
+        items,
+        plan.spec,
+        task.evaluation,
+        checkpoints,
+        calibration,
+        notes,
+        group=group,
+        spared=plan.spared,
     )
 
 

@@ -20,6 +20,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "separable": {"replace": {"depthwiseSeparable": {"minChannels": 8}}},
     "narrow": {"distill": {"student": {"width": 0.5}}},
     "shallow": {"distill": {"student": {"depth": 0.5}}},
+    "features": {"distill": {"student": {"width": 0.5}, "features": {}}},
     "for int8": {"quantize": {"mode": "Aware"}},
 }
 EPOCHS = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from fettle.api.data import EvaluationSpec
 from fettle.api.signature import Signature, Tensor
-from fettle.api.training import TrainSpec
+from fettle.api.training import FeaturesSpec, TrainSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import RecipeError
 from fettle.optimizer.training.objective import Taught, TrainingObjective, Weights, objective
@@ -164,3 +165,17 @@ def test_alpha_beta_and_temperature_weigh_as_the_formula_says() -> None:
     square, _ = made(SCORES, None, Metric.ACCURACY, beta=0.4, temperature=None)
     expected = 0.4 * float((student - answers).square().mean()) / float(np.std(SCORES[:32].astype(np.float64))) ** 2
     assert float(square.loss([student], [answers], places)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_features_add_their_mean_squared_errors_in_variances_of_the_teachers() -> None:
+    labels = SCORES.argmax(1)
+    plain, _ = made(SCORES, labels, Metric.ACCURACY, beta=0.5)
+    features = FeaturesSpec(weight=3)
+    following, _ = made(SCORES, labels, Metric.ACCURACY, beta=0.5, features=features)
+    following = replace(following, scales=(2.0, 1.0))
+    places, answers = list(range(len(SCORES))), torch.from_numpy(SCORES)
+    taught = [answers, torch.zeros(40, 3), torch.zeros(40, 2, 2)]
+    own = [answers, torch.full((40, 3), 4.0), torch.ones(40, 2, 2)]
+    added = float(following.loss(own, taught, places)) - float(plain.loss([answers], [answers], places))
+    assert added == pytest.approx(0.5 * 3 * ((4 / 2) ** 2 + 1**2) / 2)
+    assert following.right(own, taught, places) == plain.right([answers], [answers], places)
