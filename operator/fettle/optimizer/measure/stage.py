@@ -220,7 +220,7 @@ class _Measuring:
 
     def _certify(self, screened: ScreenedCandidate, may_err: bool) -> Certificate:
         candidate = self._by_name[screened.name]
-        log.info("certifying %s", candidate.name)
+        log.info("evaluating %s on all items", candidate.name)
         certify(candidate, self.certifying, self.task.alpha)
         judgement = candidate.judgement
         if candidate.failure is not None or judgement is None:
