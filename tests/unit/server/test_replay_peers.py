@@ -72,7 +72,7 @@ def say(body: bytes, status: str = "200 OK") -> Talk:
 
 @pytest.fixture
 def exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
-    monkeypatch.setattr(replay, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(replay, "TIMEOUT_SECONDS", 60)
     monkeypatch.setattr(replay, "MOST_BYTES", 100_000)
     token = tmp_path / "token"
     token.write_text("secret")
@@ -98,7 +98,10 @@ def exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exchange:
         say(pack(HEAD, [Sample(ITEM, ANSWER, 0)] * 33)),
     ],
 )  # fmt: skip
-def test_a_peer_that_hands_out_no_samples_is_a_trouble_and_soon_over(exchange: Exchange, talk: Talk) -> None:
+def test_a_peer_that_hands_out_no_samples_is_a_trouble_and_soon_over(
+    exchange: Exchange, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "TIMEOUT_SECONDS", 0.5)
     with peer(talk) as address, pytest.raises(Trouble):
         exchange.clear.add(address)
         exchange.take(address)
