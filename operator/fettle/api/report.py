@@ -60,6 +60,8 @@ class PrepareReport(ApiModel):
     conversion_fault: ConversionFault | None = None
     # The source as its own framework saves it, where a build of the plan starts from that.
     native: StoredModel | None = None
+    # A program of torch.export that trainings start from, where the source is another form of PyTorch's and a build of the plan trains.
+    program: StoredModel | None = None
     portable_runtimes: tuple[RuntimeName, ...]  # which could load the portable form, or what is made of `native`
     signature: Signature
     traits: Traits
@@ -84,6 +86,11 @@ class PrepareReport(ApiModel):
     )
     builds: tuple[BuildEntry, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def teacher(self) -> StoredModel | None:
+        """What PyTorch trains: the source itself or its program; None if the portable form must be taken back to PyTorch."""
+        return self.original if self.original.format == "TorchExport" else self.program
 
 
 class TrainingEpoch(ApiModel):

@@ -16,8 +16,9 @@ from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.portable import REVISION
 from fettle.optimizer.prepare import batch, data
-from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
+from fettle.optimizer.prepare.job import Job, builds, stored_items, unlabelled
 from fettle.optimizer.prepare.native import asking
+from fettle.optimizer.prepare.trainable import wanted
 from fettle.store.cache import Learned, version, versions
 
 
@@ -49,17 +50,17 @@ def earlier(job: Job) -> PrepareReport | None:
         return None
     if report.custom_code != job.custom_code:
         return None
-    if report.native is None and asking(job):
+    if (report.native is None and asking(job)) or (report.program is None and wanted(job)):
         return None  # nobody asked for it then
     if report.source.sha256 != job.source.sha256 or not _is_stored(job, report) or not _same_items(job, report):
         return None
-    learned = Learned(teacher(report.original), report.training)
+    learned = Learned(report.teacher, report.training)
     made = builds(job.builds, report.portable, report.calibration, job.store, learned)
     return report.model_copy(update={"builds": made, "loss_code": dict(job.loss_code)})
 
 
 def _is_stored(job: Job, report: PrepareReport) -> bool:
-    models = (report.original, report.portable, report.native)
+    models = (report.original, report.portable, report.native, report.program)
     files = (file for model in models if model is not None for file in model.files)
     texts = (report.tokenizer.file,) if report.tokenizer is not None else ()
     whole = all(job.store.has_blob(file.sha256, file.bytes) for file in (*files, *texts))

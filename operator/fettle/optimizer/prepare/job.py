@@ -88,8 +88,3 @@ def builds(
                 built = read_build(store, key, segment.trains)
                 entries[segment.name] = BuildEntry(name=segment.name, cache_key=key, built=built)
     return tuple(entries.values())
-
-
-def teacher(original: StoredModel) -> StoredModel | None:
-    """The source itself, if PyTorch can train it; None if the portable form must be converted back to PyTorch."""
-    return original if original.format == "TorchExport" else None

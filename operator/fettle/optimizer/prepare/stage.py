@@ -31,12 +31,13 @@ from fettle.optimizer.prepare import batch, data, labels, probe
 from fettle.optimizer.prepare.conversion import difference
 from fettle.optimizer.prepare.data import Data
 from fettle.optimizer.prepare.earlier import earlier, kept_as, preparation
-from fettle.optimizer.prepare.job import Job, builds, stored_items, teacher, unlabelled
+from fettle.optimizer.prepare.job import Job, builds, stored_items, unlabelled
 from fettle.optimizer.prepare.native import asking, native
 from fettle.optimizer.prepare.portable import portable, with_sizes
 from fettle.optimizer.prepare.profile import traits
 from fettle.optimizer.prepare.states import refuse_states
 from fettle.optimizer.prepare.texts import stored_tokenizer
+from fettle.optimizer.prepare.trainable import program
 from fettle.optimizer.reference import OriginalAnswers, reference
 from fettle.optimizer.sources.base import Original, RunModel, RunnableModel
 from fettle.optimizer.sources.boundary import plain
@@ -82,6 +83,7 @@ class Form:
     notes: tuple[str, ...]
     fault: ConversionFault | None = None
     native: StoredModel | None = None
+    program: StoredModel | None = None
 
 
 def run(task: PrepareTask, store: Store, mounts: Mounts) -> PrepareReport:
@@ -135,6 +137,7 @@ def _converted(job: Job) -> PrepareReport:
     )
     stored = job.store.put_model(form.path.parent, form.path.name)
     stored_native, why_not = native(job)
+    stored_program, told_of_it = program(job, judged.signature, reference_data.reference)
     return _report(
         job,
         judged,
@@ -144,8 +147,9 @@ def _converted(job: Job) -> PrepareReport:
             runtimes=(*runtimes, *(asking(job) if stored_native is not None else ())),
             traits=traits(form, judged.signature, reference_data.data.probes),
             basis=Basis.SOURCE_RUNTIME if original.untouched else Basis.PORTABLE_FORM,
-            notes=(*form.notes, *judged.notes, *((told,) if told else ()), *refusals, *why_not),
+            notes=(*form.notes, *judged.notes, *((told,) if told else ()), *refusals, *why_not, *told_of_it),
             native=stored_native,
+            program=stored_program,
         ),
     )
 
@@ -204,12 +208,13 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
     calibration = stored_items(store, unlabelled(judged.split.calibration), judged.signature)
     training = stored_items(store, judged.split.training, judged.signature)
     tokenizer, why_not = stored_tokenizer(store, judged.encoder, judged.items, judged.signature)
-    return PrepareReport(
+    report = PrepareReport(
         source=_status(job, judged.signature),
         original=form.original,
         portable=form.portable,
         conversion_fault=form.fault,
         native=form.native,
+        program=form.program,
         portable_runtimes=form.runtimes,
         signature=judged.signature,
         traits=form.traits,
@@ -226,9 +231,10 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         generated=judged.generated,
         basis=form.basis,
         preparation=preparation(job.source.format.name),
-        builds=builds(job.builds, form.portable, calibration, store, Learned(teacher(form.original), training)),
         notes=tuple(dict.fromkeys((*form.notes, *why_not))),
     )
+    learned = Learned(report.teacher, training)
+    return report.model_copy(update={"builds": builds(job.builds, form.portable, calibration, store, learned)})
 
 
 def _stored_source(job: Job) -> StoredModel:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fettle.api.recipe import QuantizeStep
+from fettle.api.text import percent
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.torch_replace import put
@@ -84,6 +85,7 @@ def aware(work: Work[QuantizeStep]) -> Path:
     for name in names:
         put(student, name, AwareLayer(student.get_submodule(name)))
     _look(student, training)
+    _require_loss(student, training)
     training.fit(student, rate_share=RATE_SHARE)
     for name in names:
         layer = student.get_submodule(name).layer
@@ -92,6 +94,19 @@ def aware(work: Work[QuantizeStep]) -> Path:
         put(student, name, layer)
     work.notes.append(f"{len(names)} layers were trained as in int8")
     return save(student, training.example, training.signature, work.folder / "model.pt2")
+
+
+def _require_loss(student: Module, training: Training) -> None:
+    """Raises RecipeError where nobody asked for this training, and int8 without it is good enough."""
+    most = training.spared
+    if most is None:
+        return
+    changed = training.group.agreed(lambda: training.changed(student))
+    if changed <= most:
+        raise RecipeError(
+            f"in int8, {percent(max(changed, 0.0))} of the original's answers to training items change without any training, and up to "
+            f"{percent(most)} leave nothing to train for: a recipe with quantize mode Aware trains anyway"
+        )
 
 
 def _look(student: Module, training: Training) -> None:

@@ -14,7 +14,7 @@ from fettle.api.optimizedmodel import OptimizedModelSpec, TargetSpec
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
-from fettle.api.task import BuildPlan, CandidatePlan, LossBound
+from fettle.api.task import BuildPlan, CandidatePlan, LossBound, TrainingPlan
 from fettle.api.vocabulary import (
     AgreementMode,
     Basis,
@@ -23,6 +23,7 @@ from fettle.api.vocabulary import (
     Objective,
     RuntimeName,
     SearchStrategy,
+    StepKind,
     UnsureItems,
 )
 from fettle.plan.run.applicable import CHECKS, Facts, allows_lossy, refused
@@ -39,6 +40,7 @@ ERROR = (
 )
 FINALISTS = 4  # maximum number of lossy candidates of a target that are evaluated in full
 UNASKED_SHARE = 6  # a training in the default plan takes at most a sixth of search.deadlineSeconds
+SPARED_SHARE = 0.5  # of the drop that is allowed: as for mixed precision, the items that certify are others
 GROUPS_NEEDED = 30  # minimum number of items for a bootstrap
 
 
@@ -136,24 +138,36 @@ def _bounded(planned: PlannedCandidate, spec: OptimizedModelSpec) -> PlannedCand
         judging = spec.data.evaluation.judging if spec.data.evaluation is not None else None
         augment = tuple(sorted(spec.data.training.augment)) if spec.data.training is not None else ()
         training = planned.build.training.model_copy(update={"evaluation": judging, "augment": augment})
-        if not spec.recipes:  # nobody asked for it: it may take its part of the time, and no more
-            most = min(training.spec.deadline_seconds, spec.search.deadline_seconds // UNASKED_SHARE)
-            bounded = training.spec.model_copy(update={"deadline_seconds": max(most, 1)})
-            training = training.model_copy(update={"spec": bounded})
+        if not spec.recipes:
+            training = _unasked(training, planned, spec)
         planned = replace(planned, build=planned.build.model_copy(update={"training": training}))
     if planned.build is None or not any(entry and entry.bounded for entry in planned.entries):
         return planned
+    loss = _loss_bound(spec)
+    return planned if loss is None else replace(planned, build=planned.build.model_copy(update={"loss": loss}))
+
+
+def _unasked(training: TrainingPlan, planned: PlannedCandidate, spec: OptimizedModelSpec) -> TrainingPlan:
+    """A training that nobody asked for: it may take its part of the time, and no more, and trains for int8 only where int8 alone loses too much."""
+    most = min(training.spec.deadline_seconds, spec.search.deadline_seconds // UNASKED_SHARE)
+    bounded = training.spec.model_copy(update={"deadline_seconds": max(most, 1)})
+    loss = _loss_bound(spec) if any(catalog.kind(step) is StepKind.QUANTIZE_AWARE for step in planned.steps) else None
+    spared = SPARED_SHARE * loss.max_loss if loss is not None else None
+    return training.model_copy(update={"spec": bounded, "spared": spared})
+
+
+def _loss_bound(spec: OptimizedModelSpec) -> LossBound | None:
+    """What steps may lose that look at it; None without a bound on the accuracy."""
     bound = in_force(spec).accuracy
     if bound is None:
-        return planned
+        return None
     evaluation = spec.data.evaluation
     share = evaluation is None or metrics.entry(evaluation.metric).bounds_agreement
-    loss = LossBound(
+    return LossBound(
         max_loss=bound.max_drop if share else min(bound.max_drop, DEFAULT_MAX_DROP),
         refused=max(bound.max_drop, bound.max_changed or 0.0) if share else 1.0,
         evaluation=evaluation.judging if evaluation is not None else None,
     )
-    return replace(planned, build=planned.build.model_copy(update={"loss": loss}))
 
 
 def _one_per_dead_runtime(target: TargetSpec, prepare: PrepareReport) -> tuple[PlannedCandidate, ...]:

@@ -66,7 +66,7 @@ def build_task(
         calibration=prepare.calibration if calibrated else None,
         follows=given.follows,
         evaluation=_without_labels(evaluation, prepare) if training is None else evaluation,
-        original=prepare.original if training is not None and prepare.original.format == "TorchExport" else None,
+        original=prepare.teacher if training is not None else None,
         training=prepare.training if training is not None else None,
         native=prepare.native if any(step.converts for step in steps) else None,
     )

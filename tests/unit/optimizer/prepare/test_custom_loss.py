@@ -14,7 +14,6 @@ from fettle.api.task import BuildPlan, BuildTask, PrepareTask, TrainingPlan
 from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import RuntimeName
 from fettle.errors import DataError
-from fettle.optimizer.prepare.job import teacher
 from fettle.plan.run.tasks import BuildInput, build_task
 from fettle.runtimes import cpu
 from fettle.store.cache import Learned, build_key
@@ -62,7 +61,7 @@ def test_the_build_gets_the_code_and_has_the_key_that_preparing_told(bench: Work
     assert build.plan.training is not None and build.plan.training.spec.custom is not None
     custom = build.plan.training.spec.custom
     assert (custom.uri, custom.secret_name, custom.code) == (None, None, MEAN)
-    learned = Learned(teacher(report.original), report.training)
+    learned = Learned(report.teacher, report.training)
     assert build.cache_key == build_key(build.plan, build.portable, None, cpu.detect(), learned=learned)
 
 

@@ -44,8 +44,12 @@ class Course:
         source: SourceSpec | None = None,
         labelled: bool = True,
         judged: bool = True,
+        builds: tuple[BuildPlan, ...] = (),
     ) -> Course:
-        """Prepare `module`, or the source that lies at `uri` or that `source` says. `judged`: by labels, which the original has to know."""
+        """Prepare `module`, or the source that lies at `uri` or that `source` says, for `builds`.
+
+        `judged`: by labels, which the original has to know.
+        """
         for name, items in trainable.digits().items():
             given = items if labelled or name == "evaluation" else {"image": items["image"]}
             np.savez(folder / f"{name}.npz", **given)  # type: ignore[arg-type]
@@ -55,7 +59,7 @@ class Course:
         evaluation = EvaluationSpec(uri="pvc://claim/evaluation.npz", metric=metric)
         data = DataSpec(evaluation=evaluation, training=TrainingSpec(uri="pvc://claim/training.npz"))
         told = source or SourceSpec(uri=f"pvc://claim/{uri}")
-        task = PrepareTask(store="pvc://claim/store", source=told, data=data, builds=())
+        task = PrepareTask(store="pvc://claim/store", source=told, data=data, builds=builds)
         with probed_once():
             report = stage.run(task, Mounts({"claim": folder}))
         assert isinstance(report, PrepareReport)
@@ -76,7 +80,6 @@ class Course:
                 spec=TrainSpec.model_validate(train), evaluation=self.evaluation, augment=tuple(augment)
             ),
         )
-        original = self.prepared.original
         return BuildTask(
             store="pvc://claim/store",
             plan=plan.segments[0],
@@ -85,7 +88,7 @@ class Course:
             signature=self.prepared.signature,
             calibration=self.prepared.calibration,
             evaluation=self.evaluation,
-            original=original if original.format == "TorchExport" else None,
+            original=self.prepared.teacher,
             training=self.prepared.training,
         )
 

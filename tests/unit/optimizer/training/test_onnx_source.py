@@ -13,7 +13,11 @@ from onnx import TensorProto, helper
 from tests.data import models, trainable
 from tests.unit.optimizer.training.course import Course
 
+from fettle.api.recipe import RecipeStep
 from fettle.api.source import FactorySpec, InputSpec, SourceSpec
+from fettle.api.task import BuildPlan, TrainingPlan
+from fettle.api.training import TrainSpec
+from fettle.api.vocabulary import RuntimeName
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +61,52 @@ def test_an_operator_that_pytorch_lacks_is_named(graphs: Course, tmp_path: Path)
     assert "Binarizer cannot be converted from ONNX to PyTorch" in report.message
 
 
-def test_weights_of_a_module_that_code_makes_are_trained_as_the_graph_that_they_become(tmp_path: Path) -> None:
-    torch.save(trainable.learned().state_dict(), tmp_path / "weights.pt")
-    (tmp_path / "nets.py").write_text("from tests.data.trainable import Net\n\n\ndef create():\n    return Net()\n")
-    source = SourceSpec(
+TRAINED = BuildPlan(
+    name="lean-onnxruntime",
+    family=RuntimeName.ONNXRUNTIME,
+    steps=(RecipeStep.model_validate({"prune": {}}),),
+    training=TrainingPlan(spec=TrainSpec()),
+)
+
+
+def weights_of(module: torch.nn.Module, folder: Path, code: str, *more: InputSpec) -> SourceSpec:
+    """A source of weights, and of the code that makes their module."""
+    torch.save(module.state_dict(), folder / "weights.pt")
+    (folder / "nets.py").write_text(
+        f"from tests.data.trainable import Net, Scaled\n\n\ndef create():\n    return {code}\n"
+    )
+    return SourceSpec(
         uri="pvc://claim/weights.pt",
         trusted=True,
         factory=FactorySpec(callable="nets:create", uri="pvc://claim/nets.py"),
-        inputs=(InputSpec(name="image", dtype="FP32", shape=("N", 1, 8, 8)),),
+        inputs=(InputSpec(name="image", dtype="FP32", shape=("N", 1, 8, 8)), *more),
     )
-    made = Course.of(tmp_path, source=source)
+
+
+def test_weights_of_a_module_that_code_makes_are_trained_as_its_own_program(tmp_path: Path) -> None:
+    source = weights_of(trainable.learned(), tmp_path, "Net()")
+    made = Course.of(tmp_path, source=source, builds=(TRAINED,))
+    assert made.prepared.teacher is not None and made.prepared.teacher.format == "TorchExport"
     report = made.build({"distill": {"student": {"width": 0.5}}}, epochs=2)
     assert report.built is not None, report.message
-    assert report.training is not None
-    assert report.training.curve[-1].held_out_loss < report.training.curve[0].held_out_loss
+    figures = report.training
+    assert figures is not None
+    assert figures.curve[-1].held_out_loss < figures.curve[0].held_out_loss
+    own = sum(weight.numel() for weight in trainable.Net().parameters())
+    assert figures.parameters_before == own, "batch normalization is not folded into weights"
+
+
+def test_a_program_is_made_only_where_something_is_trained(tmp_path: Path) -> None:
+    made = Course.of(tmp_path, source=weights_of(trainable.learned(), tmp_path, "Net()"))
+    assert made.prepared.teacher is None
+
+
+def test_where_the_program_takes_other_inputs_than_the_artifact_the_portable_form_is_trained(tmp_path: Path) -> None:
+    module = trainable.Scaled(trainable.learned())
+    constant = InputSpec(name="scale", dtype="FP32", shape=(1,), value=2)
+    source = weights_of(module, tmp_path, "Scaled(Net())", constant)
+    made = Course.of(tmp_path, source=source, builds=(TRAINED,))
+    assert made.prepared.teacher is None
+    assert any("trainings start from the portable form" in note for note in made.prepared.notes)
+    report = made.build({"distill": {"student": {"width": 0.5}}}, epochs=1)
+    assert report.built is not None, report.message
