@@ -9,17 +9,11 @@ import pytest
 from tests import warm
 from tests.authorities import one_authority as one_authority
 
+# Nothing that imports onnxruntime or openvino: each of them starts a thread, which a forked process would lack.
 warm.imported(
-    "onnxruntime",
-    "openvino",
-    "fettle.runtimes.onnxruntime",
-    "fettle.runtimes.openvino",
     "fettle.runtimes.torchscript",
     "fettle.optimizer.stage",
-    "fettle.optimizer.build",
     "fettle.optimizer.measure.promises",
-    "fettle.optimizer.training.session",
-    "fettle.optimizer.training.export",
     "fettle.server.pod",
     "onnxscript",
     "torch.export",
