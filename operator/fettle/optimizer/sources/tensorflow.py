@@ -52,7 +52,7 @@ class SavedModel(FrameworkFormat):
         quiet()
         import tensorflow
 
-        _know_optimizers()
+        know_optimizers()
         loaded = tensorflow.saved_model.load(str(path.parent))
         name = _signature(list(loaded.signatures), inputs.signature, path)
         return _Loaded(path.parent, name, loaded, loaded.signatures[name])
@@ -72,7 +72,7 @@ def quiet() -> None:
 
 
 @functools.cache
-def _know_optimizers() -> None:
+def know_optimizers() -> None:
     """Let TensorFlow load what Keras 2 saved with the state of its optimizer, which it otherwise can only with Keras 2 beside it."""
     from tensorflow.python.keras.optimizer_v2.optimizer_v2 import RestoredOptimizer
     from tensorflow.python.saved_model import revived_types
@@ -149,7 +149,16 @@ def converted(function: Any, specs: Sequence[Any]) -> onnx.ModelProto:
     from tf2onnx import convert
 
     made, _ = convert.from_function(function, input_signature=list(specs), opset=OPSET)
+    _keep_constants(made, function.get_concrete_function(*specs))
     return known(made)
+
+
+def _keep_constants(model: onnx.ModelProto, function: Any) -> None:
+    """Tensors that the function holds on to, and that are no variables, are inputs to tf2onnx: they become constants with their values."""
+    held = {inner.name: outer for outer, inner in function.graph.captures if inner.dtype.name != "resource"}
+    for tensor in [tensor for tensor in model.graph.input if tensor.name in held]:
+        model.graph.input.remove(tensor)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(held[tensor.name].numpy(), tensor.name))
 
 
 def read_by_tf2onnx(*words: str) -> onnx.ModelProto:
