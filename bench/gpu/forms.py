@@ -19,15 +19,16 @@ from fettle.runtimes.base import Array
 
 @dataclass(frozen=True)
 class Form:
-    """A number format. `tolerance`: of the largest answer, what rounding in every layer may come to; in float32 only another order of sums."""
+    """A number format. `tolerance`: of the largest answer, what rounding in every layer may come to; in float32 only another order of sums.
+
+    `batches`: for each of them, an engine has an optimization profile; if empty, it has one, for the batch of the subject.
+    """
 
     name: str
     precision: Precision
     tolerance: float
     mode: QuantizeMode | None = None
-    batches: tuple[
-        int, ...
-    ] = ()  # for each of which an engine has a profile; none: one profile, of the subject's batch
+    batches: tuple[int, ...] = ()
 
     def lacking(self, runtime: RuntimeName, architecture: str) -> str | None:
         """Why this form is not built for a runtime on a GPU."""

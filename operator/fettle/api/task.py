@@ -97,13 +97,14 @@ class LossBound(ApiModel):
 class TrainingPlan(ApiModel):
     """How the steps of a build train, how answers are judged, which decides what they train for, and how training images are changed.
 
-    `spared`: the share of answers that int8 may change for quantization-aware training not to be needed; None where it was asked for.
+    `tolerated`: the share of answers that int8 may change without training; quantization-aware training is skipped then. None if a recipe asks
+    for it.
     """
 
     spec: TrainSpec
     evaluation: EvaluationSpec | None = None
     augment: tuple[Augmentation, ...] = ()  # sorted
-    spared: float | None = None
+    tolerated: float | None = None
 
     def holding(self, codes: Mapping[str, str]) -> TrainingPlan:
         """The same plan with the code of a loss of one's own that was read from its address; `codes`: by address."""

@@ -137,7 +137,6 @@ class PruneStep(StepParameters):
 
     method: Annotated[
         PruneMethod,
-        PruneUnit,
         Field(
             description="Structured removes whole channels, heads or blocks, so the graph gets smaller and faster. "
             "Magnitude sets the smallest weights to 0, "
@@ -149,9 +148,8 @@ class PruneStep(StepParameters):
         Field(
             description="What is removed (Structured): Channels of each layer, Heads of each attention, or Blocks, which are residual: x + f(x) "
             "becomes x.",
-            exclude_if=lambda unit: (
-                unit == PruneUnit.CHANNELS
-            ),  # keys of builds from before there was a choice stay as they were
+            # Keys of builds from before there was a choice stay as they were.
+            exclude_if=lambda unit: unit == PruneUnit.CHANNELS,
         ),
     ] = PruneUnit.CHANNELS
     ratio: Annotated[

@@ -6,7 +6,6 @@ lost costs nothing the second time.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -27,6 +26,7 @@ from fettle.optimizer import gpu_caches, ranks
 from fettle.runtimes import cpu, machine
 from fettle.store.cache import Learned, build_key, own_code, read_trained, runtime_versions
 from fettle.store.credentials import hidden_values
+from fettle.store.files import DISK_FULL
 from fettle.store.manifest import is_whole
 from fettle.store.store import AnyReport, Store
 from fettle.store.uris import Mounts
@@ -66,7 +66,7 @@ def answer(task: AnyTask, mounts: Mounts) -> TaskAnswer:
         return failed(error.reason, error.message, error.retryable)
     except OSError as error:
         log.exception("unexpected")
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             message = f"{task.kind} filled the pod's own disk: raise ephemeral-storage in spec.jobs.resources.limits ({error})"
             return failed(Reason.JOB_FAILED, message)
         return unforeseen(task, error)

@@ -76,15 +76,15 @@ class Lane:
         self.milliseconds = 0.0  # of the last run with marks, on the GPU
         self.first = False  # whether the last run was the first one of its profile
         self._memory = 0  # for activations, of whichever context runs
-        self._tracks: list[_Track] = []
+        self._contexts: list[_ProfileContext] = []
         self._stream = cuda.create_stream()
         try:
             if size := max(profile.memory for profile in profiles):
                 self._memory = cuda.allocate(size)
             for profile in profiles:
-                track = _Track(contexts, cuda, self._stream, profile)
-                self._tracks.append(track)
-                track.use(self._memory, size)
+                context = _ProfileContext(contexts, cuda, self._stream, profile)
+                self._contexts.append(context)
+                context.use(self._memory, size)
         except BaseException:
             self.close()
             raise
@@ -97,22 +97,22 @@ class Lane:
 
         Raises RuntimeFailure; DataInvalid before anything is begun.
         """
-        track = next((each for each in self._tracks if each.profile.has_room(feed)), self._tracks[-1])
-        self.first = not track.ran
+        context = next((each for each in self._contexts if each.profile.has_room(feed)), self._contexts[-1])
+        self.first = not context.ran
         if not marked:
-            return track.run(feed, outputs)
+            return context.run(feed, outputs)
         while len(self._marks) < 2:
             self._marks += (self._cuda.create_event(),)
         begin, end = self._marks
-        answers = track.run(feed, outputs, (begin, end))
+        answers = context.run(feed, outputs, (begin, end))
         self.milliseconds = self._cuda.milliseconds(begin, end)
         return answers
 
     def close(self) -> None:
         """Free what it holds; the contexts first, which may still use the rest."""
-        for track in self._tracks:
-            track.close()
-        self._tracks = []
+        for context in self._contexts:
+            context.close()
+        self._contexts = []
         for mark in self._marks:
             self._cuda.destroy_event(mark)
         self._marks = ()
@@ -122,7 +122,7 @@ class Lane:
         self._cuda.destroy_stream(self._stream)
 
 
-class _Track:
+class _ProfileContext:
     """An execution context for one profile, with memory for inputs and outputs.
 
     If the profile is static, its second run is recorded as a CUDA graph, which is launched in one call from then on. The first is not: libraries

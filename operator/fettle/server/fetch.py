@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 
 from fettle.api.reasons import Reason
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.artifact import require_machine
 from fettle.server.settings import ServerSettings
+from fettle.store.files import DISK_FULL
 from fettle.store.manifest import fetch_artifact
 from fettle.store.uris import Mounts
 
@@ -20,7 +20,7 @@ def fetch(settings: ServerSettings) -> None:
     try:
         manifest = fetch_artifact(settings.artifact, settings.sha256, settings.folder, Mounts.from_environment())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         advice = "free space there, or select other nodes with template.nodeSelector"
         message = f"this node's disk has no room for {settings.artifact}: {advice} ({error.strerror})"

@@ -35,6 +35,7 @@ from fettle.server.request import Code, RequestError
 from fettle.server.service import InferenceService
 from fettle.server.shares import Places, Who
 from fettle.server.tls import Certificate, Files
+from fettle.server.waiting_streams import WaitingStreams
 from fettle.server.wire import field_head
 
 STATUSES = {
@@ -59,7 +60,6 @@ _SHARE_OF_DRAIN = 0.75
 _ACCEPTORS = 4  # servers on the port; docs/design/server.md#grpc says why
 _MOST_METADATA = 1 << 14  # bytes; more: RESOURCE_EXHAUSTED
 _MOST_AT_ONCE = 100  # requests on a connection; the client's library holds more back
-_CHECK_SECONDS = 60.0  # without a message on a stream, after which its token is checked again
 _MOST_WATCHERS = 1024  # of health: each client that balances by itself is one, for as long as it is connected
 _OPEN_AT_ONCE = 4  # messages that are read of those who need no token: they take no turn from those who need one
 _OPEN = (health_pb2.HealthCheckRequest, pb.ServerLiveRequest, pb.ServerReadyRequest)  # what load balancers ask
@@ -79,8 +79,7 @@ class RpcFront:
         self._open_reading = Reading(_OPEN_AT_ONCE, settings.body_seconds)
         self._streams = Places(settings.grpc_max_streams, "streams", "open")
         self._watchers = Places(_MOST_WATCHERS, "streams", "open")
-        self._idle: set[asyncio.Future[Any]] = set()
-        self._leaving = False  # streams end
+        self._waiting = WaitingStreams(settings.grpc_stream_idle_seconds)
         self._draining, self._stopping = asyncio.Event(), asyncio.Event()
         self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
 
@@ -112,19 +111,13 @@ class RpcFront:
         """Tell health watchers that this pod is terminating, and end streams when the drain is over: a client that goes on sending on one would keep
         the pod from its end. Connections stay open, because they can only be closed gracefully with the port."""
         self._draining.set()
-        asyncio.get_running_loop().call_later(self.service.settings.drain_seconds, self._end_streams)
+        asyncio.get_running_loop().call_later(self.service.settings.drain_seconds, self._waiting.end)
 
     def stop(self) -> None:
         """Stop listening. Clients are told to reconnect elsewhere; connections end when requests in flight are answered, idle streams at once."""
         self._draining.set()
         self._stopping.set()
-        self._end_streams()
-
-    def _end_streams(self) -> None:
-        """Let each stream end instead of reading its next message."""
-        self._leaving = True
-        for reading in self._idle:
-            reading.cancel()
+        self._waiting.end()
 
     def _options(self) -> list[tuple[str, Any]]:
         return [
@@ -242,26 +235,8 @@ class RpcFront:
         return self.service.bodies.hold(message, who)
 
     async def _next(self, context: Context) -> bytes | None:
-        """The next message of a stream; None at its end. Raises RequestError UNAVAILABLE if streams end, TIMEOUT, and as `_admit`."""
-        loop, idle = asyncio.get_running_loop(), self.service.settings.grpc_stream_idle_seconds
-        ends = loop.time() + idle
-        reading = asyncio.ensure_future(context.read())
-        self._idle.add(reading)
-        try:
-            if self._leaving:
-                reading.cancel()
-            while not (await asyncio.wait((reading,), timeout=min(_CHECK_SECONDS, ends - loop.time())))[0]:
-                if loop.time() >= ends:
-                    raise RequestError(Code.TIMEOUT, f"no message came within {idle:g} s: open the stream again")
-                await self._admit(context)
-            message = await reading
-        except asyncio.CancelledError:
-            if not self._leaving:
-                raise
-            raise RequestError(Code.UNAVAILABLE, "the server is stopping: open the stream again") from None
-        finally:
-            reading.cancel()
-            self._idle.discard(reading)
+        """The next message of a stream; None at its end. Raises RequestError: see `WaitingStreams.next`."""
+        message = await self._waiting.next(context, self._admit)
         return None if message is grpc.aio.EOF else bytes(message)
 
     def _tells(self, kind: type[Any], function: Callable[[Any], Message]) -> Any:

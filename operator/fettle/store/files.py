@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import IO
 
 CHUNK = 4 << 20
 MOST_RATIO = 200  # what weights of one value may shrink to; a bomb shrinks a thousandfold
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: no room, or none that is allowed
 SMALL = 256 << 20  # whatever unpacks to less than this fits anywhere
 
 

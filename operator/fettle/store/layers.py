@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import os
 import tarfile
@@ -15,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 from fettle.api.text import installing
-from fettle.store.files import CHUNK, most_unpacked
+from fettle.store.files import CHUNK, DISK_FULL, most_unpacked
 from fettle.store.places import stays_inside
 
 MOST_FILES = 100_000
@@ -111,6 +110,6 @@ def _readable() -> Iterator[None]:
         MemoryError,
         OSError,
     ) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if getattr(error, "errno", None) in DISK_FULL:
             raise
         raise DamagedLayer(f"it is damaged, or no tar archive: {error}") from None

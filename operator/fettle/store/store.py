@@ -31,7 +31,7 @@ from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat
 from fettle.errors import AbsentError, StoreError
 from fettle.store.arrays import Arrays, write_npz
-from fettle.store.files import CHUNK, copy_and_digest, file_digest, holds, whole_file
+from fettle.store.files import CHUNK, DISK_FULL, copy_and_digest, file_digest, holds, whole_file
 from fettle.store.remote import RemoteFiles
 from fettle.store.uris import Location, Mounts, locate, relative_path
 
@@ -54,7 +54,7 @@ def explained(what: str, *, reading: bool = False) -> Iterator[None]:
         yield
     except OSError as error:
         code = error.errno
-        if code in (errno.ENOSPC, errno.EDQUOT):
+        if code in DISK_FULL:
             if reading:
                 raise
             message = f"{what}: the store is full; free space with `fettle prune`, or enlarge its claim"
@@ -141,10 +141,8 @@ class Store:
         """
         try:
             return kind.validate_json(self.read_bytes(path))
-        except StoreError as error:
-            if error.reason == Reason.STORE_NOT_FOUND:
-                return None
-            raise
+        except AbsentError:
+            return None
         except ValidationError as error:
             log.info(
                 "%s/%s is damaged or from another version, and is written again: %s", self.uri, path, quoted(error)

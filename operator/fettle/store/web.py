@@ -5,7 +5,6 @@ The client is that of the standard library. A request is tried again for as long
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import ssl
@@ -33,13 +32,12 @@ from fettle.errors import FettleError
 from fettle.store import places
 from fettle.store.credentials import Credentials
 from fettle.store.failures import Failure, error_of
-from fettle.store.files import CHUNK
+from fettle.store.files import CHUNK, DISK_FULL
 from fettle.store.places import Missing, Place, authority_of, authorization, proxy_of
 
 MOST = 4 << 20  # bytes of an answer that is held in memory: registries take manifests up to this size
 SILENCE_SECONDS = 60.0
 DIGESTING_SECONDS = 600.0  # that a registry may take with a blob that it has received
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 Found = TypeVar("Found")
 
 

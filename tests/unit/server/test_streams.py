@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fettle.server import inference_pb2 as pb
-from fettle.server import rpc
+from fettle.server import rpc, waiting_streams
 from fettle.server.access import Access
 from fettle.server.request import Code, RequestError
 from fettle.server.reviews import Reviews, User
@@ -67,7 +67,7 @@ async def test_a_withdrawn_token_ends_the_stream(
     later = count(step=1000)  # each look is later than what was kept is good for
     service.access = Access(settings)
     service.access._reviews = Reviews(settings, ask, lambda: float(next(later)))
-    monkeypatch.setattr(rpc, "_CHECK_SECONDS", 0)
+    monkeypatch.setattr(waiting_streams, "_CHECK_SECONDS", 0)
     messages = iter(sent)
     call = Call(lambda: next(messages))
     front = rpc.RpcFront(service)

@@ -98,14 +98,14 @@ def aware(work: Work[QuantizeStep]) -> Path:
 
 def _require_loss(student: Module, training: Training) -> None:
     """Raises RecipeError where nobody asked for this training, and int8 without it is good enough."""
-    most = training.spared
+    most = training.tolerated
     if most is None:
         return
     changed = training.group.agreed(lambda: training.changed(student))
     if changed <= most:
         raise RecipeError(
-            f"in int8, {percent(max(changed, 0.0))} of the original's answers to training items change without any training, and up to "
-            f"{percent(most)} leave nothing to train for: a recipe with quantize mode Aware trains anyway"
+            f"int8 without training changes {percent(max(changed, 0.0))} of the original's answers to training items, and the default plan trains "
+            f"only if it changes more than {percent(most)}: a recipe with quantize mode Aware always trains"
         )
 
 

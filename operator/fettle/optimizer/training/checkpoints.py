@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from fettle.api.reasons import Reason
-from fettle.errors import StoreError
+from fettle.errors import AbsentError, StoreError
 from fettle.store.store import Store
 
 KEPT = 2  # should the newest be damaged, the one before it is there
@@ -38,10 +37,10 @@ class Checkpoints:
         for name in reversed(self._names()):
             try:
                 state = self._read(name)
-            except StoreError as error:
-                if error.reason != Reason.STORE_NOT_FOUND:
-                    raise
+            except AbsentError:
                 continue  # removed by a pod of an earlier attempt, which its lost node still runs
+            except StoreError:
+                raise
             except Exception:  # the library raises what it likes for a damaged file
                 log.warning(
                     "checkpoint %s is damaged, or of another training; using the one before it", name, exc_info=True

@@ -63,7 +63,7 @@ USUAL, WHOLE = Weights(), Phase()
 
 @dataclass
 class Training:
-    """The training of one build. `original`: the file of the model as it came; `figures`: what was done, in the order of the steps; `spared`: see
+    """The training of one build. `original`: the file of the model as it came; `figures`: what was done, in the order of the steps; `tolerated`: see
     `TrainingPlan`.
 
     `items` is None where there are no training data: then only steps that do without are asked.
@@ -79,7 +79,7 @@ class Training:
     notes: list[str] = field(default_factory=list)
     figures: list[TrainingFigures] = field(default_factory=list)
     group: Group = ALONE
-    spared: float | None = None
+    tolerated: float | None = None
 
     def __post_init__(self) -> None:
         torch.set_num_threads(cpu.usable_cores())
@@ -342,7 +342,7 @@ def begin(
         calibration,
         notes,
         group=group,
-        spared=plan.spared,
+        tolerated=plan.tolerated,
     )
 
 

@@ -40,7 +40,7 @@ ERROR = (
 )
 FINALISTS = 4  # maximum number of lossy candidates of a target that are evaluated in full
 UNASKED_SHARE = 6  # a training in the default plan takes at most a sixth of search.deadlineSeconds
-SPARED_SHARE = 0.5  # of the drop that is allowed: as for mixed precision, the items that certify are others
+TOLERATED_SHARE = 0.5  # of the drop that is allowed: as for mixed precision, the items that certify are others
 GROUPS_NEEDED = 30  # minimum number of items for a bootstrap
 
 
@@ -152,8 +152,8 @@ def _unasked(training: TrainingPlan, planned: PlannedCandidate, spec: OptimizedM
     most = min(training.spec.deadline_seconds, spec.search.deadline_seconds // UNASKED_SHARE)
     bounded = training.spec.model_copy(update={"deadline_seconds": max(most, 1)})
     loss = _loss_bound(spec) if any(catalog.kind(step) is StepKind.QUANTIZE_AWARE for step in planned.steps) else None
-    spared = SPARED_SHARE * loss.max_loss if loss is not None else None
-    return training.model_copy(update={"spec": bounded, "spared": spared})
+    tolerated = TOLERATED_SHARE * loss.max_loss if loss is not None else None
+    return training.model_copy(update={"spec": bounded, "tolerated": tolerated})
 
 
 def _loss_bound(spec: OptimizedModelSpec) -> LossBound | None:

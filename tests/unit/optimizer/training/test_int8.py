@@ -74,16 +74,19 @@ def test_what_was_trained_for_int8_is_int8_in_each_runtime_and_answers_as_well(
 
 
 @pytest.mark.parametrize(("hurt", "trains"), [(False, False), (True, True)], ids=["loses nothing", "loses too much"])
-def test_a_training_for_int8_that_nobody_asked_for_is_spared_where_int8_loses_little(
+def test_a_training_for_int8_that_nobody_asked_for_is_skipped_where_int8_loses_little(
     tmp_path: Path, hurt: bool, trains: bool
 ) -> None:
     net = trainable.learned()
     course = Course.of(tmp_path, trainable.Outlying(net).eval() if hurt else net)
     task = course.task(AWARE, epochs=1)
     assert task.plan.training is not None
-    spared = task.plan.training.model_copy(update={"spared": 0.05})
-    task = task.model_copy(update={"plan": task.plan.model_copy(update={"training": spared})})
+    unasked = task.plan.training.model_copy(update={"tolerated": 0.05})
+    task = task.model_copy(update={"plan": task.plan.model_copy(update={"training": unasked})})
     report = build.run(task, course.store)
     assert (report.training is not None) == trains, report.message
     if not trains:
-        assert "of the original's answers to training items change without any training" in report.message
+        assert (
+            "of the original's answers to training items, and the default plan trains only if it changes more than 5.00 %"
+            in report.message
+        )

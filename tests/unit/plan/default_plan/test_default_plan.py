@@ -146,18 +146,18 @@ def test_a_training_that_nobody_asked_for_takes_a_sixth_of_the_deadline_at_most(
     assert pruned is not None and pruned.target_speedup == 2
 
 
-def test_training_for_int8_that_nobody_asked_for_is_spared_where_int8_loses_less_than_half_of_what_it_may() -> None:
+def test_training_for_int8_that_nobody_asked_for_is_skipped_where_int8_loses_less_than_half_of_what_it_may() -> None:
     found = plan(make_spec(**LEARNING, constraints={"accuracy": {"maxDrop": 0.04}}), **LEARNED)
     trainings = {name: named(found, name).build for name in TRAINED}
-    spared = {name: build.training.spared for name, build in trainings.items() if build and build.training}
-    assert spared == {name: 0.02 if "aware" in name else None for name in TRAINED}
+    tolerated = {name: build.training.tolerated for name, build in trainings.items() if build and build.training}
+    assert tolerated == {name: 0.02 if "aware" in name else None for name in TRAINED}
 
 
-def test_training_for_int8_that_a_recipe_asks_for_is_never_spared() -> None:
+def test_training_for_int8_that_a_recipe_asks_for_is_never_skipped() -> None:
     recipes = [{"name": "own", "steps": [{"quantize": {"mode": "Aware"}}]}]
     build = named(plan(make_spec(**LEARNING, recipes=recipes), **LEARNED), "own-onnxruntime").build
     assert build is not None and build.training is not None
-    assert build.training.spared is None
+    assert build.training.tolerated is None
 
 
 def test_settings_say_what_sets_a_row_apart() -> None:
