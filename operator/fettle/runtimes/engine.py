@@ -61,7 +61,7 @@ class EngineSession:
         self._contexts: Callable[[], Any] | None = contexts
         self._marked, self._milliseconds = False, 0.0
         self._types = {tensor.name: _engine_type(engine, tensor) for tensor in (*signature.inputs, *signature.outputs)}
-        self._profiles = built_profiles(engine, (tensor.name for tensor in signature.inputs))
+        self._profiles = built_profiles(engine, (tensor.name for tensor in signature.inputs), kernels is not None)
         # A place without a lane gets one when it is needed: what was in it failed.
         self._idle: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         self._places = 0

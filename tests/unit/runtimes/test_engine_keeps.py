@@ -100,6 +100,21 @@ def test_kernels_are_kept_again_after_the_first_run_in_each_profile(tmp_path: Pa
     assert path.stat().st_mtime_ns == before, "nothing is new"
 
 
+@pytest.mark.parametrize(
+    ("shapes", "launched"), [({"static": 1}, 2), ({"ranges": ((1, 1), (2, 8)), "scratch": (0, 0)}, 0)]
+)
+def test_only_runs_whose_kernels_are_never_replaced_are_recorded(
+    shapes: dict[str, Any], launched: int, tmp_path: Path
+) -> None:
+    """A library that compiles kernels on the GPU at hand replaces those for shapes that vary by faster ones."""
+    cuda = FakeCuda()
+    loaded, _ = with_kernels(cuda, tmp_path / "kernels.cache", **shapes)
+    for _ in range(3):
+        answers = loaded.infer({name: array[:1] for name, array in INPUTS.items()})
+        np.testing.assert_array_equal(answers["product"], LEFT[:1] * 2)
+    assert cuda.calls.count("launch") == launched
+
+
 @pytest.mark.parametrize("damage", [b"", b"no heading", b"{}\n"])
 def test_damaged_kernels_are_compiled_again(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "kernels.cache"
