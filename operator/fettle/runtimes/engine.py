@@ -95,9 +95,9 @@ class EngineSession:
             lane = lane or Lane(self._contexts, self._cuda, self._profiles)
             answers = lane.run(feed, outputs, self._marked)
             self._milliseconds = lane.milliseconds
-            kept = lane
             if lane.first and self._kernels is not None:  # it has compiled what was still missing
                 self._kernels.keep()
+            kept = lane
         except ContextLost:
             raise  # with the context went all that the lane held
         except BaseException as error:
