@@ -61,7 +61,7 @@ class EngineSession:
         self._contexts: Callable[[], Any] | None = contexts
         self._marked, self._milliseconds = False, 0.0
         self._types = {tensor.name: _engine_type(engine, tensor) for tensor in (*signature.inputs, *signature.outputs)}
-        self._profiles = built_profiles(engine, (tensor.name for tensor in signature.inputs))
+        self._profiles = built_profiles(engine, (tensor.name for tensor in signature.inputs), kernels is not None)
         # A place without a lane gets one when it is needed: what was in it failed.
         self._idle: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         self._places = 0
@@ -95,9 +95,9 @@ class EngineSession:
             lane = lane or Lane(self._contexts, self._cuda, self._profiles)
             answers = lane.run(feed, outputs, self._marked)
             self._milliseconds = lane.milliseconds
-            kept = lane
             if lane.first and self._kernels is not None:  # it has compiled what was still missing
                 self._kernels.keep()
+            kept = lane
         except ContextLost:
             raise  # with the context went all that the lane held
         except BaseException as error:

@@ -5,6 +5,8 @@ profile of a context takes time. All contexts share the engine's weights. Those 
 
 Facts that this file rests on (TensorRT 11, TensorRT RTX 1.7): an engine has at least one profile, also if its shapes are fixed; a context with
 memory of its caller's uses only that for activations; selecting a profile may put copies on the stream, which the first run there follows.
+For shapes that may vary, TensorRT RTX runs kernels for any shape at first, and compiles faster ones in the background, which take their place: a
+recorded run would keep the first ones.
 """
 
 from __future__ import annotations
@@ -30,17 +32,13 @@ Marks = tuple[int, int]  # events in front of a run, and behind it
 
 @dataclass(frozen=True)
 class BuiltProfile:
-    """An optimization profile of an engine. `memory`: bytes that a context needs for activations."""
+    """An optimization profile of an engine. `memory`: bytes that a context needs for activations. `recorded`: its runs may be a CUDA graph."""
 
     index: int
     least: Mapping[str, Shape]
     most: Mapping[str, Shape]
     memory: int
-
-    @property
-    def static(self) -> bool:
-        """Whether it has a single shape."""
-        return self.least == self.most
+    recorded: bool
 
     def has_room(self, feed: Mapping[str, Array]) -> bool:
         """Whether no input is larger than it takes."""
@@ -51,13 +49,15 @@ class BuiltProfile:
         )
 
 
-def built_profiles(engine: Any, inputs: Iterable[str]) -> tuple[BuiltProfile, ...]:
-    """The profiles of an engine, from the smallest to the largest."""
+def built_profiles(engine: Any, inputs: Iterable[str], replaces_kernels: bool) -> tuple[BuiltProfile, ...]:
+    """The profiles of an engine, from the smallest to the largest. `replaces_kernels`: the library does so between runs where shapes may vary."""
     names = tuple(inputs)
+    stays = not replaces_kernels or all(-1 not in tuple(engine.get_tensor_shape(name)) for name in names)
     found = []
     for index in range(engine.num_optimization_profiles):
         least, most = ({name: _bounds(engine, name, index)[end] for name in names} for end in (0, -1))
-        found.append(BuiltProfile(index, least, most, int(engine.get_device_memory_size_for_profile_v2(index))))
+        memory = int(engine.get_device_memory_size_for_profile_v2(index))
+        found.append(BuiltProfile(index, least, most, memory, recorded=stays and least == most))
     return tuple(sorted(found, key=lambda profile: list(profile.most.values())))
 
 
@@ -125,7 +125,7 @@ class Lane:
 class _ProfileContext:
     """An execution context for one profile, with memory for inputs and outputs.
 
-    If the profile is static, its second run is recorded as a CUDA graph, which is launched in one call from then on. The first is not: libraries
+    If its runs may be recorded, the second one is, as a CUDA graph, which is launched in one call from then on. The first is not: libraries
     prepare themselves in it.
     """
 
@@ -134,7 +134,7 @@ class _ProfileContext:
         self._device: dict[str, tuple[int, int]] = {}  # pointer, bytes
         self._host: dict[str, Array] = {}
         self._recorded: int | None = None
-        self._records, self.ran = profile.static, False
+        self._records, self.ran = profile.recorded, False
         try:
             self._context = contexts()
         except Exception as error:  # pybind11 raises what it likes

@@ -25,6 +25,7 @@ from fettle.runtimes import engine_build
 from fettle.runtimes.compiled_kernels import CompiledKernels
 from fettle.runtimes.engine import EngineSession
 from fettle.runtimes.engine_build import Library, _Timings
+from fettle.store import kept
 from fettle.store.kept import MadeFor
 
 # ------------------------------------------------------------------------------------------------------- times between events
@@ -100,6 +101,21 @@ def test_kernels_are_kept_again_after_the_first_run_in_each_profile(tmp_path: Pa
     assert path.stat().st_mtime_ns == before, "nothing is new"
 
 
+@pytest.mark.parametrize(
+    ("shapes", "launched"), [({"static": 1}, 2), ({"ranges": ((1, 1), (2, 8)), "scratch": (0, 0)}, 0)]
+)
+def test_only_runs_whose_kernels_are_never_replaced_are_recorded(
+    shapes: dict[str, Any], launched: int, tmp_path: Path
+) -> None:
+    """A library that compiles kernels on the GPU at hand replaces those for shapes that vary by faster ones."""
+    cuda = FakeCuda()
+    loaded, _ = with_kernels(cuda, tmp_path / "kernels.cache", **shapes)
+    for _ in range(3):
+        answers = loaded.infer({name: array[:1] for name, array in INPUTS.items()})
+        np.testing.assert_array_equal(answers["product"], LEFT[:1] * 2)
+    assert cuda.calls.count("launch") == launched
+
+
 @pytest.mark.parametrize("damage", [b"", b"no heading", b"{}\n"])
 def test_damaged_kernels_are_compiled_again(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "kernels.cache"
@@ -121,6 +137,24 @@ def test_a_library_that_fails_to_keep_kernels_runs_engines_all_the_same(
     loaded, _ = with_kernels(FakeCuda(), tmp_path / "kernels.cache")
     np.testing.assert_array_equal(loaded.infer(INPUTS)["product"], LEFT * 2)
     assert not (tmp_path / "kernels.cache").exists()
+
+
+def test_a_run_after_which_kernels_do_not_fit_in_memory_frees_its_lane_and_the_next_one_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, made_for: MadeFor, content: bytes) -> None:
+        raise MemoryError
+
+    cuda = FakeCuda()
+    loaded, _ = with_kernels(cuda, tmp_path / "kernels.cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "write", full)
+        with pytest.raises(MemoryError):
+            loaded.infer(INPUTS)
+    assert cuda.left == (0, 0, 0)
+    np.testing.assert_array_equal(loaded.infer(INPUTS)["product"], LEFT * 2)
+    loaded.close()
+    assert cuda.left == (0, 0, 0)
 
 
 # ----------------------------------------------------------------------------------------------------------- timings of builds
