@@ -81,7 +81,7 @@ class RpcFront:
         self._watchers = Places(_MOST_WATCHERS, "streams", "open")
         self._idle: set[asyncio.Future[Any]] = set()
         self._leaving = False  # streams end
-        self._draining, self._stopping = asyncio.Event(), asyncio.Event()
+        self._listening, self._draining, self._stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
 
     async def serve(self) -> None:
@@ -92,8 +92,13 @@ class RpcFront:
         servers = [self._server() for _ in range(_ACCEPTORS)]
         for server in servers:
             await server.start()
+        self._listening.set()
         await self._stopping.wait()
         await asyncio.gather(*(server.stop(_GRACE_SECONDS) for server in servers))
+
+    async def begun(self) -> None:
+        """Wait until it listens."""
+        await self._listening.wait()
 
     def _server(self) -> Any:
         """One of the servers on the port. The kernel spreads connections over them."""
