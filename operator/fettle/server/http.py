@@ -59,6 +59,10 @@ class HttpFront:
         """Listen until `stop`."""
         await self._listener.serve()
 
+    async def begun(self) -> None:
+        """Wait until it listens."""
+        await self._listener.begun()
+
     def drain(self) -> None:
         """Nothing to do: during a drain, each response closes its connection."""
 

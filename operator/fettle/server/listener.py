@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fettle.server import rsgi
-from fettle.server.ports import require_free
+from fettle.server.ports import require_free, until_open
 from fettle.server.tls import LOOPBACK, Certificate, TlsPort
 
 
@@ -20,7 +20,7 @@ class Listener:
     def __init__(
         self, target: Any, host: str, port: int, tls: Path | None, clients: bool = False, shared: bool = False
     ) -> None:
-        self._alone = None if shared else (host, port)
+        self._address, self._shared = (host, port), shared
         self._tls: TlsPort | None = None
         if tls is not None:
             self._held = _held_port()
@@ -31,19 +31,27 @@ class Listener:
 
     async def serve(self) -> None:
         """Listen until `stop`. Raises OSError where the port is taken; UsageError without a usable certificate."""
-        if self._alone is not None:
-            require_free(*self._alone)
+        if not self._shared:
+            require_free(*self._address)
         if self._tls is None:
             await self._server.serve()
             return
-        serving = [asyncio.ensure_future(self._server.serve()), asyncio.ensure_future(self._tls.serve())]
+        serving = [asyncio.ensure_future(self._server.serve())]
+        inner = asyncio.ensure_future(until_open(*self._held.getsockname()))
         try:
+            await asyncio.wait((inner, *serving), return_when=asyncio.FIRST_COMPLETED)
+            serving.append(asyncio.ensure_future(self._tls.serve()))
             await asyncio.gather(*serving)
         except BaseException:
             self.stop()
             raise
         finally:
+            inner.cancel()
             self._held.close()
+
+    async def begun(self) -> None:
+        """Wait until the port takes connections: granian listens some time after it is told to."""
+        await until_open(*self._address)
 
     def stop(self) -> None:
         """Stop listening; connections end once their requests are answered."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+
+_AGAIN_SECONDS = 0.005
 
 
 def require_free(host: str, port: int) -> None:
@@ -14,3 +17,15 @@ def require_free(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+async def until_open(host: str, port: int) -> None:
+    """Wait until the port takes connections."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(host, port)
+        except OSError:
+            await asyncio.sleep(_AGAIN_SECONDS)
+        else:
+            writer.close()
+            return

@@ -38,6 +38,9 @@ class Front(Protocol):
     async def serve(self) -> None:
         """Listen in the event loop of the service until `stop`, and until connections have ended. Raises if it cannot listen."""
 
+    async def begun(self) -> None:
+        """Wait until it listens."""
+
     def drain(self) -> None:
         """The pod is draining: keep answering requests, and tell clients to reconnect elsewhere."""
 
@@ -124,7 +127,7 @@ async def serve(
         service = InferenceService(settings, model)
         fronts = [front(service) for front in made]
         serving = [asyncio.create_task(front.serve()) for front in fronts]
-        await _begun(*serving)
+        await _begun(stop, fronts, *serving, port.done)
         state.service = service
         state.replay = replay = _replay(service)
         on_ready(model)
@@ -146,12 +149,13 @@ async def serve(
         await _ended("the management port", port.done)
 
 
-async def _begun(*serving: asyncio.Task[None]) -> None:
-    """Let the fronts begin to listen, and raise what kept one from it: a pod whose port is taken is never called ready."""
-    await asyncio.sleep(0)
-    for task in serving:
-        if task.done():
-            task.result()
+async def _begun(stop: asyncio.Event, fronts: Sequence[Front], *ports: asyncio.Future[None]) -> None:
+    """Wait until each front listens, or the process is told to stop. Raises what keeps one from it: a pod whose port is taken is never ready."""
+    listening = asyncio.gather(*(front.begun() for front in fronts))
+    try:
+        await _until_stopped(stop, listening, *ports)
+    finally:
+        listening.cancel()
 
 
 def _imported_fronts() -> list[MakeFront]:

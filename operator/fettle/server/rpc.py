@@ -80,7 +80,7 @@ class RpcFront:
         self._streams = Places(settings.grpc_max_streams, "streams", "open")
         self._watchers = Places(_MOST_WATCHERS, "streams", "open")
         self._waiting = WaitingStreams(settings.grpc_stream_idle_seconds)
-        self._draining, self._stopping = asyncio.Event(), asyncio.Event()
+        self._listening, self._draining, self._stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._reflection = reflection.aio.ReflectionServicer((SERVICE, HEALTH, REFLECTION))
 
     async def serve(self) -> None:
@@ -91,8 +91,13 @@ class RpcFront:
         servers = [self._server() for _ in range(_ACCEPTORS)]
         for server in servers:
             await server.start()
+        self._listening.set()
         await self._stopping.wait()
         await asyncio.gather(*(server.stop(_GRACE_SECONDS) for server in servers))
+
+    async def begun(self) -> None:
+        """Wait until it listens."""
+        await self._listening.wait()
 
     def _server(self) -> Any:
         """One of the servers on the port. The kernel spreads connections over them."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.server.certificates import PEM, Authority
 from tools.ports import free_port
 
 from fettle.server import rsgi
@@ -30,14 +33,7 @@ async def listening() -> AsyncIterator[int]:
     port = free_port()
     listener = Listener(Hello(), LOOPBACK, port, None)
     serving = asyncio.ensure_future(listener.serve())
-    while True:
-        try:
-            _, writer = await asyncio.open_connection(LOOPBACK, port)
-        except ConnectionRefusedError:
-            await asyncio.sleep(0.01)
-        else:
-            writer.close()
-            break
+    await listener.begun()
     try:
         yield port
     finally:
@@ -53,6 +49,25 @@ async def said(port: int, data: bytes) -> bytes:
         return await reader.read()
     finally:
         writer.close()
+
+
+@pytest.mark.parametrize("secured", [False, True])
+async def test_once_the_port_is_said_to_listen_a_client_is_answered_at_once(tmp_path: Path, secured: bool) -> None:
+    authority = Authority()
+    port, folder = free_port(), authority.issue(tmp_path / "tls") if secured else None
+    listener = Listener(Hello(), LOOPBACK, port, folder)
+    begun = asyncio.ensure_future(listener.begun())
+    await asyncio.sleep(0)
+    assert not begun.done(), "nobody listens yet"
+    serving = asyncio.ensure_future(listener.serve())
+    await begun
+    trusted = ssl.create_default_context(cadata=authority.certificate.public_bytes(PEM).decode())
+    reader, writer = await asyncio.open_connection(LOOPBACK, port, ssl=trusted if secured else None)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert (await reader.read()).endswith(b"hello")
+    writer.close()
+    listener.stop()
+    await serving
 
 
 @pytest.mark.parametrize("data", [b"", b"POST /v2/mod", b"GET / HTTP/1.1\r\nHost: x\r\n"])
