@@ -49,7 +49,8 @@ def _suggested(tensor: Tensor, spec: InputSpec | None, hint: Hint | None) -> int
 class BatchProof:
     """The batch axis of every input and output, or None with the reason in words.
 
-    `alone`: by input, the axis along which there can be one item only, because the model fails on several or answers them all at once.
+    `alone`: by input, the axis along which there can be one item only, because the model fails on two, or the rank of an answer depends on their
+    number.
     """
 
     axes: Mapping[str, int] | None
@@ -74,17 +75,28 @@ def prove_batch(run: RunModel, signature: Signature, axes: Mapping[str, int], it
             singles += [run(items.whole(index)) for index in range(PROOF_ITEMS, len(items))]
         batches = [run(_stack(items, axes, range(size))) for size in sizes]
     except RuntimeFailure as error:
-        return BatchProof(None, f"the model does not run on several items at once ({quoted(error.message, 150)})", axes)
+        # Many items may need more memory than there is, and a run may fail by chance: neither says that the model takes one item only.
+        only_one = _runs(run, items.whole(0)) and not _runs(run, _stack(items, axes, range(2)))
+        why = f"the model does not run on several items at once ({quoted(error.message, 150)})"
+        return BatchProof(None, why, axes if only_one else {})
     proved: dict[str, int] = dict(axes)
     for tensor in signature.outputs:
         alone, together = ([answer[tensor.name] for answer in runs] for runs in (singles, batches))
-        possible = _following(alone[0], together, sizes)
-        axis = next((axis for axis in possible if _holds(alone, together, sizes, axis)), None)
+        axis = _output_axis(alone, together, sizes)
         if axis is None:
             why = f"the output {tensor.name!r} for several items differs from the outputs for each of them"
-            return BatchProof(None, why, {} if possible else axes)
+            ranks = {answer.ndim for answer in (*alone, *together)}
+            return BatchProof(None, why, axes if len(ranks) > 1 else {})
         proved[tensor.name] = axis
     return BatchProof(proved)
+
+
+def _runs(run: RunModel, given: NamedArrays) -> bool:
+    try:
+        run(given)
+    except RuntimeFailure:
+        return False
+    return True
 
 
 def _stack(items: Items, axes: Mapping[str, int], indices: Sequence[int]) -> dict[str, Array]:
@@ -92,18 +104,15 @@ def _stack(items: Items, axes: Mapping[str, int], indices: Sequence[int]) -> dic
     return {name: np.concatenate([whole[name] for whole in wholes], axis=axes[name]) for name in wholes[0]}
 
 
-def _following(single: Array, batches: list[Array], sizes: list[int]) -> list[int]:
-    """The axes that are as long as there are items."""
-    lengths = [
-        [answer.shape[axis] if answer.ndim > axis else None for answer in (single, *batches)]
-        for axis in range(single.ndim)
-    ]
-    return [axis for axis, found in enumerate(lengths) if found == [1, *sizes]]
-
-
-def _holds(singles: list[Array], batches: list[Array], sizes: list[int], axis: int) -> bool:
-    """Whether each output in `batches` holds the answers to its items along `axis`, one after the other."""
-    return all(_joined(singles[:size], axis, batch) for size, batch in zip(sizes, batches, strict=True))
+def _output_axis(singles: list[Array], batches: list[Array], sizes: list[int]) -> int | None:
+    """The axis along which each output in `batches` holds the answers to its items, one after the other."""
+    for axis in range(singles[0].ndim):
+        lengths = [answer.shape[axis] if answer.ndim > axis else None for answer in (singles[0], *batches)]
+        if lengths == [1, *sizes] and all(
+            _joined(singles[:size], axis, batch) for size, batch in zip(sizes, batches, strict=True)
+        ):
+            return axis
+    return None
 
 
 def _joined(singles: list[Array], axis: int, batch: Array) -> bool:

@@ -17,6 +17,7 @@ from fettle.errors import RecipeError
 from fettle.optimizer.training.layers import ADDS
 from fettle.optimizer.training.program import Module, as_tuple, call
 
+LARGEST = 1e18  # whose square is a float32: masks put -inf or the least number there is in front of a softmax
 SHOWN = 8  # names in a message; the log has all of them
 OWN = "module."  # in front of the names of a user's own student (`torch_distill._Flat`)
 Values = Mapping[str, torch.Tensor]
@@ -144,11 +145,14 @@ def paired(
 
 
 def _comparable(values: Values, items: int | None) -> dict[str, torch.Size]:
-    """The shapes of values that have an item in each row."""
+    """The shapes of values that have an item in each row, and no number too large for a mean squared error."""
     return {
         name: value.shape
         for name, value in values.items()
-        if f"{name}." != OWN and value.ndim >= 2 and (items is None or value.shape[0] == items)
+        if f"{name}." != OWN
+        and value.ndim >= 2
+        and (items is None or value.shape[0] == items)
+        and bool((value.abs() < LARGEST).all())
     }
 
 
@@ -159,7 +163,7 @@ def _asked(asked: FeaturePair, theirs: Mapping[str, torch.Size], ours: Mapping[s
         known = {_plain(each): each for each in shapes}
         if _plain(name) not in known:
             raise RecipeError(
-                f"distill.features: the {whose} computes no value {name} with an item in each row; it has {_listed(shapes, name)}"
+                f"distill.features: the {whose} computes no finite value {name} with an item in each row; it has {_listed(shapes, name)}"
             )
         names.append(known[_plain(name)])
     pair = Pair(names[0], names[1], theirs[names[0]], ours[names[1]])

@@ -69,7 +69,7 @@ class Heads:
     def of(cls, training: Training, student: fx.GraphModule) -> Heads:
         """Those of `student`. Raises RecipeError where none can go."""
         found = attentions(student, training.example)
-        able = frozenset(one.behind for one in found if _can_go(student, one, training.example))
+        able = frozenset(one.behind for one in found if _can_go(student, one, [one.heads - 1], training.example))
         if not able:
             raise RecipeError(
                 "prune unit Heads: no heads can be removed: the model has no attention with several heads whose queries, keys and values come "
@@ -84,10 +84,12 @@ class Heads:
             worth = _worth(student, attention, by_gradients)
             count = min(max(round(attention.heads * share), 1), attention.heads - 1)
             heads = sorted(sorted(range(attention.heads), key=lambda head: worth[head])[:count])
-            without_heads(student, attention, heads)
-            gone.append([attention.behind, heads])
+            # Tried each time: once heads are gone, all their numbers together may be as many as something else in the graph.
+            if _can_go(student, attention, heads, self.training.example):
+                without_heads(student, attention, heads)
+                gone.append([attention.behind, heads])
         if not gone:
-            raise RecipeError("prune unit Heads: each attention has only one head left: lower ratio or iterations")
+            raise RecipeError("prune unit Heads: no further heads can be removed: lower ratio or iterations")
         return gone
 
     def again(self, student: fx.GraphModule, history: Sequence[list[Any]]) -> None:
@@ -190,19 +192,21 @@ def _dense(module: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), nn.Linear)
 
 
-def _can_go(module: fx.GraphModule, attention: Attention, example: Sequence[torch.Tensor]) -> bool:
-    """Whether a copy without a head answers as one in which the layer behind ignores it. Each layer has to be called once."""
+def _can_go(
+    module: fx.GraphModule, attention: Attention, heads: Sequence[int], example: Sequence[torch.Tensor]
+) -> bool:
+    """Whether a copy without `heads` answers as one in which the layer behind ignores them. Each layer has to be called once."""
     names = (*attention.sources, attention.behind)
     calls = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
     if any(calls.count(name) != 1 for name in names):
         return False
     without, ignoring = copy.deepcopy(module), copy.deepcopy(module)
-    first = attention.heads - 1
     try:
         with torch.no_grad():
             weight = ignoring.get_submodule(attention.behind).weight
-            weight[:, first * attention.size : (first + 1) * attention.size] = 0
-            without_heads(without, attention, [first])
+            for head in heads:
+                weight[:, head * attention.size : (head + 1) * attention.size] = 0
+            without_heads(without, attention, heads)
             pairs = zip(call(without, example), call(ignoring, example), strict=True)
             return all(_same(found, wanted) for found, wanted in pairs)
     except Exception:  # a graph that computes with the number of heads fails in its own ways

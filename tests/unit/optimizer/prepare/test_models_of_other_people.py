@@ -97,9 +97,9 @@ def test_a_model_is_prepared_and_answers_as_before(bench: Workbench, name: str) 
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("whole_batch_output", 1), ("squeezed_output", 1), ("conditional", -1), ("dynamic_batch", -1)]
+    ("name", "size"), [("whole_batch_output", -1), ("squeezed_output", 1), ("conditional", -1), ("dynamic_batch", -1)]
 )
-def test_an_input_has_a_batch_of_1_where_the_model_does_not_answer_items_one_by_one(
+def test_an_input_has_a_batch_of_1_where_the_model_does_not_answer_several_items(
     bench: Workbench, name: str, size: int
 ) -> None:
     bench.put(models.BY_NAME[name]())

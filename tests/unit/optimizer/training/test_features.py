@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.data import trainable
 from tests.unit.optimizer.training.course import Course
 from torch import nn
 
@@ -15,6 +18,20 @@ from fettle.optimizer import build
 from fettle.optimizer.training.features import Pair, Projection, Revealing, watched
 
 NARROW: dict[str, Any] = {"student": {"width": 0.5}, "alpha": 0}
+
+
+class Masked(trainable.Attentive):
+    """Attention of each row to those before it, as a mask of -inf says."""
+
+    def attended(self, given: torch.Tensor) -> torch.Tensor:
+        """What the heads make of the rows."""
+        query, key, value = (
+            layer(given).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        mask = torch.full((8, 8), -math.inf).triu(1)
+        mixed = (query @ key.transpose(-2, -1) + mask).softmax(-1) @ value
+        answer: torch.Tensor = self.mix(mixed.transpose(1, 2).reshape(-1, *given.shape[1:]))
+        return answer
 
 
 def distilled(course: Course, **more: Any) -> BuildReport:
@@ -67,16 +84,27 @@ def test_what_an_earlier_step_made_is_paired_with_the_original(course: Course) -
     assert "deep_0_layer" in report.message
 
 
+def test_what_a_mask_sets_to_minus_infinity_is_not_followed(tmp_path: Path) -> None:
+    course = Course.of(tmp_path, Masked().eval(), judged=False)
+    by_itself = course.build({"distill": {"features": {}}}, epochs=1)
+    assert by_itself.built is not None, by_itself.message
+    assert by_itself.training is not None
+    assert all(math.isfinite(epoch.held_out_loss) for epoch in by_itself.training.curve)
+    named = course.build({"distill": {"features": {"pairs": [{"teacher": "add"}]}}}, epochs=1)
+    assert named.built is None
+    assert "the original computes no finite value add with an item in each row" in named.message
+
+
 @pytest.mark.parametrize(
     ("step", "told"),
     [
         (
             {"features": {"pairs": [{"teacher": "blocks.7.0"}]}},
-            r"the original computes no value blocks\.7\.0 .* blocks_0_0_layer",
+            r"the original computes no finite value blocks\.7\.0 .* blocks_0_0_layer",
         ),
         (
             {"features": {"pairs": [{"teacher": "deep.0", "student": "deep.9"}]}},
-            r"the student computes no value deep\.9 .* deep_0_layer",
+            r"the student computes no finite value deep\.9 .* deep_0_layer",
         ),
         (
             {"features": {"pairs": [{"teacher": "deep.0", "student": "stem.0"}]}},

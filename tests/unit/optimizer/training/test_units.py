@@ -71,6 +71,14 @@ def test_heads_that_are_pruned_are_gone_and_the_rest_learns(attentive: Course, i
     assert report.training.curve[-1].held_out_loss < report.training.curve[0].held_out_loss
 
 
+def test_heads_that_can_no_longer_be_told_from_the_rows_stay(tmp_path: Path) -> None:
+    course = Course.of(tmp_path, trainable.Attentive(heads=8, width=16).eval(), judged=False)
+    report = course.build({"prune": {"unit": "Heads", "ratio": 0.75, "iterations": 2}}, epochs=2)
+    assert report.message == "prune unit Heads: no further heads can be removed: lower ratio or iterations"
+    once = course.build({"prune": {"unit": "Heads", "ratio": 0.5}}, epochs=1)
+    assert once.built is not None, once.message
+
+
 def test_heads_of_an_onnx_source_are_pruned_too(tmp_path: Path) -> None:
     for name in ("program", "graph/model"):
         (tmp_path / name).mkdir(parents=True)
