@@ -145,7 +145,7 @@ class _Evaluation:
         """Whether the candidate is to be timed. `behind` are those that come after it: a doubtful one leaves its place to them."""
         finals = self.finals
         leaves = candidate.doubtful and not candidate.incumbent
-        needed = sum(other.lossy and not other.doubtful for other in behind) if leaves else 0
+        needed = sum(map(self._needs_place, behind)) if leaves else 0
         if candidate.lossy and finals.spent + needed >= self.places:
             others = "others lost less on the screening items" if needed else "faster ones were evaluated"
             finals.rejected[candidate.name] = (
@@ -163,6 +163,10 @@ class _Evaluation:
         if certificate.loses and not certificate.passes and not self.exhaustive and candidate.computed:
             self.missed[candidate.computed] = candidate.name
         return certificate.passes or (self.exhaustive and certificate.loses)
+
+    def _needs_place(self, other: ScreenedCandidate) -> bool:
+        """Whether a doubtful candidate leaves its place to `other`."""
+        return other.lossy and not other.doubtful and other.computed not in self.missed
 
 
 def hold_finals(

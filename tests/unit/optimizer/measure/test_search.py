@@ -165,6 +165,13 @@ def test_what_lost_too_much_on_the_screening_items_leaves_its_place_to_what_did_
     assert enough.hold([*doubtful, *SIX[:2]], places=4).passed == ["doubtful-1", "doubtful-2"]
 
 
+def test_a_doubtful_candidate_leaves_no_place_to_one_with_the_answers_of_one_that_failed() -> None:
+    same = [screened(f"same-{number}", 1.0, computed=("file",)) for number in (1, 2, 3)]
+    doubtful = screened("doubtful", 1.1, doubtful=True)
+    finals = Stage(loses=frozenset({"same-1"})).hold([same[0], doubtful, *same[1:]], places=2)
+    assert finals.passed == ["doubtful"]
+
+
 def test_an_exact_candidate_that_is_not_exact_after_all_takes_a_share_or_goes() -> None:
     stage = Stage(inexact=frozenset({"exact-1"}))
     assert stage.hold([TWO_EXACT[0], *SIX], places=2).spent == 2
