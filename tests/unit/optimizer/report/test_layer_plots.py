@@ -19,7 +19,7 @@ LAYERS = (
 )
 
 
-def test_the_report_draws_the_error_of_each_layer_and_says_which_stay_in_floating_point(tmp_path: Path) -> None:
+def test_the_report_draws_the_error_of_each_layer_and_says_which_keep_a_higher_precision(tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
     fill(store, tmp_path / "model")
     assert "Error by layer" not in published(store)
@@ -38,7 +38,7 @@ def test_the_report_draws_the_error_of_each_layer_and_says_which_stay_in_floatin
 
 def test_each_layer_has_a_bar_and_every_colour_is_the_pages() -> None:
     drawn = plot_layers.errors("int8-mixed-openvino", LAYERS)
-    for label in ("Conv.2", "Gemm.1", "floating point", "int8", "in tolerances (RMS)"):
+    for label in ("Conv.2", "Gemm.1", "kept in higher precision", "in lower precision", "in tolerances (RMS)"):
         assert label in drawn
     assert "#0a0b" not in drawn
 

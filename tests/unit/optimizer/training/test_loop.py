@@ -193,7 +193,7 @@ def test_a_training_whose_result_could_not_be_kept_goes_on_from_its_last_checkpo
     course: Course, tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: str
 ) -> None:
     folder = tmp_path / "claim"
-    shutil.copytree(course.folder, folder)
+    shutil.copytree(course.folder, folder, ignore=shutil.ignore_patterns("checkpoints"))  # those of other tests
     task, mounts = course.task({"distill": {}}, epochs=2), Mounts({"claim": folder})
     blocked = folder / "store" / lost
     shutil.rmtree(blocked, ignore_errors=True)
