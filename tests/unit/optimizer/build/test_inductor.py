@@ -196,15 +196,13 @@ def test_a_package_that_fettle_did_not_compile_is_not_loaded(
         base.get(INDUCTOR).load(tmp_path / "model.aoti", RuntimeSettings(), compiled.report.signature)
 
 
-def test_without_a_compiler_the_candidate_says_what_to_install(
-    compiled: Compiled, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_compiler_the_candidate_says_what_to_install(compiled: Compiled) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
     given = BuildInput(compiled.report.portable)
     task = build_task(planned(3), compiled.report.builds[0], given, compiled.report, "pvc://claim/store")
-    answer = build.run(task, compiled.bench.store)
+    with config.patch({"cpp.cxx": (None, "no-such-compiler")}):  # pytest's monkeypatch would hide the setting for good
+        answer = build.run(task, compiled.bench.store)
     assert (answer.built, answer.reason) == (None, Reason.RECIPE_NOT_APPLICABLE)
     assert "there is no C++ compiler here (no-such-compiler" in answer.message
     assert "install one, such as Debian's package g++, or remove inductor" in answer.message
