@@ -39,6 +39,12 @@ def test_whatever_a_model_answers_it_is_recognized_or_not_and_nothing_breaks(dat
     assert found is None or kind.startswith(("float", "int", "uint"))
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 0), (0, 1, 0), (1, 0, 5), (1, 1, 0), (3, 0, 4, 4)])
+def test_an_empty_answer_is_taken_for_no_task(shape: tuple[int, ...]) -> None:
+    answers = [{"y": np.zeros(shape, np.float32)} for _ in range(3)]
+    assert recognized(signature(**answers[0]), answers, evaluation(Metric.AUTO)) is None
+
+
 def peaks(random: np.random.Generator) -> Array:
     """A heat map: one place is sure, the others around it are less so."""
     rows, columns = np.mgrid[:32, :32]

@@ -6,6 +6,7 @@ characters are merged and blanks dropped. A. Graves et al., "Connectionist tempo
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -161,8 +162,10 @@ def by_step(answer: Array) -> Array:
 
     Of any other form, the answer itself comes back.
     """
-    longer = [size for size in answer.shape[:-1] if size != 1]
-    return answer.reshape(-1, answer.shape[-1]) if answer.ndim > 2 and len(longer) <= 1 else answer
+    *steps, characters = answer.shape or (0,)
+    if answer.ndim <= 2 or sum(size != 1 for size in steps) > 1:
+        return answer
+    return answer.reshape(math.prod(steps), characters)  # an empty answer has no size that NumPy could find out by itself
 
 
 def _blank(steps: Sequence[Array], classes: int) -> int | None:
