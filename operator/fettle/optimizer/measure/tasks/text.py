@@ -165,7 +165,7 @@ def by_step(answer: Array) -> Array:
     *steps, characters = answer.shape or (0,)
     if answer.ndim <= 2 or sum(size != 1 for size in steps) > 1:
         return answer
-    return answer.reshape(math.prod(steps), characters)  # an empty answer has no size that NumPy could find out by itself
+    return answer.reshape(math.prod(steps), characters)  # not -1: NumPy cannot divide where there are no characters
 
 
 def _blank(steps: Sequence[Array], classes: int) -> int | None:
