@@ -7,6 +7,8 @@ Facts that this file rests on (2026.4), each held by a test:
 - `share_outputs=True` answers are overwritten by the next call: outputs are copied. On one InferRequest a shared input followed by a larger
   one that is not shared raises: inputs are always shared.
 - `cancel` ends a request that was begun by `start_async` before its next node, and leaves alone one begun by `infer`.
+- With a dynamic shape, the scales of an int8 product that several operations read are applied twice for some of them, which then read numbers
+  near zero: a clamp that changes nothing makes them one (`_read_once`).
 - String tensors corrupt the heap (glibc aborts when the process ends): models with text inputs or outputs are refused.
 """
 
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+from openvino import opset13 as ops
 
 from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
@@ -65,6 +68,10 @@ _COMPUTE |= {
     "ScaledDotProductAttention",
     "QKVProjection",
 }
+_PRODUCTS = frozenset(
+    ["Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"]
+)
+_LARGEST = float(np.finfo(np.float32).max)
 _CLASSES = {"i8": "int8", "u8": "int8", "bf16": "bf16", "f16": "f16", "f32": "f32"}
 
 
@@ -183,6 +190,8 @@ class OpenVino:
             _refuse_texts(signature)
             if settings.batch_size is not None:
                 _fix_batch(model, signature, settings.batch_size)
+            if model.is_dynamic():
+                _read_once(model)
             properties = _properties(settings)
             return [_core().compile_model(model, "CPU", properties) for _ in range(settings.streams)], signature
         except RuntimeFailure:
@@ -218,6 +227,23 @@ def _fix_batch(model: ov.Model, signature: Signature, batch_size: int) -> None:
             shapes[places[tensor.name]] = shape
     if shapes:
         model.reshape(shapes)
+
+
+def _read_once(model: ov.Model) -> None:
+    """Put a clamp to all of float32 behind each product with several readers, if anything in the model is quantized: OpenVINO does not move scales
+    past it, and computes it within the product."""
+    operations = model.get_ordered_ops()
+    if not any(operation.get_type_name() == "FakeQuantize" for operation in operations):
+        return
+    for operation in operations:
+        if operation.get_type_name() not in _PRODUCTS or operation.get_output_element_type(0) != ov.Type.f32:
+            continue
+        readers = operation.output(0).get_target_inputs()
+        if len(readers) > 1:
+            clamp = ops.clamp(operation.output(0), -_LARGEST, _LARGEST)
+            for reader in readers:
+                reader.replace_source_output(clamp.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def _order(names: list[str], ports: Sequence[Any]) -> dict[str, int]:
