@@ -110,7 +110,7 @@ test-kills: setup ## play every random history of a rollout, and kill the operat
 	FETTLE_TEST_HISTORIES_EVERY=1 $(PYTEST) $(SIDE_BY_SIDE) tests/unit/plan/rollout/test_histories.py
 	@FETTLE_TEST_KILLS_EVERY=1 $(ON_OWN_CLUSTER) -- $(PYTEST) tests/cluster/test_killed.py
 
-test-fuzz: setup ## measure the memory that each of a hundred thousand broken requests takes in the server; 3 minutes
+test-fuzz: setup ## measure the memory that each of a hundred thousand broken requests takes in the server; some minutes
 	FETTLE_TEST_FUZZ_MEASURED_EVERY=1 $(PYTEST) $(SIDE_BY_SIDE) tests/unit/server/test_fuzz.py
 
 bench-rollout: setup ## run every order of events under load; writes bench/results/rollout.json, 15 minutes
