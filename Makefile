@@ -20,7 +20,7 @@ UP := $(PYTHON) -m tools.cluster up
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
-.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-toolchains test-kills bench-rollout bench-optimize bench-formats bench-serve bench-train bench-engines crds verify docs images install images-torch images-gpu check-gpu cluster cluster-down cluster-status demo demo-s3 demo-clean clean
+.PHONY: help setup lock lint type test test-unit coverage test-cluster test-e2e test-integrations test-torch test-toolchains test-kills test-fuzz bench-rollout bench-optimize bench-formats bench-serve bench-train bench-engines crds verify docs images install images-torch images-gpu check-gpu cluster cluster-down cluster-status demo demo-s3 demo-clean clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -109,6 +109,9 @@ test-toolchains: setup ## run the tests of large toolchains, each in an environm
 test-kills: setup ## play every random history of a rollout, and kill the operator after each of its API writes; 10 minutes
 	FETTLE_TEST_HISTORIES_EVERY=1 $(PYTEST) $(SIDE_BY_SIDE) tests/unit/plan/rollout/test_histories.py
 	@FETTLE_TEST_KILLS_EVERY=1 $(ON_OWN_CLUSTER) -- $(PYTEST) tests/cluster/test_killed.py
+
+test-fuzz: setup ## measure the memory that each of a hundred thousand broken requests takes in the server; some minutes
+	FETTLE_TEST_FUZZ_MEASURED_EVERY=1 $(PYTEST) $(SIDE_BY_SIDE) tests/unit/server/test_fuzz.py
 
 bench-rollout: setup ## run every order of events under load; writes bench/results/rollout.json, 15 minutes
 	@$(ON_OWN_CLUSTER) --images -- $(PYTHON) -m bench.rollout

@@ -1,4 +1,4 @@
-"""The part `server` of a ModelDeployment: batching, TLS, clients' tokens, and the container."""
+"""The part `server` of a ModelDeployment: batching, TLS, clients' tokens, traces, request logs, and the container."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fettle.api import uris
 from fettle.api.base import ApiModel, Rule, rules
 from fettle.api.pods import EnvVar, ResourceSpec
+from fettle.api.vocabulary import Uri
 
 
 class BatchingSpec(ApiModel):
@@ -132,6 +134,56 @@ class TracingSpec(ApiModel):
     ] = 0.01
 
 
+@rules(*uris.store_rules("server.logging.requests.uri"))
+class RequestLoggingSpec(ApiModel):
+    """A sample of the inputs that clients send, in .npz files that data.evaluation of an OptimizedModel reads. Inputs can be personal data."""
+
+    uri: Annotated[
+        Uri,
+        Field(
+            description="Store to which the pods write: pvc://CLAIM/PATH, s3://BUCKET/PATH, gs://BUCKET/PATH or az://CONTAINER/PATH. Its folder "
+            "requests/NAMESPACE/NAME contains the files, and a copy of the last one, latest.npz. Pods on several nodes need a claim that they can "
+            "share."
+        ),
+    ]
+    secret_name: uris.SecretName = None
+    max_items: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=4096,
+            description="Number of items in a file. A pod writes a file once it has sampled so many, or 32 MiB "
+            "(FETTLE_SERVER_REQUEST_LOG_MAX_BYTES), and the interval is over. Repeated items, and those of another shape than most, are left out.",
+        ),
+    ] = 1024
+    interval_seconds: Annotated[
+        int,
+        Field(
+            ge=10,
+            le=604_800,
+            description="Time over which a file is sampled. A pod writes no more than one file in it.",
+        ),
+    ] = 3600
+    max_files: Annotated[
+        int, Field(ge=1, le=1000, description="Number of files to keep. The pods remove older ones.")
+    ] = 24
+
+
+class LoggingSpec(ApiModel):
+    """What the server logs beside messages."""
+
+    requests: Annotated[
+        RequestLoggingSpec | None,
+        Field(description="Log of requests. Without it, no content of a request is ever written."),
+    ] = None
+
+
+@rules(
+    Rule(
+        "!has(self.logging) || !has(self.logging.requests) || !has(self.samples) || self.samples > 0",
+        "server.logging.requests requires server.samples above 0: raise server.samples, or remove logging.requests",
+    )
+)
 class ServerSpec(ApiModel):
     """Settings of the inference server in each pod."""
 
@@ -161,6 +213,7 @@ class ServerSpec(ApiModel):
     tracing: Annotated[
         TracingSpec | None, Field(description="Traces of requests. Without it, requests are not traced.")
     ] = None
+    logging: Annotated[LoggingSpec | None, Field(description="Logs. Without it, requests are not logged.")] = None
     resources: Annotated[ResourceSpec, Field(description="Resources of the server container.")] = ResourceSpec()
     image: Annotated[
         str | None, Field(max_length=512, description="Server image. Defaults to the operator's setting.")
@@ -173,3 +226,8 @@ class ServerSpec(ApiModel):
             json_schema_extra={"x-map-keys": ["name"]},
         ),
     ] = ()
+
+    @property
+    def request_log(self) -> RequestLoggingSpec | None:
+        """How requests are logged; None if they are not."""
+        return self.logging.requests if self.logging is not None else None

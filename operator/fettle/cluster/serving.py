@@ -14,10 +14,8 @@ from fettle.api import catalog, images
 from fettle.api.base import GROUP, MANAGED_LABEL, MODEL_DEPLOYMENT_LABEL, REVISION_LABEL
 from fettle.api.pods import ResourceSpec
 from fettle.api.server import BatchingSpec, ServerSpec, TokenReviewSpec
-from fettle.api.uris import MOUNTS_VARIABLE, Address, claim_of, encode_mounts, store_of
 from fettle.api.vocabulary import DeviceKind
-from fettle.cluster import credentials
-from fettle.cluster.claims import mounts
+from fettle.cluster import serving_stores as stores
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
 from fettle.cluster.owner import OWNER_ANNOTATION, child
 from fettle.cluster.quantity import quantity
@@ -177,7 +175,7 @@ def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> 
     ours = {**selector(name, revision.revision), **asking, MANAGED_LABEL: "true", TRAFFIC_LABEL: "on"}
     return {
         "metadata": {
-            "labels": {**template.labels, **credentials.labels(_addresses(revision)), **ours},
+            "labels": {**template.labels, **stores.labels(revision), **ours},
             "annotations": {
                 **template.annotations,
                 **_scheme(revision),
@@ -203,22 +201,11 @@ def _scheme(revision: ModelRevision) -> dict[str, str]:
 
 
 def _fetch(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
-    """The init container that fetches the artifact; the only container with access to the store."""
-    claim = claim_of(revision.artifact.uri)
-    folders = mounts([claim] if claim is not None else [])
+    """The init container that fetches the artifact; the only container that reads the store."""
     container = _container(FETCH, "fetch", owner, revision, settings)
-    addresses = _addresses(revision)
-    told = {MOUNTS_VARIABLE: encode_mounts(folders), **credentials.environment(addresses)}
-    container["env"] += [{"name": name, "value": value} for name, value in told.items()]
-    container["volumeMounts"] += [
-        *({"name": "store", "mountPath": folder, "readOnly": True} for folder in folders.values()),
-        *credentials.volume_mounts(addresses),
-    ]
+    container["env"] += stores.environment(stores.read_from(revision))
+    container["volumeMounts"] += stores.volume_mounts(revision, stores.read_from(revision), writes=False)
     return container
-
-
-def _addresses(revision: ModelRevision) -> tuple[Address, ...]:
-    return (Address(store_of(revision.artifact.uri), revision.artifact.secret_name),)
 
 
 def _serve(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
@@ -226,6 +213,9 @@ def _serve(owner: Object, revision: ModelRevision, settings: Settings) -> Object
     container["volumeMounts"] += [
         {"name": name, "mountPath": folder, "readOnly": True} for name, folder in _folders(revision.server).items()
     ]
+    if (log := stores.written_to(revision)) is not None:
+        container["env"] += stores.environment(log)
+        container["volumeMounts"] += stores.volume_mounts(revision, log, writes=True)
     scheme = (
         {"scheme": "HTTPS"} if revision.server.tls is not None else {}
     )  # whose certificate the kubelet does not check
@@ -312,6 +302,7 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
         "STABLE": stable if revision.server.samples else None,
         "TRACING_ENDPOINT": tracing.endpoint if tracing is not None else None,
         "TRACING_SAMPLE_RATIO": tracing.sample_ratio if tracing is not None else None,
+        **_request_log(owner, revision.server),
         "TLS_FOLDER": folders.get("tls"),
         "TLS_CLIENTS": "true" if tls is not None and tls.require_client_certificate else None,
         "TOKENS_FOLDER": folders.get("tokens"),
@@ -325,6 +316,21 @@ def _environment(owner: Object, revision: ModelRevision, settings: Settings) -> 
     }
     told = {f"FETTLE_SERVER_{key}": str(value) for key, value in values.items() if value is not None}
     return {"HOME": "/tmp", **told}
+
+
+def _request_log(owner: Object, server: ServerSpec) -> dict[str, Any]:
+    """Where requests are logged."""
+    asked, metadata = server.request_log, owner["metadata"]
+    if asked is None:
+        return {}
+    told = {
+        "URI": asked.uri,
+        "FOLDER": f"requests/{metadata['namespace']}/{metadata['name']}",
+        "MAX_ITEMS": asked.max_items,
+        "INTERVAL_SECONDS": asked.interval_seconds,
+        "MAX_FILES": asked.max_files,
+    }
+    return {f"REQUEST_LOG_{key}": value for key, value in told.items()}
 
 
 def _reviewing(owner: Object, review: TokenReviewSpec) -> dict[str, str]:
@@ -363,7 +369,7 @@ def _memory(artifact: ServedArtifact, settings: Settings) -> str:
 
 
 def _volumes(owner: Object, revision: ModelRevision) -> list[Object]:
-    server, claim = revision.server, claim_of(revision.artifact.uri)
+    server = revision.server
     # Optional: without that Secret a pod serves all the same, and the analysis says that answers cannot be compared. Without those of the
     # spec it does not start: it would answer in the clear, or whoever asks.
     sources: dict[str, Object] = {
@@ -377,6 +383,4 @@ def _volumes(owner: Object, revision: ModelRevision) -> list[Object]:
         for name in _folders(server)
         for kind, source in sources[name].items()
     ]
-    store = {"name": "store", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-    stores = [*([store] if claim else []), *credentials.volumes(_addresses(revision))]
-    return [{"name": "model", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, *secrets, *stores]
+    return [{"name": "model", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, *secrets, *stores.volumes(revision)]

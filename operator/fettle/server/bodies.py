@@ -13,6 +13,7 @@ from fettle.server.settings import ServerSettings
 from fettle.server.shares import Crowd, Shares, Slots, Who, most_of, nobody
 from fettle.server.time_limits import TimeLimits
 
+NO_MEMORY = "the server does not have enough memory for this request: send fewer items, or try again later"
 AT_ONCE = 1 << 16  # a declared body of so many bytes is small where memory allows: see `Bodies`
 
 
@@ -47,8 +48,8 @@ class Bodies:
     async def read(self, incoming: Incoming, size: int | None, who: Who = nobody) -> bytes | bytearray:
         """The body; `release` it when its request is answered. `size`: bytes that the client says it has.
 
-        Raises RequestError: TOO_LARGE, TIMEOUT, UNAVAILABLE where too many are being read or too many bytes are held already, LIMITED where too
-        many of these are the client's, INVALID where it is not as long as the client said.
+        Raises RequestError: TOO_LARGE, TIMEOUT, UNAVAILABLE where too many are being read, too many bytes are held already or memory is short,
+        LIMITED where too many of these are the client's, INVALID where it is not as long as the client said.
         """
         if size is not None and size > self._largest:
             raise self._too_large()
@@ -64,6 +65,8 @@ class Bodies:
         except TimeoutError:
             message = f"the body did not arrive within {self._settings.body_seconds:g} s"
             raise RequestError(Code.TIMEOUT, message, unread=True) from None
+        except MemoryError:
+            raise RequestError(Code.UNAVAILABLE, NO_MEMORY, unread=True) from None
         if size is not None and len(body) != size:  # the parts of a client that hung up just end
             self.release(len(body), who)
             raise RequestError(Code.INVALID, f"the body ended after {len(body)} of {size} bytes", unread=True)

@@ -128,6 +128,14 @@ class Metrics:
             (*LABELS, "outcome"),
             registry=self.registry,
         )
+        self.logged_items = Counter(
+            "fettle_server_logged_items", "Number of items written to the request log.", **own
+        ).labels(*self._labels)
+        self.request_log_failures = Counter(
+            "fettle_server_request_log_failures",
+            "Number of files of the request log that could not be written. Their items are lost.",
+            **own,
+        ).labels(*self._labels)
         self._refused_tokens = Counter(
             "fettle_server_refused_tokens", "Number of requests with a missing or unknown token.", **own
         ).labels(*self._labels)

@@ -130,6 +130,8 @@ async def serve(
         await _begun(stop, fronts, *serving, port.done)
         state.service = service
         state.replay = replay = _replay(service)
+        if service.request_log is not None:
+            service.request_log.start()
         on_ready(model)
         await _until_stopped(stop, *serving, port.done)
         await _drain(service, fronts, settings.drain_seconds)

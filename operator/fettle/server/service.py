@@ -23,12 +23,13 @@ from fettle.runtimes import cuda
 from fettle.runtimes.base import Array
 from fettle.server.access import Access
 from fettle.server.batcher import Gone, Unheard
-from fettle.server.bodies import Bodies
+from fettle.server.bodies import NO_MEMORY, Bodies
 from fettle.server.drift import Drift
 from fettle.server.logs import HEADERS
 from fettle.server.metrics import Metrics
 from fettle.server.model import ServedModel
 from fettle.server.request import Code, InferRequest, RequestError
+from fettle.server.request_log import RequestLog
 from fettle.server.samples import PER_SECOND, Samples
 from fettle.server.settings import ServerSettings
 from fettle.server.shares import Crowd, Places, Slots, Who, nobody
@@ -58,11 +59,32 @@ class Codec(Protocol):
         """The response. Raises RuntimeFailure if the protocol cannot represent what the model returned."""
 
 
+class Underway:
+    """A number of requests, and its end."""
+
+    __slots__ = ("_ended", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._ended: asyncio.Event | None = None
+
+    def settle(self) -> None:
+        """To be called when a request has ended."""
+        if self._ended is not None and not self.count:
+            self._ended.set()
+
+    async def over(self) -> None:
+        """Wait until none is left. No other one may begin."""
+        if self.count:
+            self._ended = asyncio.Event()
+            await self._ended.wait()
+
+
 class InferenceService:
     """Processes the requests of all fronts. Its state is used by one event loop only, which is also that of the fronts."""
 
     def __init__(self, settings: ServerSettings, model: ServedModel) -> None:
-        """Raises UsageError if tokens are required, but the Secret has none."""
+        """Raises UsageError if tokens are required, but the Secret has none, and if requests are to be logged, but no samples are taken."""
         self.settings, self.model = settings, model
         self.windows = Windows(most_bytes=MOST_BYTES // settings.sharers)
         kept = (settings.samples, settings.samples_max_bytes)
@@ -77,6 +99,7 @@ class InferenceService:
         self.drift = Drift(model.profile, model.signature, labels) if model.profile is not None else None
         if self.drift is not None and not settings.shares_ports:  # drift of several processes is not the sum of theirs
             self.metrics.registry.register(self.drift)
+        self.request_log = RequestLog(settings, self.metrics) if settings.request_log_uri else None
         self._crowd = Crowd()
         self.bodies = Bodies(settings, self._crowd)
         self.access = Access(settings)
@@ -90,9 +113,8 @@ class InferenceService:
         self._queued = Slots(settings.max_queue, "requests", "waiting for the model", crowd=self._crowd)
         self.draining = False
         self.in_flight = 0
-        self._admitting = 0  # requests whose client is not known yet
-        self.idle = asyncio.Event()
-        self.idle.set()
+        # Requests that have begun since `finish` was last called: those whose client is not known yet, and those for inference.
+        self._admitting, self._answering = Underway(), Underway()
 
     async def infer(
         self,
@@ -114,8 +136,8 @@ class InferenceService:
         disconnected, once no thread works on it.
         """
         started = time.perf_counter()
-        if not self.in_flight:
-            self.idle.clear()
+        underway = self._answering
+        underway.count += 1
         self.in_flight += 1
         code = Code.FAILED
         judged: Code | None = None
@@ -135,14 +157,17 @@ class InferenceService:
                 judged = Code.FAILED if error.failed else _OK
             raise
         except Exception as error:
-            raise _failure(error) from error
+            failure = _failure(error)
+            code = failure.code
+            raise failure from error
         finally:
             self._count(code, time.perf_counter() - started, judged)
             if trace is not None:
                 trace.end(code)
             self.in_flight -= 1
-            if not self.in_flight:
-                self._settle()
+            underway.count -= 1
+            if not underway.count:
+                underway.settle()
 
     async def admit(self, authorization: str | None, address: str, *, infer: bool) -> str:
         """The client, identified by its token, or else by its `address`. Call `access.leave` when its inference request (`infer`) is over.
@@ -150,8 +175,8 @@ class InferenceService:
         Raises RequestError UNAUTHENTICATED, LIMITED, or UNAVAILABLE if nobody can say whose token it is. It is counted, but not in windows: it says
         nothing of the model.
         """
-        self._admitting += 1
-        self.idle.clear()
+        underway = self._admitting
+        underway.count += 1
         try:
             client = await self.access.identify(authorization, address)
             if infer:
@@ -165,8 +190,8 @@ class InferenceService:
             self.metrics.refuse(Code.GONE)
             raise
         finally:
-            self._admitting -= 1
-            self._settle()
+            underway.count -= 1
+            underway.settle()
 
     def tell(self, function: Callable[..., tuple[Code, _T]], *arguments: Any) -> tuple[Code, _T]:
         """The response to a request that does not need the model (metadata, health, an unknown path). It is counted once, in metrics only.
@@ -186,20 +211,21 @@ class InferenceService:
         return code, answer
 
     async def finish(self) -> None:
-        """Wait for the requests that are under way, including those whose token is being checked."""
-        while not self.idle.is_set():  # who is admitted meanwhile begins an inference
-            await self.idle.wait()
+        """Wait for the requests that are under way now, including those whose token is being checked. Requests that arrive meanwhile are answered as
+        well, but not waited for: a client that keeps sending would keep the pod from its end."""
+        admitting, self._admitting = self._admitting, Underway()
+        await admitting.over()  # each of them has now begun its inference
+        answering, self._answering = self._answering, Underway()
+        await answering.over()
 
     def close(self) -> None:
-        """End the threads for large bodies and for tokens, and export the last traces."""
+        """End the threads for large bodies, for tokens and for the request log, and export the last traces."""
         self._codec_thread.close()
+        if self.request_log is not None:
+            self.request_log.stop()
         self.access.close()
         if self.tracing is not None:
             self.tracing.close()
-
-    def _settle(self) -> None:
-        if not (self.in_flight or self._admitting):
-            self.idle.set()
 
     def _count(self, code: Code, seconds: float, judged: Code | None = None) -> None:
         """Count a result. `judged`: the model's result for a client that did not wait for it, so that clients with deadlines do not hide a slow
@@ -294,11 +320,13 @@ class InferenceService:
             self.decoding.give(client)
 
     def _keep(self, request: InferRequest, outputs: Mapping[str, Array]) -> None:
-        """Offer an answered item as a sample. Kept samples are also used to measure drift."""
+        """Offer an answered item as a sample. Kept samples are also used to measure drift, and for the request log."""
         try:
             sample = self.samples.offer(request.inputs, request.rows, outputs)
             if sample is not None and self.drift is not None:
                 self.drift.count(sample.inputs, sample.outputs)
+            if sample is not None and self.request_log is not None:
+                self.request_log.offer(sample.inputs)
         except Exception:
             log.exception("an answered item could not be kept for canaries")
 
@@ -308,5 +336,8 @@ def _failure(error: Exception) -> RequestError:
     if isinstance(error, FettleError):
         log.warning("the model failed: %s", error.message)
         return RequestError(Code.FAILED, error.message)
+    if isinstance(error, MemoryError):
+        log.error("there was not enough memory for a request: %s", error)
+        return RequestError(Code.UNAVAILABLE, NO_MEMORY)
     log.error("a request failed", exc_info=error)
     return RequestError(Code.FAILED, f"internal server error: {type(error).__name__}; see the server's log")

@@ -59,6 +59,24 @@ class ServerSettings(BaseSettings):
         default=Path("/var/run/fettle/samples/token"),
         description="File with the shared secret of the ModelDeployment's pods. It is required to read samples.",
     )
+    request_log_uri: str = Field(
+        default="",
+        description="Address of the store to which a sample of the requests' inputs is written. Empty means that requests are not logged.",
+    )
+    request_log_folder: str = Field(default="requests", description="Folder of the request log in that store.")
+    request_log_max_items: int = Field(default=1024, ge=1, description="Number of items in a file of the request log.")
+    request_log_max_bytes: int = Field(
+        default=32 * 1024 * 1024,
+        ge=1,
+        description="Maximum memory for the items of the next file, in bytes. If it is reached, the file has fewer items. "
+        "While a file is written, up to four times as much is used.",
+    )
+    request_log_interval_seconds: float = Field(
+        default=3600, gt=0, description="Time over which a file of the request log is sampled, in seconds."
+    )
+    request_log_max_files: int = Field(
+        default=24, ge=1, description="Number of files of the request log to keep. Older ones are removed."
+    )
     stable: str = Field(
         default="",
         description="host:port of the stable revision's management ports. Empty means that answers are not compared.",

@@ -16,12 +16,13 @@ from tests.unit.cli.test_kubectl import STATUS, run
 from tests.unit.server.serving import SIGNATURE, Server
 from tests.unit.server.test_replay import TOKEN, ask, drain, serve
 
-from fettle.cli.access.live_items import LiveItems, PodPort, gather
+from fettle.cli.access.live_items import PodPort, gather
 from fettle.cli.commands.sample import summary
 from fettle.cluster.serving import samples_name
 from fettle.errors import ClusterError
 from fettle.optimizer.data.columns import Room
 from fettle.optimizer.data.items import ItemsRequest, read
+from fettle.server.live_items import LiveItems
 from fettle.store.uris import Mounts
 
 BASE = "/apis/fettle.dev/v1alpha1/namespaces/default/modeldeployments/digits"

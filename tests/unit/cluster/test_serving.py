@@ -72,6 +72,7 @@ REVIEWING = revision(
     template={"serviceAccountName": "server"},
 )
 TRACED = revision(server={"tracing": {"endpoint": "http://collector.observability:4317", "sampleRatio": 0.1}})
+LOGGING = revision(server={"logging": {"requests": {"uri": "pvc://fettle-store", "maxItems": 300}}})
 ENCRYPTED = OWNER | {"spec": {"server": {"tls": {"secretName": "digits-tls"}}}}
 ON_A_GPU = replace(
     revision(),
@@ -100,6 +101,7 @@ ON_A_GPU = replace(
         ("serving-pod-template-with-everything", serving.pod_template(OWNER, EVERYTHING, SETTINGS)),
         ("serving-pod-template-with-tokens-of-kubernetes", serving.pod_template(OWNER, REVIEWING, SETTINGS)),
         ("serving-pod-template-with-traces", serving.pod_template(OWNER, TRACED, SETTINGS)),
+        ("serving-pod-template-with-a-request-log", serving.pod_template(OWNER, LOGGING, SETTINGS)),
         ("serving-pod-template-on-a-gpu", serving.pod_template(OWNER, ON_A_GPU, SETTINGS)),
         ("serving-deployment", serving.deployment(OWNER, "0123456789", URI, {"metadata": {}, "spec": {}}, 3)),
         ("serving-service", serving.service(OWNER, "0123456789")),
@@ -143,6 +145,45 @@ def test_a_name_of_any_length_has_its_way_to_samples() -> None:
     owner = {"metadata": {**OWNER["metadata"], "name": "m" * 46}}
     assert len(serving.samples_name(owner)) <= 63
     assert serving.samples_name(owner) != serving.samples_name({"metadata": {**owner["metadata"], "uid": "another"}})
+
+
+def logging_to(uri: str, secret: str | None = None) -> dict[str, Any]:
+    return {"logging": {"requests": {"uri": uri, **({"secretName": secret} if secret is not None else {})}}}
+
+
+def test_a_claim_that_is_read_and_written_is_one_volume() -> None:
+    """A pod with two volumes of a claim may never start."""
+    spec = serving.pod_template(OWNER, LOGGING, SETTINGS)["spec"]
+    claims = [one for one in spec["volumes"] if "persistentVolumeClaim" in one]
+    assert claims == [{"name": "store", "persistentVolumeClaim": {"claimName": "fettle-store"}}]
+    fetch, serve = (spec[kind][0]["volumeMounts"] for kind in ("initContainers", "containers"))
+    mounted = {"name": "store", "mountPath": "/mnt/claims/fettle-store"}
+    assert mounted | {"readOnly": True} in fetch and mounted in serve
+
+
+def test_the_server_can_write_its_log_and_not_read_where_the_artifact_lies() -> None:
+    logged = revision(uri=f"s3://models/store/artifacts/{SHA}", server=logging_to("s3://logs/fettle", "log-keys"))
+    logged = replace(logged, artifact=replace(logged.artifact, secret_name="store-keys"))
+    template = serving.pod_template(OWNER, logged, SETTINGS)
+    spec = template["spec"]
+    secrets = {one["name"]: one["secret"]["secretName"] for one in spec["volumes"] if one["name"].startswith("secret")}
+
+    def reached(kind: str) -> tuple[set[str], Any]:
+        container = spec[kind][0]
+        told = {one["name"]: one["value"] for one in container["env"]}
+        return {secrets[one["name"]] for one in container["volumeMounts"] if one["name"] in secrets}, json.loads(
+            told["FETTLE_SECRETS"]
+        )
+
+    assert reached("initContainers") == ({"store-keys"}, {"s3://models/store": "/mnt/secrets/store-keys"})
+    assert reached("containers") == ({"log-keys"}, {"s3://logs/fettle": "/mnt/secrets/log-keys"})
+    assert template["metadata"]["labels"][EGRESS_LABEL] == "true"
+
+
+def test_a_log_outside_of_the_cluster_lets_the_pod_out_to_it() -> None:
+    labels = serving.pod_template(OWNER, revision(server=logging_to("gs://logs")), SETTINGS)["metadata"]["labels"]
+    assert labels[EGRESS_LABEL] == "true"
+    assert EGRESS_LABEL not in serving.pod_template(OWNER, LOGGING, SETTINGS)["metadata"]["labels"]
 
 
 def test_only_the_init_container_sees_the_store_and_only_to_read() -> None:

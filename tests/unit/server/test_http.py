@@ -62,25 +62,25 @@ def ask(front: Front, path: str = INFER, body: bytes = BODY, method: str = "POST
 
 
 @pytest.mark.parametrize(
-    "does",
+    ("does", "expected"),
     [
-        RuntimeFailure("the model failed"),
-        ValueError("all the input array dimensions must match"),
-        MemoryError(),
-        KeyError("y"),
-        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
-        {},  # an output is missing
-        {"y": np.array(["a"], object)},  # of another type than the signature's
-        {"y": None},
+        (RuntimeFailure("the model failed"), 500),
+        (ValueError("all the input array dimensions must match"), 500),
+        (MemoryError(), 503),
+        (KeyError("y"), 500),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), 500),
+        ({}, 500),  # an output is missing
+        ({"y": np.array(["a"], object)}, 500),  # of another type than the signature's
+        ({"y": None}, 500),
     ],
 )
-def test_an_answer_that_the_model_failed_to_give_is_one_500_in_windows_and_metrics(
-    front: Front, does: Mapping[str, Any] | BaseException, caplog: pytest.LogCaptureFixture
+def test_an_answer_that_the_model_failed_to_give_is_one_error_in_windows_and_metrics(
+    front: Front, does: Mapping[str, Any] | BaseException, expected: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     front.service.model.session = Scripted(does)  # type: ignore[assignment]
     status, said = ask(front)
-    assert (status, list(said)) == (500, ["error"])
-    assert counted(front.service) == (1, 1, {500: 1})
+    assert (status, list(said)) == (expected, ["error"])
+    assert counted(front.service) == (1, 1, {expected: 1})
     assert caplog.records
     assert front.service.in_flight == 0 and front.service.bodies.held == 0
 

@@ -37,7 +37,8 @@ def received(service: InferenceService, body: bytes = BODY) -> Any:
 
 def is_over(service: InferenceService) -> bool:
     """Nothing is left of any request."""
-    return service.idle.is_set() and (service.in_flight, service.bodies.held, service.model.waiting) == (0, 0, 0)
+    underway = (service._admitting.count, service._answering.count, service.in_flight)
+    return (*underway, service.bodies.held, service.model.waiting) == (0, 0, 0, 0, 0)
 
 
 async def test_bytes_are_decoded_answered_counted_sampled_and_encoded_without_any_transport(
@@ -122,7 +123,7 @@ async def test_a_request_whose_client_gives_up_while_the_model_works_counts_as_g
     await asyncio.sleep(0)
     waiting = service.metrics.registry.get_sample_value("fettle_server_waiting", {"model": "lookup", "revision": "r"})
     assert (service.in_flight, service.bodies.held, service.model.waiting, waiting) == (1, len(BODY), 1, 1)
-    assert not service.idle.is_set() and not request.done()
+    assert not request.done()
     held.goes_on.set()
     with pytest.raises(asyncio.CancelledError):
         await request
@@ -417,6 +418,55 @@ async def test_a_service_that_ends_answers_a_request_whose_token_is_still_checke
     may.set()
     await finishing
     assert asking.done() and counted(service) == (2, 0, {200: 2})
+
+
+async def test_a_service_that_ends_waits_for_those_who_asked_before_and_not_for_those_who_go_on_asking(
+    service: InferenceService, held: Held
+) -> None:
+    service.model.session = held  # type: ignore[assignment]
+    before = asyncio.create_task(service.infer(received(service), protocol))
+    await asyncio.to_thread(held.begun.wait)
+    finishing = asyncio.create_task(service.finish())
+    await asyncio.sleep(0)
+    assert not finishing.done()
+    sent = asyncio.Event()
+
+    async def slow() -> bytes:
+        await sent.wait()
+        return bytes(await received(service))
+
+    after = asyncio.create_task(service.infer(slow(), protocol))
+    await asyncio.sleep(0)
+    held.goes_on.set()
+    await finishing
+    assert before.done() and not after.done() and service.in_flight == 1
+    sent.set()
+    await service.finish()
+    assert after.done() and is_over(service) and counted(service) == (2, 0, {200: 2})
+
+
+async def test_a_body_or_a_tensor_for_which_there_is_no_memory_is_refused_and_the_next_request_is_answered(
+    service: InferenceService,
+) -> None:
+    class Short(Sent):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield BODY
+            raise MemoryError
+
+    def decode(*arguments: Any) -> InferRequest:
+        raise MemoryError("Unable to allocate 1 TiB")
+
+    codec: Any = SimpleNamespace(decode=decode, encode=protocol.encode)
+    for receive, decoder, unread in (
+        (service.bodies.read(Short(), None), protocol, True),
+        (received(service), codec, False),
+    ):
+        with pytest.raises(RequestError, match="not have enough memory for this request: send fewer items") as raised:
+            await service.infer(receive, decoder)
+        assert (raised.value.code, raised.value.unread) == (Code.UNAVAILABLE, unread)
+        assert is_over(service)
+    await service.infer(received(service), protocol)
+    assert counted(service) == (3, 2, {503: 2, 200: 1})
 
 
 async def test_a_request_that_waited_too_long_to_be_decoded_is_not(service: InferenceService, held: Held) -> None:

@@ -75,7 +75,7 @@ async def test_a_withdrawn_token_ends_the_stream(
         await front._placed(front._infer_each, front._streams, call)
     assert raised.value.code is Code.UNAUTHENTICATED
     assert [answer.infer_response.model_name for answer in call.answers] == ["lookup"] * answered
-    assert service.idle.is_set() and not service.bodies.held
+    assert not service.in_flight and not service.bodies.held
 
 
 @pytest.mark.parametrize(("sent", "answered"), [([None], 0), ([message(), message(), None], 2)])
@@ -103,4 +103,4 @@ async def test_a_stream_whose_client_goes_on_sending_ends_with_the_drain(service
         with pytest.raises(RequestError, match="the server is stopping: open the stream again") as raised:
             await front._placed(front._infer_each, front._streams, call)
     assert raised.value.code is Code.UNAVAILABLE
-    assert service.idle.is_set() and not front._streams.taken
+    assert not service.in_flight and not front._streams.taken

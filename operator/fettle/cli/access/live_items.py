@@ -7,12 +7,8 @@ import http.client
 import socket
 import ssl
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 from kubernetes.stream import portforward
 
 from fettle.api.reasons import Reason
@@ -20,15 +16,12 @@ from fettle.api.text import joined
 from fettle.cli.access.cluster import Cluster, Object, api_errors
 from fettle.cluster.serving import MANAGEMENT_PORT, management_scheme, samples_name
 from fettle.errors import ClusterError
-from fettle.runtimes.base import Array
+from fettle.server.live_items import LiveItems
 from fettle.server.replay import MOST_BYTES, PATH
 from fettle.server.samples import Sample, received
-from fettle.store.arrays import item_digest
 
 PAUSE_SECONDS = 1.0  # between two times that a pod is asked
 TIMEOUT_SECONDS = 10.0
-LONGEST_TEXT = 8192  # characters: in the file, every text takes as much as the longest of its input
-MOST_BYTES_KEPT = 1 << 30
 
 
 class PodPort(http.client.HTTPConnection):
@@ -70,59 +63,6 @@ class PodPort(http.client.HTTPConnection):
             self.close()
             message = f"pod {self.name} returned no samples: {error or type(error).__name__}"
             raise ClusterError(message, reason=Reason.ANALYSIS_UNREACHABLE, retryable=True) from error
-
-
-@dataclass
-class LiveItems:
-    """The items so far, each once, by the shapes of their inputs: what has different shapes does not fit into one array.
-
-    `repeated`, `infinite` and `large` ones are not kept: no file of items may hold infinity. NaN it may, where the model handles missing values.
-    """
-
-    repeated: int = 0
-    infinite: int = 0
-    large: int = 0
-    _bytes: int = 0
-    _seen: set[str] = field(default_factory=set)
-    _by_shape: defaultdict[tuple[Any, ...], list[dict[str, Array]]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, inputs: dict[str, Array]) -> None:
-        """Keep an item."""
-        if any(np.isinf(array.astype(np.float64)).any() for array in inputs.values() if array.dtype.kind in "fV"):
-            self.infinite += 1
-            return
-        texts = [text for array in inputs.values() if array.dtype == object for text in array.reshape(-1).tolist()]
-        size = sum(array.nbytes for array in inputs.values()) + sum(map(len, texts))
-        if max(map(len, texts), default=0) > LONGEST_TEXT or self._bytes + size > MOST_BYTES_KEPT:
-            self.large += 1
-            return
-        digest = item_digest(inputs)
-        if digest in self._seen:
-            self.repeated += 1
-            return
-        self._seen.add(digest)
-        self._bytes += size
-        self._by_shape[tuple((name, array.shape) for name, array in sorted(inputs.items()))].append(inputs)
-
-    def __len__(self) -> int:
-        return max(map(len, self._by_shape.values()), default=0)
-
-    @property
-    def misfits(self) -> int:
-        """How many have other shapes than most."""
-        return sum(map(len, self._by_shape.values())) - len(self)
-
-    def arrays(self, most: int) -> dict[str, Array]:
-        """The inputs of the items of the most frequent shape, items on the first axis, as `numpy.savez` can keep them."""
-        items = max(self._by_shape.values(), key=len)[:most]
-        stacked = {name: np.stack([item[name] for item in items]) for name in items[0]}
-        return {name: _savable(array) for name, array in stacked.items()}
-
-
-def _savable(array: Array) -> Array:
-    if array.dtype == object:  # texts, which would be pickled
-        return array.astype(str)
-    return array.astype(np.float32) if array.dtype.kind == "V" else array  # bfloat16, which is no type of numpy's own
 
 
 def token_of(cluster: Cluster, manifest: Object) -> str:

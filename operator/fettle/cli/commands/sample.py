@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -13,12 +12,13 @@ from fettle.api.base import REVISION_LABEL
 from fettle.api.text import counted
 from fettle.cli.access.cluster import DEPLOYMENTS, Cluster
 from fettle.cli.access.completion import deployment_names
-from fettle.cli.access.live_items import LiveItems, PodPort, gather, token_of
+from fettle.cli.access.live_items import PodPort, gather, token_of
 from fettle.cli.access.objects import read_deployment
 from fettle.cli.access.options import with_cluster
 from fettle.cli.access.subject import NameType
 from fettle.cluster.workloads import is_ready
 from fettle.errors import ClusterError, UsageError
+from fettle.server.live_items import LiveItems
 from fettle.store.files import whole_file
 
 
@@ -94,7 +94,7 @@ def _write(path: Path, collected: LiveItems, most: int) -> None:
     with whole_file(path) as part:
         part.touch(mode=0o600)  # what people sent to a model is for nobody else
         with part.open("wb") as stream:
-            np.savez_compressed(stream, **collected.arrays(most))  # type: ignore[arg-type]
+            collected.write(stream, most)
 
 
 def summary(collected: LiveItems, wanted: int) -> str:

@@ -19,7 +19,7 @@ DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 PARTIAL = re.compile(r"(^|/)\.[^/]*\.partial$")
 CACHED = ("builds", "trained", "results")
 PASSING = ("checkpoints/", "gpu/")  # what is made again where it is missing
-FOLDERS = ("blobs", *CACHED, "checkpoints", "gpu", "artifacts", "reports")
+FOLDERS = ("blobs", *CACHED, "checkpoints", "gpu", "artifacts", "reports", "requests")
 
 
 class Files(Protocol):
