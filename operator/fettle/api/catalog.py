@@ -151,7 +151,7 @@ STEPS: tuple[StepEntry, ...] = (
         "ONNX",
         ("onnx", "onnxconverter-common"),
         "onnx_precision:cast",
-        revision=2,
+        revision=3,
         finishes=True,
     ),
     StepEntry(
@@ -160,7 +160,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT",
         ("onnx", "onnxconverter-common", "tensorrt-cu12"),
         "tensorrt_engine:compile_engine",
-        revision=4,
+        revision=5,
         finishes=True,
         on_device=True,
     ),
@@ -170,7 +170,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT-RTX",
         ("onnx", "onnxconverter-common", "tensorrt-rtx-cu12"),
         "tensorrt_engine:compile_engine",
-        revision=4,
+        revision=5,
         finishes=True,
     ),
 )
