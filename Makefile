@@ -75,8 +75,8 @@ install: setup ## the same, and install or upgrade the operator on that cluster 
 images-torch: setup ## the same, with the PyTorch images (server-torch 1.3 GB more, optimizer-torch 1.6 GB)
 	@$(PYTHON) -m tools.cluster images --torch
 
-images-gpu: setup ## the same, with the images for NVIDIA GPUs (some GB more each; TORCH=1: those with PyTorch too; docs/guides/gpu.md)
-	@$(PYTHON) -m tools.cluster images --gpu $(if $(TORCH),--torch)
+images-gpu: setup ## the same, with the images for NVIDIA GPUs (some GB more each; TORCH=1: those with PyTorch too; TENSORRT=1: with TensorRT; docs/guides/gpu.md)
+	@$(PYTHON) -m tools.cluster images --gpu $(if $(TORCH),--torch) $(if $(TENSORRT),--tensorrt)
 
 check-gpu: ## check every GPU runtime on this machine's NVIDIA GPU; writes bench/results/gpu.json, 8 minutes (bench/gpu/README.md)
 	@bench/gpu/check.sh

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from bench.gpu.forms import CALIBRATION, Subject
+
+from fettle.api.data import DataSpec, GeneratedSpec
+from fettle.api.report import PrepareReport
+from fettle.api.source import InputSpec, SourceSpec
+from fettle.api.task import PrepareTask
+from fettle.optimizer import stage
+from fettle.optimizer.measure import items
+from fettle.optimizer.onnx import model as onnx_model
 from fettle.runtimes.engine_build import Profile, ShapeRange
+from fettle.store.store import Store
+from fettle.store.uris import Mounts
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +49,17 @@ class Model:
         """One, of one shape each."""
         return ({name: ShapeRange(shape, shape, shape) for name, shape in self.shapes.items()},)
 
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """`source.inputs`: every size but that of the batch, which varies where the first axis of all of them may."""
+        declared = {
+            value.name: onnx_model.dimensions(value) for value in onnx_model.inputs(onnx_model.read(self.file).graph)
+        }
+        varies = all(declared[name][0][0] < 0 for name in self.shapes)
+        return tuple(
+            InputSpec(name=name, shape=("N", *shape[1:]) if varies else shape) for name, shape in self.shapes.items()
+        )
+
     def batches(self, ranges: Iterable[tuple[int, int]]) -> tuple[Profile, ...]:
         """One for each range of batch sizes, which are the first axis of each input. Each is optimized for the largest."""
         return tuple(
@@ -45,6 +69,22 @@ class Model:
             }
             for least, most in ranges
         )
+
+
+def prepared(model: Model, folder: Path) -> Subject:
+    """A model as the first stage of a run without data leaves it: its portable form, and generated items. Raises FettleError."""
+    claim = folder / model.name
+    claim.mkdir()
+    shutil.copyfile(model.file, claim / "model.onnx")
+    source = SourceSpec(uri="pvc://claim/model.onnx", inputs=model.inputs)
+    data = DataSpec(generated=GeneratedSpec(samples=CALIBRATION, allow_lossy=True))
+    mounts = Mounts({"claim": claim})
+    report = stage.run(PrepareTask(store="pvc://claim/store", source=source, data=data, builds=()), mounts)
+    assert isinstance(report, PrepareReport)
+    store = Store.open("pvc://claim/store", mounts)
+    entry = store.fetch_model(report.portable, claim / "portable")
+    files = items.unpack(store, report.calibration or report.items, claim / "items")
+    return Subject(model.name, entry, report.signature, {name: np.load(path) for name, path in files.items()})
 
 
 MODELS = (

@@ -1,7 +1,8 @@
 """Builds TensorRT RTX engines of real models without a GPU: `make bench-engines`. Prints a table and writes bench/results/engines.json.
 
-For each model, architecture and number format: the size of the engine, the seconds of CPU time that it took, and what the library refuses. Then what
-several optimization profiles cost. How fast an engine is, only a GPU can show (`bench/gpu/check.py`).
+For each model, architecture and number format: the size of the engine, the seconds of CPU time that it took, and what the library refuses. The
+files are those of Fettle's own stages: the portable form, its quantization with generated items, and the cast. Then what several optimization
+profiles cost. How fast an engine is, only a GPU can show (`bench/gpu/check.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from bench.gpu.engine_models import MODELS, ROOT, Model
+from bench.gpu.engine_models import MODELS, ROOT, Model, prepared
+from bench.gpu.forms import FLOAT16, FORMS, Form, Subject, quantized
 
-from fettle.api.vocabulary import Precision
 from fettle.errors import FettleError
 from fettle.optimizer.steps.onnx_precision import in_precision
 from fettle.runtimes import cpu
@@ -28,7 +29,7 @@ from fettle.runtimes.tensorrt_rtx import RUNTIME
 
 RESULTS = ROOT / "bench" / "results" / "engines.json"
 ARCHITECTURES = ("sm75", "sm86", "sm89")  # of a T4, an A10 and an L4
-PRECISIONS = (Precision.FLOAT32, Precision.FLOAT16)
+FORMATS = tuple(form for form in FORMS if form.name in ("float32", "float16", "int8"))
 # Of those whose first axis is the batch's: what profiles cost.
 IN_PROFILES = ("digits", "orientation", "open-nsfw")
 RANGES = {1: ((1, 64),), 2: ((1, 1), (2, 64)), 4: ((1, 1), (2, 4), (5, 16), (17, 64))}
@@ -41,17 +42,24 @@ def built(model: Model, entry: Path, architecture: str, profiles: tuple[Profile,
     try:
         note = RUNTIME.build(entry, target, architecture, profiles)
     except FettleError as error:
-        return {"refused": error.message, "reason": str(error.reason)}
+        return refused(error)
     seconds = time.process_time() - began
     layers = {name: count for name, count in note.executed.to_json().items() if count}
     return {"megabytes": megabytes(target), "cpuSeconds": round(seconds, 2), "layers": layers}
 
 
-def cast(model: Model, precision: Precision, folder: Path) -> Path:
-    """The model in a number format, as a build Job casts it. Raises FettleError."""
-    target = folder / f"{model.name}-{precision}" / "model.onnx"
-    target.parent.mkdir(exist_ok=True)
-    return in_precision(model.file, target, precision)
+def refused(error: FettleError) -> dict[str, Any]:
+    """Why there is no engine."""
+    return {"refused": error.message, "reason": str(error.reason)}
+
+
+def made(subject: Subject, form: Form, folder: Path) -> Path:
+    """The file of a model in a number format, as build Jobs make it. Raises FettleError."""
+    inside = folder / f"{subject.name}-{form.name}"
+    inside.mkdir()
+    entry = quantized(subject, form, inside / "quantized")
+    target = inside / "model.onnx"
+    return in_precision(entry, target, form.precision)
 
 
 def megabytes(path: Path) -> float:
@@ -59,27 +67,25 @@ def megabytes(path: Path) -> float:
     return round(path.stat().st_size / 1e6, 2)
 
 
-def in_each_form(folder: Path) -> Iterator[dict[str, Any]]:
-    """A row for each model, architecture and number format."""
-    for model in MODELS:
-        for precision in PRECISIONS:
-            about = {"model": model.name, "precision": str(precision), "onnxMegabytes": megabytes(model.file)}
-            try:
-                entry = cast(model, precision, folder)
-            except FettleError as error:
-                yield about | {"refused": error.message, "reason": str(error.reason)}
-                continue
-            for architecture in ARCHITECTURES:
-                yield about | {"architecture": architecture} | built(model, entry, architecture, model.profiles, folder)
+def in_each_format(model: Model, subject: Subject, folder: Path) -> Iterator[dict[str, Any]]:
+    """A row for each number format and architecture."""
+    for form in FORMATS:
+        about = {"model": model.name, "format": form.name, "onnxMegabytes": megabytes(model.file)}
+        try:
+            entry = made(subject, form, folder)
+        except FettleError as error:
+            yield about | refused(error)
+            continue
+        for architecture in ARCHITECTURES:
+            yield about | {"architecture": architecture} | built(model, entry, architecture, model.profiles, folder)
 
 
-def in_profiles(folder: Path) -> Iterator[dict[str, Any]]:
+def in_profiles(model: Model, subject: Subject, folder: Path) -> Iterator[dict[str, Any]]:
     """A row for each number of profiles of one engine, all of which take batches from 1 to 64."""
-    for model in (each for each in MODELS if each.name in IN_PROFILES):
-        entry = cast(model, Precision.FLOAT16, folder)
-        for count, ranges in RANGES.items():
-            about = {"model": model.name, "profiles": count, "batches": ranges}
-            yield about | built(model, entry, "sm89", model.batches(ranges), folder)
+    entry = folder / f"{subject.name}-{FLOAT16.name}" / "model.onnx"
+    for count, ranges in RANGES.items():
+        about = {"model": model.name, "profiles": count, "batches": ranges}
+        yield about | built(model, entry, "sm89", model.batches(ranges), folder)
 
 
 def machine() -> dict[str, Any]:
@@ -95,7 +101,7 @@ def machine() -> dict[str, Any]:
 
 def told(row: dict[str, Any]) -> str:
     """A row as a line of the table."""
-    words = [f"{row['model']:14}", f"{row.get('architecture', 'sm89'):5}", f"{row.get('precision', 'Float16'):8}"]
+    words = [f"{row['model']:14}", f"{row.get('architecture', 'sm89'):5}", f"{row.get('format', FLOAT16.name):8}"]
     words += [f"{row['profiles']} profiles"] if "profiles" in row else []
     if "refused" in row:
         return " ".join([*words, f"refused ({row['reason']}): {row['refused']}"])
@@ -113,18 +119,23 @@ def listed(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @click.command()
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS)
-def main(output: Path) -> None:
+@click.option("--only", help="One model, by its name.")
+def main(output: Path, only: str | None) -> None:
     """Build engines of real models for several architectures, without a GPU."""
+    engines, profiles = [], []
     with tempfile.TemporaryDirectory(prefix="fettle-engines-") as name:
         folder = Path(name)
         first = MODELS[0]
         built(first, first.file, "sm89", first.profiles, folder)  # the library prepares itself in it
-        content = {
-            "machine": machine(),
-            "engines": listed(in_each_form(folder)),
-            "profiles": listed(in_profiles(folder)),
-        }
-    output.write_text(json.dumps(content, indent=1) + "\n")
+        for model in (each for each in MODELS if only in (None, each.name)):
+            try:
+                subject = prepared(model, folder)
+            except FettleError as error:
+                engines.append({"model": model.name, "onnxMegabytes": megabytes(model.file), **refused(error)})
+                continue
+            engines += listed(in_each_format(model, subject, folder))
+            profiles += listed(in_profiles(model, subject, folder)) if model.name in IN_PROFILES else []
+    output.write_text(json.dumps({"machine": machine(), "engines": engines, "profiles": profiles}, indent=1) + "\n")
     click.echo(f"written to {output}")
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fettle.api import catalog
+from fettle.api import architectures, catalog
 from fettle.api.recipe import OptimizeGraphStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.task import DeviceForm
 from fettle.api.vocabulary import Precision, QuantizeMode, RuntimeName
 from fettle.errors import RecipeError, RuntimeFailure
+from fettle.optimizer import steps
 from fettle.optimizer.measure import items
-from fettle.optimizer.steps import Device, Work, onnx_precision, onnxruntime_quantize, tensorrt_engine
+from fettle.optimizer.steps import BuildContext, Device, Work, onnx_precision, tensorrt_engine
 from fettle.runtimes import base, cuda
 from fettle.runtimes.base import Array
 
@@ -39,8 +40,8 @@ class Form:
             return f"{runtime} does not compute in {self.precision}"
         if self.mode is not None and catalog.step(RecipeStep(quantize=QuantizeStep(mode=self.mode)), runtime) is None:
             return f"{runtime} does not compute in {self.name}"
-        if not catalog.offers(architecture, self.precision) or (
-            kind is not None and not catalog.offers(architecture, kind)
+        if not architectures.offers(architecture, self.precision) or (
+            kind is not None and not architectures.offers(architecture, kind)
         ):
             return f"{architecture} does not compute in {self.name}"
         return None
@@ -105,10 +106,10 @@ def build(subject: Subject, runtime: RuntimeName, form: Form, folder: Path) -> t
 
 
 def quantized(subject: Subject, form: Form, folder: Path) -> Path:
-    """The model as the quantize step of a form leaves it, with what it is fed as calibration items."""
+    """The model as the quantize step of a form leaves it, with what it is fed as calibration items. Raises FettleError."""
     if form.mode is None:
         return subject.entry
     folder.mkdir()
+    step = RecipeStep(quantize=QuantizeStep(mode=form.mode))
     calibration = items.of(subject.first(CALIBRATION), subject.signature)
-    work = Work(subject.entry, folder, QuantizeStep(mode=form.mode), calibration=calibration)
-    return (onnxruntime_quantize.float8 if form.mode == QuantizeMode.FLOAT8 else onnxruntime_quantize.symmetric)(work)
+    return steps.apply(step, RuntimeName.TENSORRT_RTX, subject.entry, folder, BuildContext(calibration=calibration))

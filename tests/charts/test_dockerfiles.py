@@ -65,6 +65,12 @@ def test_nothing_sends_telemetry(name: str) -> None:
     assert re.search(r"(?m)^ENV CI=true", DOCKERFILES[name])
 
 
+@pytest.mark.parametrize("name", [name for name in LARGE if "gpu" in name])
+def test_an_image_for_gpus_gives_no_pod_a_gpu_that_it_did_not_ask_for(name: str) -> None:
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in DOCKERFILES[name]
+    assert not re.search(r"(?m)^ENV.*NVIDIA_VISIBLE_DEVICES", DOCKERFILES[name])
+
+
 def test_the_build_context_is_nothing_but_code_and_locks() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert "*" in ignored
@@ -86,4 +92,4 @@ def test_the_build_context_is_nothing_but_code_and_locks() -> None:
             "gpu-torch",
         )
     )
-    assert kept == {"operator/fettle", "tools/torch_on_cpu.py", *locks}
+    assert kept == {"operator/fettle", "tools/torch_on_cpu.py", "docker/gpu-packages.sh", *locks}

@@ -59,6 +59,13 @@ def test_a_tag_changes_with_an_input_and_with_nothing_else(tree: Path, changed: 
     assert (images.content_tag(tree, dockerfile) != before) is another
 
 
+def test_a_tag_changes_with_a_build_argument_that_the_dockerfile_declares(tree: Path) -> None:
+    dockerfile, asked = tree / "docker/Dockerfile.a", {"TENSORRT": "1"}
+    assert images.content_tag(tree, dockerfile, asked) == images.content_tag(tree, dockerfile)
+    dockerfile.write_text(f"{DOCKERFILE}ARG TENSORRT=0\n")
+    assert images.content_tag(tree, dockerfile, asked) != images.content_tag(tree, dockerfile)
+
+
 def test_a_missing_input_is_named(tree: Path) -> None:
     (tree / "LICENSE").unlink()
     with pytest.raises(ClusterError, match="LICENSE"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +23,7 @@ PULL_SECONDS = 180
 class Builder(Protocol):
     """Builds an image from the repository's root, and brings it to where the cluster's nodes find it."""
 
-    def build(self, dockerfile: Path, reference: str, log: Path) -> None: ...
+    def build(self, dockerfile: Path, reference: str, log: Path, arguments: Mapping[str, str]) -> None: ...
 
     def push(self, reference: str, log: Path) -> None: ...
 
@@ -53,6 +54,11 @@ def choose_builder(paths: Paths, target: Target, progress: Progress) -> Builder:
     return builder
 
 
+def options(arguments: Mapping[str, str]) -> tuple[str, ...]:
+    """Build arguments as docker and buildah take them."""
+    return tuple(f"--build-arg={name}={value}" for name, value in arguments.items())
+
+
 def docker_answers() -> bool:
     return attempt("docker", "version", "--format", "{{.Server.Version}}").returncode == 0
 
@@ -63,11 +69,12 @@ class Docker:
     def __init__(self, paths: Paths) -> None:
         self._root = paths.root
 
-    def build(self, dockerfile: Path, reference: str, log: Path) -> None:
+    def build(self, dockerfile: Path, reference: str, log: Path, arguments: Mapping[str, str]) -> None:
         log.unlink(missing_ok=True)
         # An image with attestations cannot be imported into a node of kind, and nobody here reads them.
         plain = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
-        run_logged(log, "docker", "build", "-f", dockerfile, "-t", reference, ".", cwd=self._root, env=plain)
+        what = ("-f", str(dockerfile), "-t", reference, *options(arguments), ".")
+        run_logged(log, "docker", "build", *what, cwd=self._root, env=plain)
 
     def push(self, reference: str, log: Path) -> None:
         run_logged(log, "docker", "push", reference, cwd=self._root)
@@ -95,18 +102,18 @@ class Buildah:
         store, run_folder = paths.cache / "buildah", paths.cache / "buildah-run"
         self._buildah = ("buildah", "--root", str(store), "--runroot", str(run_folder), "--storage-driver", driver)
 
-    def build(self, dockerfile: Path, reference: str, log: Path) -> None:
+    def build(self, dockerfile: Path, reference: str, log: Path, arguments: Mapping[str, str]) -> None:
         log.unlink(missing_ok=True)
         mounts = [f"{folder}:{folder}:ro" for folder in _CA_FOLDERS if Path(folder).is_dir()]
         mounts += package_index.mounts(self._paths.cache)
         volumes = [word for mount in mounts for word in ("-v", mount)]
         isolation = ("--isolation", "chroot", "--network", "host", "--layers", "--pull=false")
-        what = ("-f", str(dockerfile), "-t", reference, ".")
+        what = ("-f", str(dockerfile), "-t", reference, *options(arguments), ".")
         run_logged(log, *self._buildah, "bud", *isolation, *volumes, *what, cwd=self._paths.root)
 
     def push(self, reference: str, log: Path) -> None:
-        options = ("--tls-verify=false",) if self._plain else ()
-        run_logged(log, *self._buildah, "push", *options, reference, cwd=self._paths.root)
+        unsafe = ("--tls-verify=false",) if self._plain else ()
+        run_logged(log, *self._buildah, "push", *unsafe, reference, cwd=self._paths.root)
 
     def ensure_base(self) -> None:
         """Have the base image: pulled, or made from Debian's packages where it cannot be pulled."""

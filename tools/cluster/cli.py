@@ -184,7 +184,12 @@ def registry(cluster: Cluster) -> None:
     is_flag=True,
     help="Include the images for NVIDIA GPUs (some GB more each; with --torch also those that have PyTorch).",
 )
-def images(names: tuple[str, ...], cluster: Cluster, torch: bool, gpu: bool) -> None:
+@click.option(
+    "--tensorrt",
+    is_flag=True,
+    help="Include NVIDIA's TensorRT library in the images for GPUs, for the runtime tensorrt. Needs NVIDIA's package index.",
+)
+def images(names: tuple[str, ...], cluster: Cluster, torch: bool, gpu: bool, tensorrt: bool) -> None:
     """Build Fettle's images that the registry, or the nodes of kind, lack, deliver them, and print NAME=REFERENCE for each.
 
     NAMES are operator, server and optimizer by default. server-torch, optimizer-torch, server-gpu, optimizer-gpu, server-gpu-torch,
@@ -200,5 +205,12 @@ def images(names: tuple[str, ...], cluster: Cluster, torch: bool, gpu: bool) -> 
     paths, progress = checkout(cluster), Progress(cluster.name, stderr=True)
     large = ((torch, module.TORCH_NAMES), (gpu, module.GPU_NAMES), (gpu and torch, module.GPU_TORCH_NAMES))
     wanted = names or (*module.NAMES, *(name for asked, group in large if asked for name in group))
-    for name, reference in module.build(paths, resolve_target(paths=paths), progress, wanted).items():
+    on_gpus = {*wanted} & {*module.GPU_NAMES, *module.GPU_TORCH_NAMES}
+    if on_gpus and not tensorrt:
+        names_of = ", ".join(sorted(on_gpus))
+        progress(
+            f"{names_of}: without the runtime tensorrt, whose library is on NVIDIA's package index (make: TENSORRT=1)"
+        )
+    arguments = {"TENSORRT": "1"} if tensorrt else {}
+    for name, reference in module.build(paths, resolve_target(paths=paths), progress, wanted, arguments).items():
         click.echo(f"{name}={reference}")

@@ -1,6 +1,6 @@
 """Fettle's container images: built where their inputs changed, pushed where the registry, or the nodes of kind, lack them.
 
-An image's tag is a digest of what goes into it: its Dockerfile and everything that this copies from the repository.
+An image's tag is a digest of what goes into it: its Dockerfile, its build arguments and everything that it copies from the repository.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,6 +34,7 @@ FORMAT_NAMES = (
 )  # of source formats: only by name
 GPU_NAMES = ("server-gpu", "optimizer-gpu")  # larger still
 GPU_TORCH_NAMES = ("server-gpu-torch", "optimizer-gpu-torch")
+NO_ARGUMENTS: Mapping[str, str] = {}
 _MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json"
     for kind in (
@@ -57,10 +58,17 @@ def copied(dockerfile: str) -> list[str]:
     return sources
 
 
-def content_tag(root: Path, dockerfile: Path) -> str:
+def taken(dockerfile: str, arguments: Mapping[str, str]) -> dict[str, str]:
+    """Those of the build arguments that a Dockerfile declares."""
+    return {name: value for name, value in arguments.items() if re.search(rf"(?m)^ARG {name}\b", dockerfile)}
+
+
+def content_tag(root: Path, dockerfile: Path, arguments: Mapping[str, str] = NO_ARGUMENTS) -> str:
     """A digest of an image's inputs, twelve hex digits. Raises ClusterError when a copied file is missing."""
     text = dockerfile.read_text(encoding="utf-8")
     digest = hashlib.sha256(text.encode())
+    for name, value in sorted(taken(text, arguments).items()):
+        digest.update(f"\0{name}={value}".encode())
     for source in copied(text):
         found = sorted(root.glob(source.rstrip("/")))
         if not found:
@@ -81,27 +89,41 @@ def _files(path: Path) -> Iterator[Path]:
             yield file
 
 
-def references(paths: Paths, registry: str, names: Sequence[str]) -> dict[str, str]:
+def references(
+    paths: Paths, registry: str, names: Sequence[str], arguments: Mapping[str, str] = NO_ARGUMENTS
+) -> dict[str, str]:
     """Where each image belongs."""
-    docker = paths.root / "docker"
+    files = {name: paths.root / "docker" / f"Dockerfile.{name}" for name in names}
     return {
-        name: f"{registry}/fettle-{name}:{content_tag(paths.root, docker / f'Dockerfile.{name}')}" for name in names
+        name: f"{registry}/fettle-{name}:{content_tag(paths.root, file, arguments)}" for name, file in files.items()
     }
 
 
-def build(paths: Paths, target: Target, progress: Progress, names: Sequence[str] = NAMES) -> dict[str, str]:
-    """Build and push what the registry lacks; each image's reference by its name, also in a file of .cluster/images."""
+def build(
+    paths: Paths,
+    target: Target,
+    progress: Progress,
+    names: Sequence[str] = NAMES,
+    arguments: Mapping[str, str] = NO_ARGUMENTS,
+) -> dict[str, str]:
+    """Build and push what the registry lacks; each image's reference by its name, also in a file of .cluster/images.
+
+    `arguments`: build arguments, for those Dockerfiles that declare them.
+    """
     if target.registry is None:
         raise ClusterError(
             "FETTLE_REGISTRY must name a registry that the cluster can pull from, such as localhost:5001"
         )
     with _lock(paths.cache / "images.lock", progress):  # base image, layers and registry are there for all checkouts
-        wanted = references(paths, target.registry, names)
+        wanted = references(paths, target.registry, names, arguments)
         missing = {name: reference for name, reference in wanted.items() if not _is_there(target, reference)}
         if missing:
             builder = choose_builder(paths, target, progress)
             with ThreadPoolExecutor(2) as pool:  # while one waits for downloads, another compiles
-                jobs = {name: pool.submit(_one, builder, paths, name, missing[name], progress) for name in missing}
+                jobs = {
+                    name: pool.submit(_one, builder, paths, name, missing[name], progress, arguments)
+                    for name in missing
+                }
                 wanted |= {name: job.result() for name, job in jobs.items()}
         file = paths.images(target.registry)
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -109,13 +131,15 @@ def build(paths: Paths, target: Target, progress: Progress, names: Sequence[str]
     return wanted
 
 
-def _one(builder: Builder, paths: Paths, name: str, reference: str, progress: Progress) -> str:
+def _one(
+    builder: Builder, paths: Paths, name: str, reference: str, progress: Progress, arguments: Mapping[str, str]
+) -> str:
     """Build and push one image; its reference, which is another one when its inputs changed meanwhile."""
     dockerfile, log = paths.root / "docker" / f"Dockerfile.{name}", paths.logs / f"image-{name}.log"
     for _ in range(BUILD_ATTEMPTS):
         progress(f"building {reference}")
-        builder.build(dockerfile, reference, log)
-        current = f"{reference.rpartition(':')[0]}:{content_tag(paths.root, dockerfile)}"
+        builder.build(dockerfile, reference, log, taken(dockerfile.read_text(encoding="utf-8"), arguments))
+        current = f"{reference.rpartition(':')[0]}:{content_tag(paths.root, dockerfile, arguments)}"
         if current == reference:
             progress(f"delivering {reference}")
             builder.push(reference, log)

@@ -14,6 +14,9 @@ import click
 from tools.cluster.errors import ClusterError
 from tools.cluster.paths import DEBIAN_PATH
 
+# buildah's own lines, behind what a step of a Dockerfile said
+_FAILED_STEP = ("Error: building at STEP", "subprocess exited with status")
+
 
 def tool_path() -> str:
     """PATH with the system's folders in it: a user's shell often lacks /usr/sbin."""
@@ -81,12 +84,13 @@ def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.1
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that is not empty."""
+    """The last line of a log that is not empty, and that tells more than that a step of a build failed."""
     try:
         lines = log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
     except FileNotFoundError:
         return ""
-    return lines[-1].strip()[:300] if lines else ""
+    telling = [line for line in lines if line.strip() and not line.startswith(_FAILED_STEP)]
+    return (telling or lines or [""])[-1].strip()[:300]
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:

@@ -151,7 +151,7 @@ STEPS: tuple[StepEntry, ...] = (
         "ONNX",
         ("onnx", "onnxconverter-common"),
         "onnx_precision:cast",
-        revision=2,
+        revision=3,
         finishes=True,
     ),
     StepEntry(
@@ -160,7 +160,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT",
         ("onnx", "onnxconverter-common", "tensorrt-cu12"),
         "tensorrt_engine:compile_engine",
-        revision=4,
+        revision=5,
         finishes=True,
         on_device=True,
     ),
@@ -170,7 +170,7 @@ STEPS: tuple[StepEntry, ...] = (
         "TensorRT-RTX",
         ("onnx", "onnxconverter-common", "tensorrt-rtx-cu12"),
         "tensorrt_engine:compile_engine",
-        revision=4,
+        revision=5,
         finishes=True,
     ),
 )
@@ -313,6 +313,7 @@ RUNTIMES: tuple[RuntimeEntry, ...] = (
         process_bytes=2 << 30,
         by_default=True,
         device=DeviceKind.NVIDIA,
+        architectures=("sm75", "sm80", "sm86", "sm89", "sm120", "sm121"),  # of the release in requirements/gpu.txt
     ),
     # It runs sources as they came. PyTorch is one distribution, which computes on a GPU where NVIDIA's libraries are installed beside it.
     RuntimeEntry(
@@ -330,13 +331,6 @@ DEFAULT_RUNTIMES = tuple(entry.runtime for entry in RUNTIMES if entry.by_default
 DEFAULT_GPU_RUNTIMES = tuple(
     entry.runtime for entry in RUNTIMES if entry.by_default and entry.device is DeviceKind.NVIDIA
 )
-# The first architecture of NVIDIA's that has a number format; those without an entry every one has.
-SINCE: dict[Precision | StepKind, str] = {
-    Precision.TF32: "sm80",
-    Precision.BFLOAT16: "sm80",
-    StepKind.QUANTIZE_FLOAT8: "sm89",
-}
-NVIDIA_RESOURCES = "nvidia.com/"  # what NVIDIA's device plugin offers: gpu, gpu.shared, mig-1g.10gb, ...
 
 _STEPS = {(entry.kind, entry.family): entry for entry in STEPS}
 _RUNTIMES = {entry.runtime: entry for entry in RUNTIMES}
@@ -382,11 +376,6 @@ def runs_engines(name: RuntimeName) -> bool:
 def takes_portable(name: RuntimeName) -> bool:
     """Whether a runtime loads the portable form, or engines that are compiled from it."""
     return PORTABLE in runtime(name).loads or finish(name) is not None
-
-
-def offers(architecture: str, wanted: Precision | StepKind) -> bool:
-    """Whether GPUs of that architecture have the number format of a precision or a step."""
-    return int(architecture[2:]) >= int(SINCE.get(wanted, "sm0")[2:])
 
 
 def lossy(steps: Iterable[RecipeStep], precision: Precision) -> bool:

@@ -53,6 +53,7 @@ class RuntimeEntry:
     converts: tuple[FormatName, ...] = ()  # sources that a converter of its own makes into what it loads
     compiled: bool = False  # its files are machine code for one class of CPU, and made for a number of threads
     beside: tuple[str, ...] = ()  # distributions that an image must have as well
+    architectures: tuple[str, ...] = ()  # GPUs that engines are built for; empty: for the one at hand
 
     @property
     def libraries(self) -> frozenset[str]:

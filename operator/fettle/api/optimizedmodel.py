@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -25,8 +24,6 @@ from fettle.api.vocabulary import (
     SearchStrategy,
     Uri,
 )
-
-_NONE = re.compile(r"0*\.?0*([A-Za-z]|$)")  # a quantity of 0, with or without a suffix
 
 
 @rules(
@@ -116,26 +113,16 @@ class TargetSpec(ApiModel):
     @model_validator(mode="after")
     def _runtimes_of_its_device(self) -> Self:
         """Set the default runtimes of a target with a GPU. (A validator in mode "before" would make pydantic parse JSON input as Python.)"""
-        if "runtimes" not in self.model_fields_set and self._has_gpu:
+        if "runtimes" not in self.model_fields_set and self.has_gpu:
             object.__setattr__(self, "runtimes", catalog.DEFAULT_GPU_RUNTIMES)
         return self
 
     @property
-    def _has_gpu(self) -> bool:
-        """Whether the target needs an NVIDIA GPU, according to its device or its limits."""
+    def has_gpu(self) -> bool:
+        """Whether the target needs an NVIDIA GPU, according to its device or its resources."""
         if self.device is not None:
             return self.device.kind is DeviceKind.NVIDIA
-        return bool(self.nvidia_limits)
-
-    @property
-    def nvidia_limits(self) -> dict[str, int | str]:
-        """The limits that are resources of NVIDIA's device plugin. A limit of 0 asks for nothing."""
-        limits = self.resources.limits
-        return {
-            name: amount
-            for name, amount in limits.items()
-            if name.startswith(catalog.NVIDIA_RESOURCES) and not _NONE.match(str(amount))
-        }
+        return bool(self.resources.gpus)
 
 
 class SearchSpec(ApiModel):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Mapping
+from typing import Annotated, Self
 
 from pydantic import Field
 
 from fettle.api.base import ApiModel
 from fettle.api.vocabulary import Quantity
+
+NVIDIA = "nvidia.com/"  # begins what NVIDIA's device plugin offers: gpu, gpu.shared, mig-1g.10gb, ...
+_NONE = re.compile(r"0*\.?0*([A-Za-z]|$)")  # a quantity of 0, with or without a suffix
 
 
 class ResourceSpec(ApiModel):
@@ -17,6 +22,23 @@ class ResourceSpec(ApiModel):
         dict[str, Quantity], Field(max_length=16, description="Resources that the scheduler reserves.")
     ] = {}
     limits: Annotated[dict[str, Quantity], Field(max_length=16, description="Limits that the kubelet enforces.")] = {}
+
+    @property
+    def gpus(self) -> dict[str, int | str]:
+        """The resources of NVIDIA's device plugin that are asked for. Pods need them as limits. An amount of 0 asks for nothing."""
+        asked = {**self.requests, **self.limits}
+        return {
+            name: amount for name, amount in asked.items() if name.startswith(NVIDIA) and not _NONE.match(str(amount))
+        }
+
+    @property
+    def has_others(self) -> bool:
+        """Whether anything is asked for, or limited, beside GPUs."""
+        return any(not name.startswith(NVIDIA) for name in (*self.requests, *self.limits))
+
+    def with_gpus(self, gpus: Mapping[str, int | str]) -> Self:
+        """The same with GPUs as limits, from which Kubernetes derives the requests."""
+        return self.model_copy(update={"limits": {**self.limits, **gpus}})
 
 
 class Toleration(ApiModel):

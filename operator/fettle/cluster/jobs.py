@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from fettle.api import catalog
 from fettle.api.base import GROUP, MANAGED_LABEL, OPTIMIZED_MODEL_LABEL
 from fettle.api.optimizedmodel import JobsSpec, TargetSpec
 from fettle.api.pods import ResourceSpec
@@ -199,8 +198,8 @@ def resources_of(jobs: JobsSpec, request: TaskRequest, settings: Settings) -> Re
     if target is not None:
         amounts: dict[str, int | str] = {"cpu": target.threads, "memory": _memory(request.task, settings)}
         given, gpus = target.resources, gpu_resources(target)
-        if given.requests or any(not name.startswith(catalog.NVIDIA_RESOURCES) for name in given.limits):
-            return given.model_copy(update={"limits": {**given.limits, **gpus}})
+        if given.has_others:
+            return given.with_gpus(gpus)
         return ResourceSpec(requests={**amounts, **gpus}, limits={**amounts, **gpus})
     given = jobs.resources
     return given if given.requests or given.limits else settings.job_resources

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from fettle.api.catalog import NVIDIA_RESOURCES
+from fettle.api.pods import NVIDIA
 from fettle.api.reasons import Reason
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import NODE, Object
@@ -33,9 +33,7 @@ def offer(node: Object) -> NodeOffer:
     amounts = {name: quantity(amount) for name, amount in (status.get("allocatable") or {}).items()}
     return NodeOffer(
         name=node["metadata"]["name"],
-        resources={
-            name: int(amount) for name, amount in amounts.items() if name.startswith(NVIDIA_RESOURCES) and amount
-        },
+        resources={name: int(amount) for name, amount in amounts.items() if name.startswith(NVIDIA) and amount},
         labels=node["metadata"].get("labels") or {},
         taints=tuple(
             Taint(str(taint.get("key", "")), str(taint.get("value") or ""), str(taint.get("effect", "")))

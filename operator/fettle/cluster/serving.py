@@ -350,11 +350,7 @@ def resources_of(server: ServerSpec, artifact: ServedArtifact, settings: Setting
     gpus = artifact.placement.limits or {}
     for given in (server.resources, settings.server_resources):
         if given.requests or given.limits:
-            asked = any(
-                name.startswith(catalog.NVIDIA_RESOURCES) and quantity(amount) != 0
-                for name, amount in given.limits.items()
-            )
-            return given if asked or not gpus else given.model_copy(update={"limits": {**given.limits, **gpus}})
+            return given.with_gpus(given.gpus or gpus)
     memory = _memory(artifact, settings)
     amounts: dict[str, int | str] = {"cpu": server.threads or artifact.threads or 1, "memory": memory}
     return ResourceSpec(requests={**amounts, **gpus}, limits={**amounts, **gpus})

@@ -44,10 +44,12 @@ _VOLUMES: tuple[tuple[str, Reason, str], ...] = (
         "a claim has no volume yet: see its Events (kubectl describe pvc)",
     ),
 )
+_CLASS_ADVICE = "create the RuntimeClass, or correct runtimeClassName"
 _SECRETS = ("tls", "tokens")  # volumes of Secrets that users name
 _SECRET_ADVICE = "create the Secret, or correct the secretName in server.tls or server.auth"
 _NO_NODE = "add a suitable node, or request less: nodeSelector, tolerations, resources"
 _TOO_LITTLE = re.compile(r"Insufficient (cpu|memory|ephemeral-storage)")
+_NO_CLASS = re.compile(r'RuntimeClass "[^"]*" not found')
 _NO_IMAGE = "check the image's name, the registry, and imagePullSecrets"
 
 
@@ -80,9 +82,11 @@ def container_of(pod: Object, name: str) -> Object:
     return next((each for each in (pod.get("spec") or {}).get("containers") or () if each["name"] == name), {})
 
 
-def refused(message: str) -> Reason:
-    """Why no pod may be created: a quota, or whatever else admission says."""
-    return Reason.QUOTA_EXCEEDED if "exceeded quota" in message else Reason.FORBIDDEN
+def refused(message: str) -> tuple[Reason, str]:
+    """Why no pod may be created: a quota, a RuntimeClass that is not there, or whatever else admission says."""
+    if _NO_CLASS.search(message):
+        return Reason.UNSCHEDULABLE, _with_advice(message, _CLASS_ADVICE)
+    return Reason.QUOTA_EXCEEDED if "exceeded quota" in message else Reason.FORBIDDEN, clip(message)
 
 
 def told_by(events: Sequence[Object]) -> tuple[Reason, str] | None:
@@ -110,9 +114,9 @@ def quiet_in(pod: Object, now: datetime, patience: float) -> float | None:
 
 
 def _of_event(word: str, message: str) -> tuple[Reason, str] | None:
-    quoted_message = clip(f"{word}: {message}")
     if word == "FailedCreate":
-        return refused(message), quoted_message
+        return refused(f"{word}: {message}")
+    quoted_message = clip(f"{word}: {message}")
     if "Multi-Attach" in message:
         todo = "pods on several nodes use a ReadWriteOnce claim: use a ReadWriteMany claim"
         return Reason.STORE_NOT_SHARED, _with_advice(quoted_message, todo)

@@ -86,7 +86,7 @@ def fault_of(deployment: Object, pods: Sequence[Object], told: Mapping[str, PodF
     if failure is None:
         return None
     message = str(failure.get("message", ""))
-    return PodFault(refused(message), clip(message))
+    return PodFault(*refused(message))
 
 
 def pod_fault(pod: Object) -> PodFault | None:

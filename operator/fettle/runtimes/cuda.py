@@ -8,16 +8,16 @@ beside kernels only if it is pinned.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 
-from fettle.api import catalog
+from fettle.api import architectures, catalog
 from fettle.api.reasons import Reason
-from fettle.api.vocabulary import Precision
+from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array
 
@@ -138,10 +138,10 @@ def connect() -> Cuda:
     return _CudaBindings(runtime)
 
 
-def offered(precisions: Iterable[Precision]) -> frozenset[Precision]:
-    """Those of the precisions in which the GPU can compute. Raises RuntimeFailure as `connect`."""
+def offered(name: RuntimeName) -> frozenset[Precision]:
+    """Those precisions of a runtime in which the GPU can compute. Raises RuntimeFailure as `connect`."""
     here = connect().architecture()
-    return frozenset(each for each in precisions if catalog.offers(here, each))
+    return frozenset(each for each in catalog.runtime(name).precisions if architectures.offers(here, each))
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from fettle.api import catalog
 from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
@@ -192,7 +191,7 @@ class EngineRuntime:
 
     def capabilities(self) -> frozenset[Precision]:
         """See `base.Runtime.capabilities`."""
-        return offered(catalog.runtime(self.name).precisions)
+        return offered(self.name)
 
     def _require_release(self, note: EngineNote) -> None:
         if (note.library, note.version) == (self.library.distribution, self.library.version):

@@ -250,7 +250,10 @@ class _Timings:
 
 
 def _profiles(builder: Any, network: Any, profiles: Sequence[Profile]) -> list[Any]:
-    """The library's optimization profiles; none if every input has a single shape, which is then set in the network."""
+    """The library's optimization profiles; none if every input has a single shape.
+
+    A size that never varies is set in the network: dimensions of one name are one to the library, and their sizes may differ all the same.
+    """
     varying: dict[str, list[ShapeRange]] = {}
     for tensor in (network.get_input(index) for index in range(network.num_inputs)):
         shape = tuple(tensor.shape)
@@ -260,9 +263,10 @@ def _profiles(builder: Any, network: Any, profiles: Sequence[Profile]) -> list[A
         if len(ranges) < max(len(profiles), 1) or any(len(each.most) != len(shape) for each in ranges):
             message = f"the input {tensor.name!r} has the shape {list(shape)}: an engine needs the range of each dynamic dimension"
             raise RuntimeFailure(message, reason=Reason.UNSUPPORTED_MODEL)
-        if len({sizes for each in ranges for sizes in (each.least, each.most)}) == 1:
-            tensor.shape = ranges[0].most
-        else:
+        ends = [sizes for each in ranges for sizes in (each.least, each.most)]
+        fixed = tuple(sizes[0] if len(set(sizes)) == 1 else -1 for sizes in zip(*ends, strict=True))
+        tensor.shape = fixed
+        if -1 in fixed:
             varying[tensor.name] = ranges
     made = [builder.create_optimization_profile() for _ in profiles] if varying else []
     for name, ranges in varying.items():

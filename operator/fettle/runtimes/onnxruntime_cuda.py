@@ -47,7 +47,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
 
     def capabilities(self) -> frozenset[Precision]:
         """See `base.Runtime.capabilities`."""
-        return cuda.offered(self.precisions)
+        return cuda.offered(self.name)
 
     def open(self, entry: Path, options: ort.SessionOptions, settings: RuntimeSettings) -> ort.InferenceSession:
         """As on the CPU. Raises RuntimeFailure: NodeIncompatible without a GPU, or where this build of the library has no CUDA."""

@@ -237,7 +237,7 @@ class TorchScriptCuda(TorchScript):
 
     def capabilities(self) -> frozenset[Precision]:
         """See `base.Runtime.capabilities`."""
-        return cuda.offered(PRECISIONS)
+        return cuda.offered(self.name)
 
 
 def on_device(program: Program, device: str) -> Program:

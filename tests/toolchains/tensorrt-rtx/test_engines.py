@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bench.gpu.engine_models import MODELS, Model
+from bench.gpu.engine_models import MODELS, Model, prepared
+from bench.gpu.forms import FORMS, quantized
 from onnx import numpy_helper
 
 from fettle.api.reasons import Reason
@@ -23,6 +24,7 @@ from fettle.runtimes.engine import EngineRuntime
 from fettle.runtimes.engine_build import EngineOptions, Profile
 from fettle.runtimes.tensorrt_rtx import RUNTIME
 
+INT8 = next(form for form in FORMS if form.name == "int8")
 DIGITS = next(model for model in MODELS if model.name == "digits")
 # Turing has no float32 products in this library: their builds end with that sentence. The others have none, or only convolutions.
 PRODUCTS = {"digits", "magika", "ocr-direction", "ocr-lines", "orientation", "open-nsfw", "dnsmos", "dnsmos-noise"}
@@ -86,6 +88,14 @@ def test_an_ampere_gpu_takes_a_real_model_in_bfloat16(model: Model, tmp_path: Pa
     assert executed.bf16 + executed.f32 == executed.total
     # Transposed convolutions and recurrent layers keep float32.
     assert executed.f32 == 0 or model.name in ("ocr-pages", "tashkeel")
+
+
+def test_a_real_model_with_channels_that_do_next_to_nothing_becomes_an_engine_in_int8(tmp_path: Path) -> None:
+    """Their scales are 0 in float16, which the library refuses."""
+    model = next(model for model in MODELS if model.name == "open-nsfw")
+    entry = quantized(prepared(model, tmp_path), INT8, tmp_path / "int8")
+    cast = in_precision(entry, tmp_path / "cast.onnx", INT8.precision)
+    assert build(model, tmp_path, "sm89", cast).executed.int8 > 0
 
 
 def test_what_is_said_of_an_engine_is_the_same_for_each_build_of_it(tmp_path: Path) -> None:

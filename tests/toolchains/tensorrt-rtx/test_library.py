@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
 import tensorrt_rtx
 from cuda.bindings import runtime
 
+from fettle.api import catalog
 from fettle.runtimes import cuda
+from fettle.runtimes.tensorrt_rtx import RUNTIME
 
 
-@pytest.mark.parametrize("architecture", ["SM75", "SM80", "SM86", "SM89", "SM120"])
-def test_the_library_is_imported_without_a_driver_and_knows_an_architecture(architecture: str) -> None:
-    assert architecture in tensorrt_rtx.ComputeCapability.__members__
+def test_the_library_is_imported_without_a_driver_and_knows_the_architectures_of_the_catalog() -> None:
+    assert RUNTIME.library.architectures() == catalog.runtime(RUNTIME.name).architectures
 
 
 def test_its_release_is_the_one_that_is_pinned() -> None:

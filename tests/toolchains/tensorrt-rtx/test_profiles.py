@@ -11,6 +11,7 @@ from bench.gpu.engine_models import MODELS, Model
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import RuntimeFailure
+from fettle.optimizer.onnx import model as onnx_model
 from fettle.runtimes import engine_build
 from fettle.runtimes.engine_build import ShapeRange, profiles_of
 from fettle.runtimes.tensorrt_rtx import RUNTIME
@@ -32,6 +33,14 @@ def test_a_real_model_becomes_one_engine_with_a_profile_for_each_range_of_batche
     assert note == alone, "the network is the same"
     size, one = ((tmp_path / f"{name}.rtx").stat().st_size for name in ("model", "alone"))
     assert size < 2 * one, "the profiles share the weights"
+
+
+def test_sizes_of_one_name_that_differ_and_never_vary_do_not_keep_the_batch_from_varying(tmp_path: Path) -> None:
+    """Height and width have one name in this file, and the library takes those of one name for one size."""
+    model = next(each for each in MODELS if each.name == "ocr-direction")
+    (value,) = onnx_model.inputs(onnx_model.read(model.file).graph)
+    assert len({name for _, name in onnx_model.dimensions(value)[2:]}) == 1
+    assert RUNTIME.build(model.file, tmp_path / "model.rtx", "sm89", model.batches([(1, 1), (2, 8)])).executed.total > 0
 
 
 def test_the_batch_sizes_of_a_target_become_the_profiles_of_its_engine(tmp_path: Path) -> None:

@@ -150,12 +150,14 @@ def test_some_image_has_what_each_row_needs() -> None:
         ({"device": {"kind": "nvidia"}}, (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT_RTX)),
         ({"resources": {"limits": {"nvidia.com/gpu": 1}}}, (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT_RTX)),
         ({"resources": {"limits": {"nvidia.com/mig-1g.10gb": "1"}}}, (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT_RTX)),
+        ({"resources": {"requests": {"nvidia.com/gpu": 1}}}, (RuntimeName.ONNXRUNTIME_CUDA, RuntimeName.TENSORRT_RTX)),
         ({"device": {"kind": "cpu"}, "resources": {"limits": {"nvidia.com/gpu": 1}}}, (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)),
         ({"resources": {"limits": {"nvidia.com/gpu": 0}}}, (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)),
         ({"resources": {"limits": {"nvidia.com/gpu": "0"}}}, (RuntimeName.ONNXRUNTIME, RuntimeName.OPENVINO)),
         ({"device": {"kind": "nvidia"}, "runtimes": ["tensorrt"]}, (RuntimeName.TENSORRT,)),
     ],
-    ids=["no device", "a GPU", "a GPU among the limits", "a part of a GPU", "the CPU beside a GPU", "no GPU", "no GPU, as text", "named"],
+    ids=["no device", "a GPU", "a GPU among the limits", "a part of a GPU", "a GPU among the requests", "the CPU beside a GPU", "no GPU",
+         "no GPU, as text", "named"],
 )  # fmt: skip
 def test_a_target_that_names_no_runtimes_gets_those_of_its_device(
     target: dict[str, object], runtimes: tuple[RuntimeName, ...]

@@ -206,11 +206,14 @@ def test_a_job_that_builds_on_a_gpu_has_room_for_cuda_and_for_the_model(megabyte
         ({"resources": {"limits": {"nvidia.com/gpu": 2}}}, {"cpu": 1, "memory": "2Gi", "nvidia.com/gpu": 2}),
         ({"resources": {"limits": {"nvidia.com/mig-1g.10gb": 1}}}, {"cpu": 1, "memory": "2Gi", "nvidia.com/mig-1g.10gb": 1}),
         ({"device": {"kind": "nvidia"}, "resources": {"limits": {"cpu": 4}}}, {"cpu": 4, "nvidia.com/gpu": 1}),
+        ({"resources": {"requests": {"nvidia.com/gpu": 1}}}, {"cpu": 1, "memory": "2Gi", "nvidia.com/gpu": 1}),
+        ({"resources": {"requests": {"cpu": 4, "nvidia.com/gpu": 1}}}, {"nvidia.com/gpu": 1}),
         ({"device": {"kind": "cpu"}}, {"cpu": 1, "memory": "2Gi"}),
         ({"resources": {"limits": {"nvidia.com/gpu": "0"}}}, {"cpu": 1, "memory": "2Gi"}),
         ({"device": {"kind": "nvidia"}, "resources": {"limits": {"nvidia.com/gpu": 0}}}, {"cpu": 1, "memory": "2Gi", "nvidia.com/gpu": 1}),
     ],
-    ids=["one, by the device", "as many as the limits say", "a part of one", "beside other limits", "none", "a limit of 0", "one, with a limit of 0"],
+    ids=["one, by the device", "as many as the limits say", "a part of one", "beside other limits", "among the requests", "beside other requests",
+         "none", "a limit of 0", "one, with a limit of 0"],
 )  # fmt: skip
 def test_a_job_on_a_gpu_asks_for_it(target: dict[str, Any], limits: dict[str, Any]) -> None:
     (asked,) = spec(targets=[{"name": "gpu", **target}]).targets

@@ -233,6 +233,7 @@ def event(reason: str, message: str, seconds_ago: float = 1, kind: str = "Warnin
         ([event("Pulling", "image", kind="Normal")], None),
         ([event("FailedCreate", 'pods "x" is forbidden: exceeded quota: q')], Reason.QUOTA_EXCEEDED),
         ([event("FailedCreate", "violates PodSecurity")], Reason.FORBIDDEN),
+        ([event("FailedCreate", 'pod rejected: RuntimeClass "nvidia" not found')], Reason.UNSCHEDULABLE),
         ([event("FailedAttachVolume", "Multi-Attach error for volume")], Reason.STORE_NOT_SHARED),
         ([event("FailedMount", "timed out")], Reason.STORE_UNREACHABLE),
         (

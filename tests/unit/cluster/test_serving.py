@@ -234,6 +234,7 @@ def test_the_contracts_environment_wins_over_the_users() -> None:
         ({"resources": {"limits": {"cpu": "5"}}}, {}, {"nvidia.com/mig-1g.10gb": 1}, {"cpu": "5", "nvidia.com/mig-1g.10gb": 1}),
         ({"resources": {"limits": {GPU: 2}}}, {}, {GPU: 1}, {GPU: 2}),
         ({"resources": {"limits": {GPU: "0"}}}, {}, {GPU: 1}, {GPU: 1}),
+        ({"resources": {"requests": {GPU: 2}}}, {}, {GPU: 1}, {GPU: 2}),
     ],
 )  # fmt: skip
 def test_resources_come_from_the_spec_then_the_settings_then_the_threads_and_a_gpu_from_the_artifact(

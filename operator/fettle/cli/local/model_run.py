@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fettle.api.task import SECONDS_PER_CANDIDATE
+from fettle.cli.local.devices import on_this_machine
 from fettle.cli.local.manifests import ModelDocument
 from fettle.cli.local.mounts import Places
 from fettle.cli.local.process import Processes
@@ -20,12 +21,16 @@ def model_run(
     measure_seconds: float = SECONDS_PER_CANDIDATE,
     through: Callable[[Runner], Runner] = lambda runner: runner,
 ) -> LocalRun:
-    """The run, not started yet. `on_change` is called after every decision; tasks go `through` another runner if one is given."""
+    """The run, not started yet. `on_change` is called after every decision; tasks go `through` another runner if one is given.
+
+    Raises UsageError if a target needs a GPU that this machine lacks.
+    """
+    spec = on_this_machine(located.spec)
     generation = next_generation(located, manifest)
     # The plan's library settings are the tasks' own business; only what they must know of this machine is added.
     given_by_spec = {variable.name: variable.value for variable in located.spec.jobs.env}
     environment = {**os.environ, **located.mounts.to_environment(), **given_by_spec}
-    given = RunInput(manifest.namespace, manifest.name, generation, located.spec, located.store, measure_seconds)
+    given = RunInput(manifest.namespace, manifest.name, generation, spec, located.store, measure_seconds)
     processes = Processes(environment, logs_of(located, manifest))
     return LocalRun(given, through(processes), on_change, progress=processes.progress, said=processes.said)
 

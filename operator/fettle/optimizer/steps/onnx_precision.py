@@ -11,8 +11,10 @@ import logging
 import warnings
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime as ort
+from onnx import numpy_helper
 from onnxconverter_common import float16
 
 from fettle.api.recipe import OptimizeGraphStep
@@ -21,11 +23,13 @@ from fettle.errors import RecipeError
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx import portable
 from fettle.optimizer.steps import Device, Work, onnx_autocast
+from fettle.optimizer.steps.onnx_float8 import PAIR
 
 FLOAT = onnx.TensorProto.FLOAT
 LARGEST = (
     65504.0  # of float16: what is beyond, such as a mask's -1e9, is cut off there; small numbers are rounded as usual
 )
+SMALLEST = np.finfo(np.float16).smallest_subnormal
 SCALED_OPSET = (
     19  # from here on Q and DQ take scales of float16, and a product stays between them: that is what runs in int8
 )
@@ -81,7 +85,18 @@ def _float16(model: onnx.ModelProto) -> onnx.ModelProto:
         changed: onnx.ModelProto = float16.convert_float_to_float16(
             model, min_positive_val=0.0, max_finite_val=LARGEST, keep_io_types=True, node_block_list=casts
         )
+    _keep_scales(changed)
     return changed
+
+
+def _keep_scales(model: onnx.ModelProto) -> None:
+    """Give scales of Q and DQ that float16 rounds to 0, as of channels that do nothing, its smallest number: TensorRT takes no scale of 0."""
+    scales = {node.input[1] for node in onnx_model.nodes(model) if node.op_type in PAIR}
+    for graph in onnx_model.graphs(model.graph):
+        for tensor in graph.initializer:
+            if tensor.name in scales and tensor.data_type == onnx.TensorProto.FLOAT16:
+                array = np.maximum(numpy_helper.to_array(tensor), SMALLEST)
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
 def on_cpu(path: Path) -> ort.InferenceSession:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from fettle.api import catalog
+from fettle.api import architectures, catalog
 from fettle.api.optimizedmodel import TargetSpec
 from fettle.api.recipe import DequantizeStep, QuantizeStep, RecipeStep, RuntimeSettings
 from fettle.api.report import PrepareReport
@@ -145,7 +145,9 @@ def _from(wanted: Precision | StepKind) -> Callable[[Facts], bool]:
 
     def there(facts: Facts) -> bool:
         device = facts.target.device
-        return device is not None and device.architecture is not None and catalog.offers(device.architecture, wanted)
+        return (
+            device is not None and device.architecture is not None and architectures.offers(device.architecture, wanted)
+        )
 
     return there
 

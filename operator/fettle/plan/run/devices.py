@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fettle.api import catalog
+from fettle.api import architectures, catalog
 from fettle.api.optimizedmodel import TargetSpec
+from fettle.api.pods import NVIDIA
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.task import DeviceForm
@@ -11,19 +12,17 @@ from fettle.api.vocabulary import Basis, DeviceKind, Precision, RuntimeName, Ste
 from fettle.plan.run.planned import Execution, PlannedCandidate
 
 GPU_BASELINE = RuntimeName.ONNXRUNTIME_CUDA
-GPU = f"{catalog.NVIDIA_RESOURCES}gpu"
+GPU = f"{NVIDIA}gpu"
 
 
 def gpu_resources(target: TargetSpec) -> dict[str, int | str]:
-    """The device plugin resources of a target's pods: the NVIDIA limits in the spec, or one GPU; empty for a CPU target."""
-    if target.device is not None and target.device.kind is DeviceKind.CPU:
-        return {}
-    return target.nvidia_limits or ({GPU: 1} if target.device is not None else {})
+    """The device plugin resources of a target's pods: those in the spec, or one GPU; empty for a CPU target."""
+    return (target.resources.gpus or {GPU: 1}) if target.has_gpu else {}
 
 
 def device_kind(target: TargetSpec) -> DeviceKind:
-    """The kind of device of a target: as in the spec, or a GPU if its limits have one."""
-    return DeviceKind.NVIDIA if gpu_resources(target) else DeviceKind.CPU
+    """The kind of device of a target: as in the spec, or a GPU if its resources have one."""
+    return DeviceKind.NVIDIA if target.has_gpu else DeviceKind.CPU
 
 
 def on_device(runtime: RuntimeName, settings: RuntimeSettings, target: TargetSpec) -> Execution:
@@ -48,7 +47,7 @@ def on_device(runtime: RuntimeName, settings: RuntimeSettings, target: TargetSpe
 
 
 def misplaced(planned: PlannedCandidate, target: TargetSpec) -> str | None:
-    """Why a candidate cannot run on a target: its runtime needs a GPU, or the GPU's architecture is unknown. None if it can."""
+    """Why a candidate cannot run on a target: its runtime needs a GPU, or another one, or the GPU's architecture is unknown. None if it can."""
     runtime = planned.plan.runtime
     if catalog.runtime(runtime).device is DeviceKind.CPU:
         return None
@@ -58,6 +57,9 @@ def misplaced(planned: PlannedCandidate, target: TargetSpec) -> str | None:
     architecture = target.device.architecture if target.device is not None else None
     if architecture is not None and (first := _since(planned, architecture)) is not None:
         return f"{planned.plan.recipe} needs a GPU from {first} on, and the target's is {architecture}"
+    known = catalog.runtime(runtime).architectures
+    if architecture is not None and known and architecture not in known:
+        return f"{runtime} builds engines for {', '.join(known)}, and the target's GPU is {architecture}: use {RuntimeName.TENSORRT} for it"
     if catalog.runs_engines(runtime) and (form is None or form.architecture is None):
         return f"{runtime} needs to know the GPU's architecture: set the target's device.architecture, such as sm89"
     return None
@@ -67,7 +69,7 @@ def _since(planned: PlannedCandidate, architecture: str) -> str | None:
     """The first architecture that has the number formats of a candidate; None if `architecture` has them."""
     wanted: list[Precision | StepKind] = [planned.plan.settings.precision]
     wanted += [kind for kind in map(catalog.kind, planned.steps) if kind is not None]
-    return next((catalog.SINCE[each] for each in wanted if not catalog.offers(architecture, each)), None)
+    return next((architectures.since(each) for each in wanted if not architectures.offers(architecture, each)), None)
 
 
 def loading(prepare: PrepareReport) -> frozenset[RuntimeName]:

@@ -1,7 +1,8 @@
 """The check before the first Job of a run: whether a node has the GPU that a target needs, and which architecture it is.
 
 A target is refused only if none of its pods could run on any node. What a scheduler, a RuntimeClass or an admission plugin may still
-provide is not checked: a RuntimeClass adds tolerations of its own, and pods with a resource tolerate a taint that is named after it.
+provide is not checked: a RuntimeClass adds tolerations of its own, and pods with a resource tolerate a taint that is named after it. Taints by
+which Kubernetes marks a node that is not well at the moment do not count either: it takes them off when that is over.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from fettle.api import architectures
 from fettle.api.optimizedmodel import DeviceSpec, OptimizedModelSpec, TargetSpec
 from fettle.api.optimizedmodel_status import DeviceStatus
 from fettle.api.pods import Toleration
@@ -22,6 +24,11 @@ from fettle.plan.run.state import MAJOR, MINOR, NodeOffer, RetryOrder, RunSnapsh
 from fettle.plan.run.status import is_settled
 
 SHOWN = 4  # maximum number of nodes in a message
+# https://kubernetes.io/docs/reference/labels-annotations-taints: of a node that restarts, has no network yet, or is short of something.
+PASSING = frozenset(
+    f"node.kubernetes.io/{state}"
+    for state in ("not-ready", "unreachable", "network-unavailable", "memory-pressure", "disk-pressure", "pid-pressure")
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,8 @@ def _misfit(target: TargetSpec, node: NodeOffer) -> str | None:
     device = target.device or DeviceSpec(kind=DeviceKind.NVIDIA)
     if device.architecture is not None and node.architecture not in (None, device.architecture):
         return f"is {node.architecture} ({node.product})"
+    if node.architecture is not None and architectures.older(node.architecture, architectures.OLDEST):
+        return f"is {node.architecture} ({node.product}), which is older than {architectures.OLDEST}"
     _, memory = node.memory(gpu_resources(target))
     if 0 < memory < device.memory_mebibytes:
         return f"has {memory} MiB of GPU memory ({node.product})"
@@ -123,13 +132,11 @@ def _misfit(target: TargetSpec, node: NodeOffer) -> str | None:
 
 def _taint(target: TargetSpec, node: NodeOffer) -> str | None:
     """The taint that keeps pods of the target off a node."""
+    no_matter = PASSING.union(gpu_resources(target))
     for taint in node.taints:
-        own = taint.key in gpu_resources(target)
-        if (
-            taint.effect != "PreferNoSchedule"
-            and not own
-            and not any(_tolerates(each, taint) for each in target.tolerations)
-        ):
+        if taint.effect == "PreferNoSchedule" or taint.key in no_matter:
+            continue
+        if not any(_tolerates(each, taint) for each in target.tolerations):
             return f"has the taint {taint.key}={taint.value}:{taint.effect}"
     return None
 

@@ -109,6 +109,31 @@ def test_float8_of_operators_that_the_model_lacks_is_refused(tmp_path: Path) -> 
         quantized(FLOAT8, DIGITS / "first" / "model.onnx", tmp_path / "float8", ("LSTM",))
 
 
+def test_the_scale_of_a_channel_that_does_next_to_nothing_is_no_zero_in_float16(tmp_path: Path) -> None:
+    """TensorRT refuses a scale of 0, and such channels are in many models from outside."""
+    random = np.random.default_rng(11)
+    weights, items_of_x = (random.standard_normal((16, 16)).astype(np.float32) for _ in range(2))
+    weights[:, 0] *= np.float32(1e-12)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 16]) for name in ("x", "y")]
+    product = helper.make_node("MatMul", ["x", "w"], ["y"], "product")
+    graph = helper.make_graph([product], "idle", values[:1], values[1:], [numpy_helper.from_array(weights, "w")])
+    entry = models.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "model.onnx"
+    )
+    x, y = (Tensor(name=name, dtype="FP32", shape=(-1, 16), batch_axis=0) for name in ("x", "y"))
+    calibration = items.of({"x": items_of_x}, Signature(inputs=(x,), outputs=(y,)))
+    (tmp_path / "int8").mkdir()
+    work = Work(entry, tmp_path / "int8", QuantizeStep(mode=INT8), calibration=calibration)
+    half = in_precision(onnxruntime_quantize.symmetric(work), tmp_path / "half.onnx", F16)
+    made = onnx.load(half)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    scales = [stored[node.input[1]] for node in made.graph.node if node.op_type == "DequantizeLinear"]
+    assert {scale.dtype for scale in scales} == {np.dtype(np.float16)}
+    assert min(scale.min() for scale in scales) == np.finfo(np.float16).smallest_subnormal
+    found, expected = (on_cpu(path).run(None, {"x": items_of_x})[0] for path in (half, entry))
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("precision", [F16, BF16])
 def test_of_every_product_the_engine_gets_values_in_16_bits(precision: Precision, tmp_path: Path) -> None:
     made = onnx.load(in_precision(DIGITS / "first" / "model.onnx", tmp_path / "model.onnx", precision))

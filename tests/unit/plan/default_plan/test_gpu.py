@@ -47,6 +47,7 @@ def test_a_gpu_gets_every_number_format_that_its_architecture_has(architecture: 
     [
         ({"precision": "BFloat16"}, "sm75", "sm80"),
         ({"precision": "TF32"}, "sm75", "sm80"),
+        ({"precision": "Float32"}, "sm70", "sm75"),
         ({"steps": [{"quantize": {"mode": "Float8"}}]}, "sm86", "sm89"),
     ],
 )
@@ -141,6 +142,17 @@ def test_an_engine_that_has_no_place_is_a_row_with_the_reason(target: dict[str, 
     assert refusal is not None
     assert advice in refusal.message
     assert tried(found), "other rows go on"
+
+
+def test_engines_that_the_library_does_not_build_for_the_gpu_are_rows_with_the_reason_before_any_work() -> None:
+    found = planned(device={"kind": "nvidia", "architecture": "sm90"})
+    assert all(name == "original" or "onnxruntime-cuda" in name for name in tried(found))
+    refusal = named(found, "float16-tensorrt-rtx").refusal
+    assert refusal is not None
+    assert refusal.reason == Reason.RECIPE_NOT_APPLICABLE
+    assert "sm89, sm120, sm121, and the target's GPU is sm90: use tensorrt for it" in refusal.message
+    on_the_gpu = planned(device={"kind": "nvidia", "architecture": "sm90"}, runtimes=["onnxruntime-cuda", "tensorrt"])
+    assert "float16-tensorrt" in tried(on_the_gpu)
 
 
 def test_a_recipe_ends_in_an_engine_whatever_its_steps_are() -> None:

@@ -22,7 +22,7 @@ def labels(architecture: str, product: str, mebibytes: int) -> dict[str, str]:
 
 
 def node(name: str, architecture: str = "sm89", resource: str = GPU, **fields: Any) -> NodeOffer:
-    product = {"sm75": "Tesla-T4", "sm86": "NVIDIA-A10", "sm89": "NVIDIA-L4"}[architecture]
+    product = {"sm70": "Tesla-V100", "sm75": "Tesla-T4", "sm86": "NVIDIA-A10", "sm89": "NVIDIA-L4"}[architecture]
     told = labels(architecture, product, 15360 if architecture == "sm75" else 23034)
     return NodeOffer(**{"name": name, "resources": {resource: 1}, "labels": told, **fields})
 
@@ -60,6 +60,7 @@ MISFITS: list[tuple[str, tuple[NodeOffer, ...], dict[str, Any], str]] = [
     ("a cluster without GPUs", (CPU, NodeOffer("cpu-b")), {}, "no node offers nvidia.com/gpu: 1; of 2 nodes, none has a GPU"),
     ("another architecture", (CPU, T4), device(architecture="sm89"),
      "no node offers nvidia.com/gpu: 1 of sm89; of 2 nodes, t4 is sm75 (Tesla-T4)"),
+    ("an architecture without kernels", (node("v100", "sm70"),), {}, "v100 is sm70 (Tesla-V100), which is older than sm75"),
     ("too little memory", (T4,), device(memory="16Gi"), "t4 has 15360 MiB of GPU memory (Tesla-T4)"),
     ("parts with too little memory of a GPU with enough", (SLICE,),
      {**device(memory="16Gi"), "resources": {"limits": {MIG: 1}}}, "a has 9728 MiB of GPU memory"),
@@ -94,8 +95,11 @@ FITS: list[tuple[str, tuple[NodeOffer, ...], dict[str, Any], str | None]] = [
     ("a taint that is tolerated", (node("a", taints=(Taint("dedicated", "team"),)),),
      {"tolerations": [{"key": "dedicated", "operator": "Exists"}]}, "sm89"),
     ("a RuntimeClass may tolerate", (node("a", taints=(Taint("dedicated", "team"),)),), {"runtimeClassName": "nvidia"}, "sm89"),
+    ("a node that restarts", (node("a", taints=(Taint("node.kubernetes.io/not-ready"), Taint("node.kubernetes.io/not-ready", "", "NoExecute"))),),
+     {}, "sm89"),
     ("a taint that only prefers", (node("a", taints=(Taint("busy", "", "PreferNoSchedule"),)),), {}, "sm89"),
     ("a part of a GPU", (node("a", resource=MIG),), {"resources": {"limits": {MIG: 1}}}, "sm89"),
+    ("a part of a GPU among the requests", (node("a", resource=MIG),), {"resources": {"requests": {MIG: 1}}}, "sm89"),
     ("a node that several pods share in turns", (node("a", resource="nvidia.com/gpu.shared"),),
      {"resources": {"limits": {"nvidia.com/gpu.shared": 1}}}, "sm89"),
     ("labels that are no compute capability", (node("a", labels={MAJOR: "1000", MINOR: "0"}),), {}, None),
