@@ -46,6 +46,14 @@ class Fixed(Net):
         return super().forward(image, plain).reshape(int(image.shape[0]), -1)
 
 
+class Scaled(Net):
+    """Takes another tensor."""
+
+    def forward(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """[N, 3, H, W], [1] -> [N, classes]"""
+        return super().forward(image) * scale
+
+
 class Nameless(Net):
     """Takes whatever it is given."""
 
@@ -67,6 +75,11 @@ def tied() -> nn.Module:
 def fixed() -> nn.Module:
     """A net that is exported for one number of items."""
     return Fixed(4)
+
+
+def scaled() -> nn.Module:
+    """A net with a second input."""
+    return Scaled(4)
 
 
 def nameless() -> nn.Module:

@@ -16,7 +16,7 @@ class FormatEntry:
     format: FormatName
     libraries: tuple[str, ...]
     runtime: RuntimeName  # runs the untouched source, or what it is converted to: the baseline
-    suffixes: tuple[str, ...]  # of its files: what tells the image of a source that nobody has looked at yet
+    suffixes: tuple[str, ...]  # of its files' paths: what tells the image of a source that nobody has looked at yet
     revision: int = 1
     converted: bool = False  # no runtime runs the untouched source
     common: tuple[str, ...] = ()  # suffixes of other files too: in a folder they count where nothing else is a model
@@ -113,7 +113,7 @@ FORMATS: tuple[FormatEntry, ...] = (
     FormatEntry(FormatName.CATBOOST, ("catboost", "onnx", "onnxruntime"), PORTABLE_RUNTIME, (".cbm",), converted=True),
     # A directory that names the model in it, most often one of the four above; for TensorFlow's, source.format names them.
     FormatEntry(
-        FormatName.MLFLOW, ("onnx", "onnxruntime", *sorted(TABLES)), PORTABLE_RUNTIME, ("mlmodel",), converted=True
+        FormatName.MLFLOW, ("onnx", "onnxruntime", *sorted(TABLES)), PORTABLE_RUNTIME, ("/mlmodel",), converted=True
     ),
 )
 

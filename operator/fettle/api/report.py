@@ -62,6 +62,8 @@ class PrepareReport(ApiModel):
     native: StoredModel | None = None
     # A program of torch.export that trainings start from, where the source is another form of PyTorch's and a build of the plan trains.
     program: StoredModel | None = None
+    # Which of these two were asked for: one that is missing nevertheless cannot be made, and is not tried again.
+    tried: tuple[Literal["native", "program"], ...] = ()
     portable_runtimes: tuple[RuntimeName, ...]  # which could load the portable form, or what is made of `native`
     signature: Signature
     traits: Traits

@@ -70,7 +70,9 @@ def load(path: Path) -> Any:
     """
     try:
         reader = torch._C.PyTorchFileReader(str(path))
-    except RuntimeError:  # of a version before 2.8, whose archives PyTorch reads in another way
+    except RuntimeError as error:  # of a version before 2.8, whose archives PyTorch reads in another way
+        if "maximum supported version" in str(error):
+            raise
         _check_old(path)
         return torch.export.load(path)
     _check(path.name, reader)

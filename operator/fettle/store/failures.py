@@ -6,19 +6,36 @@ import re
 from dataclasses import dataclass
 
 from fettle.api.reasons import Reason
+from fettle.api.text import joined
 from fettle.errors import FettleError
-from fettle.store.credentials import Credentials
-from fettle.store.places import Missing, Place
+from fettle.store.places import Missing, Place, holder, identity_in_environment
 
-EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "InvalidToken", "ExpiredTokenException")
+# Of S3 and of the service that gives tokens for it; MinIO calls a token InvalidTokenId.
+EXPIRED = (
+    "ExpiredToken",
+    "TokenRefreshRequired",
+    "InvalidToken",
+    "InvalidTokenId",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+)
+SKEWED = "RequestTimeTooSkewed"
 DENIED = (
     *EXPIRED,
     "AccessDenied",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
-    "RequestTimeTooSkewed",
+    SKEWED,
     "XAdminUserNotFound",
 )
+ELSEWHERE = (
+    "PermanentRedirect",
+    "TemporaryRedirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "InvalidRegion",
+)
+_IDENTITY = re.compile("key|token|username|password|dockerconfig", re.IGNORECASE)  # keys of a Secret that say who asks
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientStorage")
 IDENTITY_SERVICES = (
@@ -61,12 +78,15 @@ class Failure:
     not_found: bool
     status: str
     code: str
+    region: str = ""
 
     @classmethod
     def of(cls, text: str, not_found: bool) -> Failure:
         """Read from the client's account."""
         status, code = re.search(r"status code: (\d{3})", text), re.search(r"<Code>(\w+)</Code>", text)
-        return cls(text, not_found, status[1] if status else "", code[1] if code else "")
+        region = re.search(r"<Region>([a-z0-9-]{1,40})</Region>|; expecting '([a-z0-9-]{1,40})'", text)
+        named = next(filter(None, region.groups())) if region else ""
+        return cls(text, not_found, status[1] if status else "", code[1] if code else "", named)
 
     @property
     def absent(self) -> bool:
@@ -109,8 +129,10 @@ def error_of(place: Place, where: str, failure: Failure, missing: Missing) -> Fe
     status = " ".join(filter(None, (failure.status, failure.code)))
     if failure.code in NO_BUCKET:
         return missing(f"{where}: there is no bucket of this name: create it, or correct the address")
+    if failure.code in ELSEWHERE:
+        return missing(f"{where}: {_elsewhere(place, failure)} ({status})")
     if failure.denied:
-        return missing(f"{where}: {_refusal(place.credentials, failure)} ({status})", reason=Reason.FORBIDDEN)
+        return missing(f"{where}: {_refusal(place, failure)} ({status})", reason=Reason.FORBIDDEN)
     if failure.code in FULL:
         message = f"{where}: the store is full: free space with `fettle prune`"
         return missing(message, reason=Reason.STORE_FULL, retryable=True)
@@ -127,12 +149,23 @@ def error_of(place: Place, where: str, failure: Failure, missing: Missing) -> Fe
     return missing(message, reason=Reason.STORE_UNREACHABLE, retryable=True)
 
 
-def _refusal(given: Credentials | None, failure: Failure) -> str:
-    if given is None:
+def _elsewhere(place: Place, failure: Failure) -> str:
+    """The bucket is in another region than the one that the request was signed for."""
+    named = f"the region {failure.region}" if failure.region else "another region"
+    return f"the bucket is in {named}: set AWS_REGION to it in {holder(place.credentials)}"
+
+
+def _refusal(place: Place, failure: Failure) -> str:
+    given = place.credentials
+    names = given.values if given is not None else identity_in_environment(place.root.partition(":")[0])
+    keys = [name for name in names if _IDENTITY.search(name)]
+    if given is None and not keys:
         return "access was denied without credentials: name a Secret with them in secretName"
+    if failure.code == SKEWED:
+        return "the clock of this machine and that of the server differ too much: correct the one that is wrong"
+    where = holder(given)
     if failure.code in EXPIRED:
-        return f"the token in Secret {given.name} is not valid or has expired: renew it"
+        return f"the credentials in {where} are no longer valid, because they expired or were revoked: renew {joined(keys or ['them'])}"
     if failure.code == "AccessDenied":
-        return f"access was denied to the identity in Secret {given.name}: grant it access to this path"
-    keys = [key for key in given.values if re.search("key|token|username|password|dockerconfig", key, re.IGNORECASE)]
-    return f"the credentials in Secret {given.name} were refused: correct {' and '.join(keys) or 'its keys'}"
+        return f"access was denied to the identity in {where}: grant it access to this path"
+    return f"the credentials in {where} were refused: correct {' and '.join(keys or ['its keys'])}"

@@ -16,6 +16,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: no room, or none that
 SMALL = 256 << 20  # whatever unpacks to less than this fits anywhere
 
 
+def exhausted(error: BaseException) -> bool:
+    """Whether this machine ran out of memory or of disk: the same may work on another one, or later."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in DISK_FULL)
+
+
 def most_unpacked(size: int) -> int:
     """Bytes that an archive of `size` bytes may unpack to."""
     return max(SMALL, MOST_RATIO * size)

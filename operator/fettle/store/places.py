@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -24,6 +26,10 @@ RETRY: dict[str, Any] = {  # longer than a server's restart takes, and well belo
 }
 CLIENT: dict[str, Any] = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "15m", "user_agent": "fettle"}
 PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
+# What says where a bucket is, and how it is named; every other variable of a provider says who asks.
+_WHERE = re.compile("REGION|ENDPOINT|ACCOUNT_NAME|VIRTUAL_HOSTED")
+_MORE = ("SERVICE_ACCOUNT", "SERVICE_ACCOUNT_KEY")  # which Google's client reads without its prefix, too
+_environment = threading.Lock()
 CA_KEYS = ("ca.crt", "AWS_CA_BUNDLE")
 
 
@@ -112,14 +118,11 @@ def _client(
         config = {key: value for key, value in config.items() if key not in CA_KEYS}
         if credentials is not None and "GOOGLE_APPLICATION_CREDENTIALS" in config:
             config["GOOGLE_APPLICATION_CREDENTIALS"] = str(credentials.folder / "GOOGLE_APPLICATION_CREDENTIALS")
-        endpoints = (
-            value
-            for key, value in {**os.environ, **config}.items()
-            if key.startswith(PREFIXES[parts.scheme]) and "ENDPOINT" in key
-        )
-        options["allow_http"] = any(value.startswith("http://") for value in endpoints)
         kinds: dict[str, Callable[..., Any]] = {"s3": store.S3Store, "gs": store.GCSStore, "az": store.AzureStore}
-        return kinds[parts.scheme](parts.netloc, config=config, client_options=options, retry_config=RETRY)
+        with _hidden(_replaced(parts.scheme, config)):
+            endpoints = (os.environ | config).items()
+            options["allow_http"] = any(_plain_endpoint(parts.scheme, *endpoint) for endpoint in endpoints)
+            return kinds[parts.scheme](parts.netloc, config=config, client_options=options, retry_config=RETRY)
     except exceptions.UnknownConfigurationKeyError as error:
         key = re.search(r"'(\w+)'", str(error))
         name = key[1].upper() if key is not None else ""
@@ -129,6 +132,45 @@ def _client(
         keys = ", ".join(sorted(given)) or PREFIXES.get(parts.scheme, "")
         message = f"{root}: {holder(credentials)} has a value that cannot be used: {keys}"
         raise missing(message, reason=Reason.INVALID_SPEC) from None
+
+
+def _plain_endpoint(scheme: str, key: str, value: str) -> bool:
+    return key.startswith(PREFIXES[scheme]) and "ENDPOINT" in key and value.startswith("http://")
+
+
+def _kind(variable: str) -> str | None:
+    """What a provider's variable says of where a bucket is; None for one that says who asks."""
+    found = _WHERE.search(variable)
+    return found[0] if found is not None else None
+
+
+def _of_provider(scheme: str) -> list[str]:
+    """The variables of the environment that the client of `scheme` reads."""
+    more = _MORE if scheme == "gs" else ()
+    return sorted(name for name in os.environ if name.startswith(PREFIXES[scheme]) or name in more)
+
+
+def _replaced(scheme: str, config: Iterable[str]) -> list[str]:
+    """Variables of the environment that must not be read beside the keys of a Secret, `config`: those of the same kinds. A session token of
+    one identity with the key of another is nobody's."""
+    given = {_kind(key) for key in config}
+    return [name for name in _of_provider(scheme) if _kind(name) in given]
+
+
+def identity_in_environment(scheme: str) -> list[str]:
+    """The variables of the environment that say who asks, for an address without a Secret."""
+    return [name for name in _of_provider(scheme) if _kind(name) is None] if scheme in PREFIXES else []
+
+
+@contextmanager
+def _hidden(names: Iterable[str]) -> Iterator[None]:
+    """Without these variables in the environment: the client reads them while it is made, and no value of a key means "not given"."""
+    with _environment:
+        kept = {name: os.environ.pop(name) for name in names}
+        try:
+            yield
+        finally:
+            os.environ.update(kept)
 
 
 def holder(credentials: Credentials | None) -> str:

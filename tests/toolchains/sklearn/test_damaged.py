@@ -2,36 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.toolchains.damaged import REASONS, damaged, outcomes
+from hypothesis import given, settings
+from tests.toolchains.damaged import ZIP, Change, changes
+from tests.toolchains.preparing import Preparer, Whole, preparer
 from tests.toolchains.sklearn import examples
 from tests.toolchains.sklearn.examples import Example
 
-KINDS = [
-    (examples.boosted, b"PK\x03\x04"),
-    (examples.xgb_two, b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner"),
-    (examples.xgb_three, b'{"learner":{"attributes":{}}'),
-    (examples.lgb_two, b"tree\nversion=v4\nnum_class=1000000000\n"),
-    (examples.cat_two, b"CBM1\xff\xff\xff\x7f"),
-]
+HEADERS = {
+    examples.named_classes: ZIP,
+    examples.columns: ZIP,
+    examples.pickled: b"\x78\x9c",
+    examples.xgb_two: b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner",
+    examples.xgb_three: b'{"learner":{"attributes":{}}',
+    examples.lgb_two: b"tree\nversion=v4\nnum_class=1000000000\n",
+    examples.cat_two: b"CBM1\xff\xff\xff\x7f",
+}
 
 
-@pytest.mark.parametrize(("make", "header"), KINDS, ids=[make.__name__ for make, _ in KINDS])
-def test_a_damaged_file_is_refused_with_a_reason(
-    tmp_path: Path, make: Callable[[Path], Example], header: bytes
+def _kind(make: Callable[[Path], Example]) -> Callable[[Path], Whole]:
+    def kind(folder: Path) -> Whole:
+        file = make(folder).file
+        return Whole({file: (folder / file).read_bytes()}, file, HEADERS[make])
+
+    kind.__name__ = make.__name__
+    return kind
+
+
+KINDS = [_kind(make) for make in HEADERS]
+
+
+@pytest.fixture(scope="module")
+def preparing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparer]:
+    with preparer(tmp_path_factory.mktemp("preparing")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Path], Whole]], Whole]:
+    """A source of a kind, made once."""
+    return cache(lambda kind: kind(tmp_path_factory.mktemp("whole")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_is_not_whole_is_refused_with_a_reason(
+    preparing: Preparer, saved: Callable[[Callable[[Path], Whole]], Whole], kind: Callable[[Path], Whole]
 ) -> None:
-    example = make(tmp_path)
-    suffix = Path(example.file).suffix
-    files = {
-        f"{name}{suffix}": content for name, content in damaged((tmp_path / example.file).read_bytes(), header).items()
-    }
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    found = outcomes(tmp_path, list(files))
-    unexpected = {name: said for name, said in found.items() if said[0] not in REASONS}
-    assert not unexpected
-    for name in (f"empty{suffix}", f"header-alone{suffix}", f"cut-at-0.05{suffix}"):
-        assert found[name][0] in ("SourceCorrupted", "UnsupportedFormat"), found[name]
+    preparing.refuses_forms(saved(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=12)
+@given(made=changes())
+def test_a_changed_file_is_prepared_or_refused_with_a_reason(
+    preparing: Preparer,
+    saved: Callable[[Callable[[Path], Whole]], Whole],
+    kind: Callable[[Path], Whole],
+    made: list[Change],
+) -> None:
+    preparing.refuses_changed(saved(kind), made)

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
 from tests.data import models
-from tests.toolchains.damaged import REASONS, damaged, outcomes
+from tests.toolchains.damaged import Change, changes
+from tests.toolchains.preparing import Preparer, Whole, preparer
 
 HEADER = b"\x08\x08\x12\x08somebody:\xff\xff\xff\xff\x7f"
-LIBRARIES = {".ses"}  # ONNX Runtime leaves it among temporary files
 
 
-def test_a_damaged_file_is_refused_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    path = models.save(models.dynamic_batch(), tmp_path / "model.onnx")
-    files = {f"{name}.onnx": content for name, content in damaged(path.read_bytes(), HEADER).items()}
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    found = outcomes(tmp_path, list(files))
-    assert not {name: said for name, said in found.items() if said[0] not in REASONS}
-    assert {path.name for path in (tmp_path / "temporary").iterdir()} <= LIBRARIES
-    for name in ("empty", "header-alone", "cut-at-0.05"):
-        assert found[f"{name}.onnx"][0] in ("SourceCorrupted", "UnsupportedFormat"), found
+@pytest.fixture(scope="module")
+def preparing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparer]:
+    with preparer(tmp_path_factory.mktemp("preparing")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def whole() -> Whole:
+    return Whole({"model.onnx": models.dynamic_batch().SerializeToString()}, "model.onnx", HEADER)
+
+
+def test_a_file_that_is_not_whole_is_refused_with_a_reason(preparing: Preparer, whole: Whole) -> None:
+    preparing.refuses_forms(whole)
+
+
+@settings(max_examples=25)
+@given(made=changes(inside=False))
+def test_a_changed_file_is_prepared_or_refused_with_a_reason(
+    preparing: Preparer, whole: Whole, made: list[Change]
+) -> None:
+    preparing.refuses_changed(whole, made)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from fettle.api import catalog, formats
 from fettle.api.base import canonical_digest
@@ -43,6 +43,11 @@ def kept_as(task: PrepareTask) -> str:
     return task_hash(task.model_copy(update={"builds": ()}))
 
 
+def tried(job: Job) -> tuple[Literal["native", "program"], ...]:
+    """What the builds of the plan start from beside the portable form: some sources have it, and preparing tries whether this one does."""
+    return (*(("native",) if asking(job) else ()), *(("program",) if wanted(job) else ()))
+
+
 def earlier(job: Job) -> PrepareReport | None:
     """The earlier report, with the builds that the store has now; None if the source, the data or Fettle have changed."""
     report = job.store.result(task_hash(job.task)) or job.store.result(kept_as(job.task))
@@ -50,7 +55,7 @@ def earlier(job: Job) -> PrepareReport | None:
         return None
     if report.custom_code != job.custom_code:
         return None
-    if (report.native is None and asking(job)) or (report.program is None and wanted(job)):
+    if set(tried(job)) - set(report.tried):
         return None  # nobody asked for it then
     if report.source.sha256 != job.source.sha256 or not _is_stored(job, report) or not _same_items(job, report):
         return None

@@ -12,6 +12,7 @@ from fettle.api.task import StoredModel
 from fettle.api.text import quoted
 from fettle.api.vocabulary import ModelFormat, RuntimeName
 from fettle.optimizer.prepare.job import Job
+from fettle.store.files import exhausted
 
 PROGRAM = ".pt2"
 log = logging.getLogger(__name__)
@@ -32,9 +33,9 @@ def native(job: Job) -> tuple[StoredModel | None, tuple[str, ...]]:
         return None, (f"{families}: the converter cannot make an input a constant, and source.inputs gives values",)
     try:
         entry = job.source.format.native(job.source.path, job.inputs, job.folder / "native")
-    except MemoryError:
-        raise
     except Exception as error:  # frameworks raise what they like
+        if exhausted(error):
+            raise
         log.info("the source cannot be saved as its framework's converter takes it", exc_info=True)
         return None, (f"{families}: the model could not be saved for its converter: {quoted(error, 200)}",)
     if entry is None:

@@ -15,7 +15,7 @@ from fettle.optimizer.prepare.code import fetch_code
 from fettle.optimizer.prepare.files import below, copy
 from fettle.optimizer.sources import huggingface, mlflow
 from fettle.optimizer.sources.base import CODE, SourceFormat
-from fettle.optimizer.sources.recognition import recognize
+from fettle.optimizer.sources.recognition import CORE_ML, core_ml, recognize
 from fettle.store.beside import not_there
 from fettle.store.files import file_digest
 from fettle.store.store import explained
@@ -104,13 +104,17 @@ def _named_in(home: Location, entry: str) -> tuple[Location, str]:
 def _entry_of(folder: Location) -> str:
     """The model file of a folder: model.onnx, or the only file with the extension of a model format."""
     names: list[str] = sorted(path.rsplit("/", 1)[-1] for path in folder.filesystem.ls(folder.path, detail=False))
-    models = [name for name in names if name.lower().endswith(SUFFIXES)]
-    models = models or [name for name in names if name.lower().endswith(COMMON) and name != huggingface.ENTRY]
+    own = [name for name in names if f"/{name}".lower().endswith(SUFFIXES)]
     for known in (mlflow.ENTRY, ENTRY):
         if known in names:
             return known
     if huggingface.ENTRY in names and set(names) & set(huggingface.WEIGHTS):
         return huggingface.ENTRY
+    package = folder.path.rstrip("/").rpartition("/")[2]  # of Core ML: a folder
+    apples = [name for name in (package, *names) if name.lower().endswith(CORE_ML)]
+    if apples and not own:
+        raise core_ml(apples[0])
+    models = own or [name for name in names if name.lower().endswith(COMMON) and name != huggingface.ENTRY]
     if len(models) == 1:
         return models[0]
     if huggingface.ENTRY in names and not models:
@@ -119,4 +123,5 @@ def _entry_of(folder: Location) -> str:
         raise SourceError(
             f"{folder.uri} contains several models ({', '.join(models)}): select one of them with source.uri"
         )
-    raise SourceError(f"{folder.uri} contains no model ({', '.join(SUFFIXES)}); found {names[:10] or 'nothing'}")
+    suffixes = ", ".join(suffix.lstrip("/") for suffix in SUFFIXES)
+    raise SourceError(f"{folder.uri} contains no model ({suffixes}); found {names[:10] or 'nothing'}")

@@ -30,7 +30,7 @@ from fettle.optimizer.onnx.session import session
 from fettle.optimizer.prepare import batch, data, labels, probe
 from fettle.optimizer.prepare.conversion import difference
 from fettle.optimizer.prepare.data import Data
-from fettle.optimizer.prepare.earlier import earlier, kept_as, preparation
+from fettle.optimizer.prepare.earlier import earlier, kept_as, preparation, tried
 from fettle.optimizer.prepare.job import Job, builds, stored_items, unlabelled
 from fettle.optimizer.prepare.native import asking, native
 from fettle.optimizer.prepare.portable import portable, with_sizes
@@ -215,6 +215,7 @@ def _report(job: Job, judged: Judged, form: Form) -> PrepareReport:
         conversion_fault=form.fault,
         native=form.native,
         program=form.program,
+        tried=tried(job),
         portable_runtimes=form.runtimes,
         signature=judged.signature,
         traits=form.traits,

@@ -16,6 +16,7 @@ from fettle.api.text import quoted
 from fettle.api.vocabulary import FormatName, ModelFormat
 from fettle.optimizer.prepare.job import Job
 from fettle.optimizer.reference import OriginalAnswers
+from fettle.store.files import exhausted
 
 MODULES = (FormatName.TORCH_MODULE, FormatName.HUGGING_FACE)
 FORMAT: ModelFormat = "TorchExport"
@@ -36,9 +37,9 @@ def program(job: Job, signature: Signature, reference: OriginalAnswers) -> tuple
         if entry is None:
             return None, ()
         written, moved = _written(entry, signature, reference, job.folder / "program")
-    except MemoryError:
-        raise
     except Exception as error:  # PyTorch raises what it likes
+        if exhausted(error):
+            raise
         log.info("the source has no program that trainings could start from", exc_info=True)
         moved = quoted(error, 200)
     if moved is not None:

@@ -23,6 +23,7 @@ from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.steps import output_steps
+from fettle.optimizer.sources import newer
 from fettle.optimizer.sources.base import (
     Beside,
     Inputs,
@@ -152,14 +153,21 @@ def not_installed(what: str, missing: Sequence[str], extra: str, formats: str) -
 
 def damaged(path: Path, format: FrameworkFormat, error: Exception) -> SourceError:
     """A file that the framework could not read."""
+    if (told := newer.said(error)) is not None:
+        return newer.unreadable(path, format.framework, told)
     if isinstance(error, ImportError | AttributeError):
         message = (
             f"{path.name} needs something that is not installed here beside {format.framework}, or another version of it: {quoted(error, 200)}; "
             "export the model to ONNX where it was made"
         )
         return SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
-    message = f"{path.name} is damaged or not {format.title}: {quoted(error, 250) or type(error).__name__}"
+    message = f"{path.name} is damaged or not {format.title}: {said(error, 250)}"
     return SourceError(message, reason=Reason.SOURCE_CORRUPTED)
+
+
+def said(error: Exception, limit: int) -> str:
+    """What a framework says of a fault, without the stack trace that XGBoost appends."""
+    return quoted(str(error).partition("Stack trace:")[0], limit) or type(error).__name__
 
 
 def runner(model: LoadedModel, framework: str, signature: Signature, frozen: Mapping[str, float]) -> RunModel:

@@ -73,11 +73,10 @@ def _imported(path: Path) -> Any:
         with graph.as_default():
             tf.import_graph_def(definition, name="")
     except Exception as error:  # NotFoundError, ValueError: by the version of the graph
-        named = re.search(r"(?:not registered|No op named) '?(\w+)", str(error))
-        if named is None:
+        known = tensorflow.unknown_operator(path, error)
+        if known is None:
             raise
-        message = f"TensorFlow {tf.__version__} has no operator {named[1]}, which {path.name} uses"
-        raise SourceError(message, reason=Reason.UNSUPPORTED_OPERATOR) from error
+        raise known from error
     return graph
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fettle.api.reasons import Reason
-from fettle.api.text import joined
+from fettle.api.text import joined, quoted
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer.data.columns import Encoder
@@ -192,7 +192,11 @@ def _class(transformers: Any, config: Mapping[str, Any], trusted: bool) -> Any:
     named = named or config.get("model_type")
     found = getattr(transformers, str(named), None)
     if not inspect.isclass(found) or not issubclass(found, transformers.PreTrainedModel):
-        message = f"transformers {transformers.__version__} has no class {named}, which {ENTRY} names: export the model to ONNX where it was made"
+        saved = f" (saved by transformers {quoted(told, 30)})" if (told := config.get("transformers_version")) else ""
+        message = (
+            f"transformers {transformers.__version__} has no class {quoted(named, 100)}, which {ENTRY} names{saved}: export the model to ONNX "
+            "where it was made"
+        )
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     return found
 

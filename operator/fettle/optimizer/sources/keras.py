@@ -14,12 +14,12 @@ from fettle.api.reasons import Reason
 from fettle.api.text import quoted
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
-from fettle.optimizer.sources import archive, tensorflow
+from fettle.optimizer.sources import archive, newer, tensorflow
 from fettle.optimizer.sources.base import Inputs, NamedArrays
 from fettle.optimizer.sources.framework import FrameworkFormat, require_modules
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+_CONFIG, _WEIGHTS, _METADATA = "config.json", "model.weights.h5", "metadata.json"
 # Layers whose configuration is code, or leads to some; and what stands in it for a function in Python's bytecode.
 _CODE = ("Lambda", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer")
 _BYTECODE = "__lambda__"
@@ -57,7 +57,8 @@ class Keras(FrameworkFormat):
         import keras
 
         try:
-            model = keras.saving.load_model(path, compile=False, safe_mode=not inputs.trusted)
+            with newer.reading(path, self.framework, _saved_by(path), keras.__version__):
+                model = keras.saving.load_model(path, compile=False, safe_mode=not inputs.trusted)
         except (TypeError, ValueError) as error:
             raise _refusal(path, error) from error
         if not (model.built and getattr(model, "inputs", None)):
@@ -102,6 +103,20 @@ def _config(path: Path) -> Any:
         message = f"{path.name} contains only weights, without the model that they belong to: save the model with model.save('model.keras')"
         raise SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
     return _parsed(path, text)
+
+
+def _saved_by(path: Path) -> str:
+    """The version of Keras that saved the file, which `_config` has read; empty where it does not say."""
+    if archive.is_zip(path):
+        if _METADATA not in archive.names(path):
+            return ""
+        with zipfile.ZipFile(path) as opened:
+            found = _parsed(path, opened.read(_METADATA))
+        return str(found.get("keras_version", "")) if isinstance(found, dict) else ""
+    import h5py
+
+    with h5py.File(path, "r") as opened:
+        return str(opened.attrs.get("keras_version", ""))
 
 
 def _parsed(path: Path, text: str | bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ import onnx
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, SourceError
-from fettle.optimizer.sources import trees
+from fettle.optimizer.sources import newer, trees
 from fettle.optimizer.sources.base import Inputs, NamedArrays
 from fettle.optimizer.sources.framework import Array, FrameworkFormat, LoadedModel
 from fettle.optimizer.sources.sklearn_onnx import TABLE
 
 _FIRST_LINE, _LAST_LINE = b"tree", b"\nend of trees"
+_VERSION = re.compile(rb"tree\s+version=v(\d{1,6})")  # of the format: LightGBM reads a file of any as one of its own
+_READABLE = 4
 _CLASSES = ("binary", "multiclass")
 _NUMBERS = ("regression", "quantile", "huber", "poisson", "gamma", "tweedie", "lambdarank", "rank_xendcg")
 
@@ -41,7 +44,12 @@ class LightGBM(FrameworkFormat):
         """See `FrameworkFormat.load`."""
         import lightgbm
 
-        if _LAST_LINE not in path.read_bytes():  # LightGBM ends the process at a tree that is cut off
+        content = path.read_bytes()
+        version = _VERSION.match(content)
+        if version is not None and int(version[1]) > _READABLE:
+            told = f"its format is v{int(version[1])}, and LightGBM {lightgbm.__version__} reads up to v{_READABLE}"
+            raise newer.unreadable(path, self.framework, told)
+        if _LAST_LINE not in content:  # LightGBM ends the process at a tree that is cut off
             message = f"{path.name} is damaged: it ends before its trees do"
             raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
         booster = lightgbm.Booster(model_file=str(path))

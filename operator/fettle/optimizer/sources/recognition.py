@@ -23,6 +23,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, archive.ZIP, "a zip archive, but not a PyTorch one, and none of Keras or skops (numpy?)"),
 )
 HEAD_BYTES = 64
+CORE_ML = (".mlmodel", ".mlpackage")
 
 
 def recognize(path: Path, wanted: FormatName, trusted: bool = False) -> SourceFormat:
@@ -39,14 +40,22 @@ def recognize(path: Path, wanted: FormatName, trusted: bool = False) -> SourceFo
     return format
 
 
+def core_ml(name: str) -> SourceError:
+    """Why a model in Core ML, which has no first bytes of its own, is no source."""
+    message = f"{name} is a Core ML model, which only Apple's systems can run: provide the model that it was converted from; {sources.readable()}"
+    return SourceError(message, reason=Reason.UNSUPPORTED_FORMAT)
+
+
 def _named_by_suffix(path: Path) -> FormatName | None:
     """The format whose files alone are called like that."""
-    return next((entry.format for entry in formats.FORMATS if path.name.lower().endswith(entry.suffixes)), None)
+    return next((entry.format for entry in formats.FORMATS if str(path).lower().endswith(entry.suffixes)), None)
 
 
 def _format_of(path: Path, wanted: FormatName) -> SourceFormat:
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
+    if path.name.lower().endswith(CORE_ML):
+        raise core_ml(path.name)
     if not head:
         raise SourceError(f"{path.name} is damaged: it is empty", reason=Reason.SOURCE_CORRUPTED)
     other = next((name for offset, magic, name in _MAGIC if head[offset:].startswith(magic)), None)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fettle.api.reasons import Reason
+from fettle.api.text import quoted
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
-from fettle.optimizer.sources import archive, pickles, sklearn_onnx
+from fettle.optimizer.sources import archive, newer, pickles, sklearn_onnx
 from fettle.optimizer.sources.base import Inputs
 from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel, require_modules
 
@@ -121,7 +122,9 @@ def _refuse_unknown_types(path: Path) -> None:
     try:
         types = [name for name in skops.io.get_untrusted_types(file=path) if not _is_sklearns(name)]
     except Exception as error:  # the library raises what it likes for a damaged file
-        message = f"{path.name} is a damaged file of skops: {error}"
+        if (told := newer.said(error)) is not None:
+            raise newer.unreadable(path, "skops", told) from error
+        message = f"{path.name} is a damaged file of skops: {quoted(error)}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
     if types:
         message = (

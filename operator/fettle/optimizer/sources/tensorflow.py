@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,13 @@ class SavedModel(FrameworkFormat):
         import tensorflow
 
         know_optimizers()
-        loaded = tensorflow.saved_model.load(str(path.parent))
+        try:
+            loaded = tensorflow.saved_model.load(str(path.parent))
+        except Exception as error:  # NotFoundError, FileNotFoundError: by the part of the library that looks
+            known = unknown_operator(path, error)
+            if known is None:
+                raise
+            raise known from error
         name = _signature(list(loaded.signatures), inputs.signature, path)
         return _Loaded(path.parent, name, loaded, loaded.signatures[name])
 
@@ -85,6 +92,20 @@ def know_optimizers() -> None:
         setter=RestoredOptimizer._set_hyper,
     )
     revived_types.register_revived_type("optimizer", lambda _: False, versions=[restored])
+
+
+def unknown_operator(path: Path, error: Exception) -> SourceError | None:
+    """What is told of a graph with an operator that this TensorFlow does not have; None for an error about something else."""
+    import tensorflow
+
+    named = re.search(r"(?:not registered|No op named) '?(\w+)", str(error))
+    if named is None:
+        return None
+    message = (
+        f"TensorFlow {tensorflow.__version__} has no operator {named[1]}, which {path.name} uses: it is of a newer version or of a package of its "
+        "own; save the model without it, or export it to ONNX where it was made"
+    )
+    return SourceError(message, reason=Reason.UNSUPPORTED_OPERATOR)
 
 
 def _signature(known: list[str], wanted: str | None, path: Path) -> str:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import onnx
 
+from fettle.api.reasons import Reason
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import FormatName, ModelFormat, RuntimeName
 from fettle.errors import RuntimeFailure
-from fettle.optimizer.sources import tensorflow
+from fettle.optimizer.sources import newer, tensorflow
 from fettle.optimizer.sources.base import Inputs, NamedArrays, Original, Plain, RunnableModel, failure_of
 from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel
 from fettle.runtimes import base, cpu
@@ -83,7 +84,12 @@ def _opened(path: Path) -> _Loaded:
         signature = litert.boundary(path)
         return _Loaded(path, signature, _session(path, signature))
     except RuntimeFailure as error:
-        raise failure_of(error) from error
+        failure = failure_of(error)
+        if (told := newer.said(failure)) is not None:
+            known = failure.reason == Reason.UNSUPPORTED_OPERATOR
+            reason = failure.reason if known else Reason.UNSUPPORTED_MODEL
+            raise newer.unreadable(path, "TensorFlow Lite", told, reason) from error
+        raise failure from error
 
 
 def _session(path: Path, signature: Signature) -> Session:

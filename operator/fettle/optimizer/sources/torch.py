@@ -18,7 +18,7 @@ from fettle.errors import RuntimeFailure, SourceError
 from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.onnx import inputs as onnx_inputs
 from fettle.optimizer.onnx.inputs import Hint
-from fettle.optimizer.sources import archive, pickles
+from fettle.optimizer.sources import archive, newer, pickles
 from fettle.optimizer.sources.base import (
     Beside,
     Inputs,
@@ -146,6 +146,8 @@ def _opened(path: Path) -> Any:
     try:
         return torchscript.open_program(path)
     except RuntimeFailure as error:
+        if (told := newer.said(error)) is not None:
+            raise newer.unreadable(path, "PyTorch", told) from error
         raise failure_of(error) from error
 
 

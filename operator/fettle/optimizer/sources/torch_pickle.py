@@ -30,8 +30,16 @@ def needed(path: Path) -> list[str]:
         )
     except Exception as error:  # the library raises what it likes for a damaged file
         raise SourceError(
-            f"{path.name} is a damaged PyTorch file: {quoted(error)}", reason=Reason.SOURCE_CORRUPTED
+            f"{path.name} is a damaged PyTorch file: {cause(error)}", reason=Reason.SOURCE_CORRUPTED
         ) from error
+
+
+def cause(error: Exception) -> str:
+    """What PyTorch says of a damaged file, without its advice to read it in another way, which would run what is in it."""
+    said = quoted(error, 5000).rpartition("WeightsUnpickler error: ")[2]
+    for advice in (" This is an internal miniz error", " Please file an issue", " Check the documentation"):
+        said = said.partition(advice)[0]
+    return quoted(said) or type(error).__name__
 
 
 def refusal(path: Path) -> SourceError:

@@ -14,6 +14,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from fettle.api.reasons import Reason
 from fettle.api.text import joined, quoted
 from fettle.errors import SourceError
+from fettle.optimizer.sources.torch_pickle import cause
 
 # What wrappers put in front of every name: DataParallel, torch.compile, a Lightning module around the model.
 PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -61,7 +62,7 @@ def _content(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the libraries raise what they like for a damaged file
-        raise SourceError(f"{path.name} is damaged: {quoted(error)}", reason=Reason.SOURCE_CORRUPTED) from error
+        raise SourceError(f"{path.name} is damaged: {cause(error)}", reason=Reason.SOURCE_CORRUPTED) from error
 
 
 def _is_state(found: Any) -> TypeGuard[State]:

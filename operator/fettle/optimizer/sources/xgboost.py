@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import onnx
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
-from fettle.optimizer.sources import trees
+from fettle.optimizer.sources import newer, trees
 from fettle.optimizer.sources.base import Inputs, NamedArrays
 from fettle.optimizer.sources.framework import Array, FrameworkFormat, LoadedModel
 from fettle.optimizer.sources.sklearn_onnx import TABLE
@@ -22,6 +23,11 @@ from fettle.optimizer.sources.sklearn_onnx import TABLE
 _UBJSON = b"{L"  # an object whose first key has a length of 64 bits
 _OLD = b"binf"
 _BEGIN = 256
+# What stands at the end of a file, in JSON and in UBJSON: the version that saved it.
+_SAVED_BY = (
+    re.compile(rb'"version"\s*:\s*\[\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,'),
+    re.compile(rb"version\[#L\0{7}\x03i(.)i(.)", re.DOTALL),
+)
 
 
 class XGBoost(FrameworkFormat):
@@ -51,7 +57,8 @@ class XGBoost(FrameworkFormat):
         import xgboost
 
         content = bytearray(path.read_bytes())  # of a file, XGBoost goes by the name
-        booster = xgboost.Booster(model_file=content)
+        with newer.reading(path, self.framework, _saved_by(content), xgboost.__version__):
+            booster = xgboost.Booster(model_file=content)
         objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
         classifies = objective.startswith(("binary:", "multi:"))
         estimator = xgboost.XGBClassifier() if classifies else xgboost.XGBRegressor()
@@ -61,6 +68,14 @@ class XGBoost(FrameworkFormat):
 
 
 FORMATS = (XGBoost(),)
+
+
+def _saved_by(content: bytes | bytearray) -> str:
+    """The version that saved the file; empty where it does not say."""
+    text, binary = (pattern.search(content) for pattern in _SAVED_BY)
+    if content.startswith(_UBJSON):
+        return ".".join(str(part[0]) for part in binary.groups()) if binary is not None else ""
+    return ".".join(part.decode() for part in text.groups()) if text is not None else ""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,29 @@ def test_a_source_that_is_not_there_is_not_found(bench: Workbench, uri: str, wor
     assert (error.reason, words in error.message) == (Reason.SOURCE_NOT_FOUND, True), error.message
 
 
+@pytest.mark.parametrize(
+    ("file", "uri", "named"),
+    [
+        ("model.mlmodel", "pvc://claim/mine/model.mlmodel", "model.mlmodel"),
+        ("model.mlmodel", "pvc://claim/mine", "model.mlmodel"),
+        ("model.mlpackage/Manifest.json", "pvc://claim/mine/model.mlpackage", "model.mlpackage"),
+        ("Model.mlpackage/Manifest.json", "pvc://claim/mine/", "Model.mlpackage"),
+    ],
+)
+def test_a_model_in_core_ml_is_refused_by_what_it_is(bench: Workbench, file: str, uri: str, named: str) -> None:
+    path = bench.folder / "mine" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(
+        b"\x08\x07\x12\x11\n\x0f\n\x05image\x1a\x06*\x04\x10\xa0\x80\x04"
+    )  # specification 7, with an input
+    error = bench.refused(uri=uri)
+    assert error.reason == Reason.UNSUPPORTED_FORMAT
+    assert (
+        f"{named} is a Core ML model, which only Apple's systems can run: provide the model that it was"
+        in error.message
+    )
+
+
 def test_of_an_address_where_nothing_is_the_names_beside_it_are_told_the_most_alike_first(bench: Workbench) -> None:
     (bench.folder / "mine").mkdir()
     for name in ("a.txt", "b.txt", "c.txt", "d.txt", "items.npz", "model.onnx", ".hidden"):

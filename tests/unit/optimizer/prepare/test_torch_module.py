@@ -394,3 +394,20 @@ def test_the_exported_program_is_kept_where_a_build_of_the_plan_compiles_it(clai
     )
     (found,) = session.infer({"image": images()}).values()
     np.testing.assert_allclose(found, eager(module, images()), rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_made_of_a_source_is_tried_once(claim: Workbench, caplog: pytest.LogCaptureFixture) -> None:
+    (line, *_) = default_lines(frozenset({RuntimeName.INDUCTOR}))
+    plan = line.candidate(TargetSpec(name="cpu", threads=1, runtimes=(RuntimeName.INDUCTOR,))).build
+    assert plan is not None
+    constant = InputSpec(name="scale", dtype="FP32", shape=(1,), value=2)  # which PyTorch's compiler cannot be told
+    spec = source(saved_archive(net("scaled"), claim.folder), "scaled", inputs=(IMAGE, constant))
+    data = {"evaluation": EvaluationSpec(uri=claim.data("items", image=images()))}
+    caplog.set_level("INFO", "fettle")
+    first = claim.prepare(claim.task(source=spec, **data))
+    asked = claim.prepare(claim.task(source=spec, builds=[plan], **data))
+    assert (first.tried, asked.tried, asked.native) == ((), ("native",), None)
+    assert "already prepared" not in caplog.text, "nobody had asked for it before"
+    again = claim.prepare(claim.task(source=spec, builds=[plan], **data))
+    assert "already prepared" in caplog.text
+    assert again.notes == asked.notes and any("inductor" in note for note in again.notes)
