@@ -29,10 +29,11 @@ from fettle.optimizer.training.augment import augmenter
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.features import Revealing, paired
 from fettle.optimizer.training.items import TrainingItems, training_items
-from fettle.optimizer.training.loop import RATES, Progress, Teacher, Trainer, mixed_precision, rounded
+from fettle.optimizer.training.loop import RATES, Progress, Trainer, mixed_precision, rounded
 from fettle.optimizer.training.losses import Tensors
 from fettle.optimizer.training.objective import Taught, TrainingObjective, Weights, objective
 from fettle.optimizer.training.program import Module, call, opened, runner
+from fettle.optimizer.training.teacher import Teacher
 from fettle.optimizer.training.together import ALONE, Group
 from fettle.runtimes import cpu
 from fettle.runtimes.torchscript import to_array, to_tensor
