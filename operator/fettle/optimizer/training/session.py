@@ -209,6 +209,9 @@ class Training:
         student.zero_grad(set_to_none=True)
         for answers, taught, run in self._on_some(student):
             self.usual.sensitivity(answers, taught, run).backward()
+        for weight in student.parameters():
+            if weight.requires_grad and weight.grad is None:  # no output that can be learned depends on it
+                weight.grad = torch.zeros_like(weight)
 
     def loss_of(self, student: Module) -> float:
         """The sum of its losses on some training items. Raises RecipeError."""
