@@ -175,7 +175,10 @@ class Training:
                 ]
             )
         spec = self.evaluation or EvaluationSpec(uri="none", metric=Metric.AGREEMENT)
-        return objective(Taught(self.signature, rows, items.labels, spec), self.spec, weights, self.notes)
+        told: list[str] = []
+        made = objective(Taught(self.signature, rows, items.labels, spec), self.spec, weights, told)
+        self.notes.extend(note for note in told if note not in self.notes)
+        return made
 
     @property
     def _examples(self) -> tuple[int, ...]:

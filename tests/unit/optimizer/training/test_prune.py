@@ -117,6 +117,7 @@ def test_what_no_judged_answer_depends_on_is_ranked_by_gradients_too(tmp_path: P
     course = Course.of(tmp_path, trainable.TwoHeaded().eval(), judged=False)
     report = course.build({"prune": {"importance": "Taylor"}}, epochs=1)
     assert report.built is not None, report.message
+    assert report.message.count("no differentiable loss on labels") == 1, "it is looked at twice, and told once"
 
 
 def test_what_cannot_be_pruned_that_fast_is_refused_with_what_was_reached(course: Course) -> None:
