@@ -4,8 +4,8 @@ For each task of `bench/train_tasks.py`: a net learns it, and `fettle optimize` 
 lose. Items are split in three: a part trains, a part certifies, and a part is seen by nothing. What is certified is held against the last:
 `promiseHeld` says whether it lost no more there than was allowed. `gain` is the speed-up over the same net in the same runtime in float32: what the
 technique brings beside the conversion. Each task's rows are written into bench/results/train.json at its end, where rows of other tasks stay. About
-half an hour on two cores. What is done stays in FOLDER: a run that was stopped goes on there. Needs espeak-ng and a quiet machine; `--shared` says
-in the rows that it was none.
+ten minutes for each task on two cores. What is done stays in FOLDER: a run that was stopped goes on there. Needs espeak-ng and a quiet machine;
+`--shared` says in the rows that it was none.
 """
 
 from __future__ import annotations

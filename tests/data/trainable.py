@@ -23,9 +23,9 @@ SHARES = {"training": slice(0, 800), "evaluation": slice(800, 1797)}
 
 
 class Net(nn.Module):
-    """Convolutions, batch normalization, two residual blocks, dropout, a head."""
+    """Convolutions, batch normalization, residual blocks, dropout, a head."""
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 16, blocks: int = 2) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         self.blocks = nn.ModuleList(
@@ -36,7 +36,7 @@ class Net(nn.Module):
                 nn.Conv2d(width, width, 3, padding=1, bias=False),
                 nn.BatchNorm2d(width),
             )
-            for _ in range(2)
+            for _ in range(blocks)
         )
         self.deep = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.ReLU())
         self.drop = nn.Dropout(0.1)
@@ -187,6 +187,74 @@ def stranger() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
 
 
+class Plain(nn.Module):
+    """A net without anything that depends on the company of an item in its batch, or on chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU())
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """[N, 1, 8, 8] -> logits [N, 10]"""
+        scores: torch.Tensor = self.head(self.body(image).mean((2, 3)))
+        return scores
+
+
+class InPlace(Net):
+    """A net that changes its values in place, as most residual nets that people use."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """As `Net`."""
+        found = self.stem(image)
+        for block in self.blocks:
+            made = block(found)
+            made += found
+            found = torch.relu_(made)
+        scores: torch.Tensor = self.head(self.drop(self.deep(found).mean((2, 3))))
+        return scores
+
+
+class Double(nn.Module):
+    """A net that computes in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).double()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """[N, 1, 8, 8] -> logits [N, 10]"""
+        scores: torch.Tensor = self.body(image.double()).float()
+        return scores
+
+
+class Deciding(Net):
+    """A net that looks at its own numbers before it goes on, which no graph can."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """As `Net`."""
+        scores = super().forward(image)
+        return scores if float(scores.mean()) < 1e6 else -scores
+
+
+def deciding() -> nn.Module:
+    """A net that cannot be exported."""
+    return Deciding()
+
+
+class TwoHeaded(Plain):
+    """A net with a second answer, from layers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N, 1, 8, 8] -> logits [N, 10] and [N, 3]"""
+        found = self.body(image).mean((2, 3))
+        return self.head(found), self.other(found)
+
+
 class Doubled(Net):
     """A net that answers in another data type."""
 
@@ -220,17 +288,3 @@ def leaving() -> nn.Module:
 def uneven() -> nn.Module:
     """A net that is not the same in every process of a training."""
     return Net(width=8 + int(os.environ["JOB_COMPLETION_INDEX"]))
-
-
-class Plain(nn.Module):
-    """A net without anything that depends on the company of an item in its batch, or on chance."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU())
-        self.head = nn.Linear(16, 10)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """[N, 1, 8, 8] -> logits [N, 10]"""
-        scores: torch.Tensor = self.head(self.body(image).mean((2, 3)))
-        return scores

@@ -14,6 +14,7 @@ from rich.console import Console
 from fettle.api import catalog
 from fettle.api.optimizedmodel import OptimizedModelSpec
 from fettle.api.recipe import RecipeStep
+from fettle.api.vocabulary import PruneUnit
 
 SPEEDUP = {"value": 3.0, "low": 2.8, "high": 3.2}
 ROW: train.Row = {
@@ -69,6 +70,10 @@ def test_every_technique_that_trains_is_tried_on_some_task() -> None:
     ]
     kinds = {step.parameters.kind for step in tried if step.parameters is not None}
     assert {entry.kind for entry in catalog.STEPS if entry.trains} <= kinds
+    pruned = [step.prune for step in tried if step.prune is not None]
+    assert {step.unit for step in pruned} == set(PruneUnit)
+    assert any(step.distill is not None and step.distill.features is not None for step in tried)
+    assert set(RECIPES) == {name for task in TASKS.values() for name in task.recipes}
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -222,7 +222,7 @@ def _training(kind: StepKind, function: str, *libraries: str, training: bool = T
         "TorchExport",
         ("onnx", "onnx2pytorch", "onnxruntime", "onnxscript", "torch", *libraries),
         function,
-        revision=3,
+        revision=4,
         lossy=True,
         calibration=not training,
         instruction_set=True,

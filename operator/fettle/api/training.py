@@ -227,7 +227,7 @@ class LowRankStep(StepParameters):
         Field(
             gt=0,
             le=0.99,
-            description="Share of the energy of a layer's outputs on calibration items to keep. Default: 0.95.",
+            description="Share of the energy (squared singular values) of each layer to keep. Default: 0.95.",
         ),
     ] = None
     rank: Annotated[

@@ -15,8 +15,8 @@ from fettle.errors import RecipeError, RuntimeFailure
 from fettle.optimizer.own_code import called, guarded
 from fettle.optimizer.steps import Work
 from fettle.optimizer.training.blocks import without_blocks
-from fettle.optimizer.training.channels import fixed_layers, pruned
-from fettle.optimizer.training.export import save
+from fettle.optimizer.training.channels import Channels
+from fettle.optimizer.training.export import as_onnx, save
 from fettle.optimizer.training.objective import Weights
 from fettle.optimizer.training.program import Module, call
 from fettle.optimizer.training.session import Training, parameters
@@ -28,8 +28,11 @@ def distill(work: Work[DistillStep]) -> Path:
     training, step = work.trained, work.step
 
     def made() -> Module:
-        student = _student(step.student or StudentSpec(), training, work)
+        spec = step.student or StudentSpec()
+        student = _student(spec, training, work)
         _require_same_answers(student, training)
+        if spec.callable is not None:
+            _require_export(spec.callable, student, work)
         return student
 
     student = training.group.every(made)  # code of a user's own may fail in one process alone
@@ -48,7 +51,7 @@ def _student(spec: StudentSpec, training: Training, work: Work[DistillStep]) -> 
         gone = without_blocks(student, training.example, spec.depth)
         work.notes.append(f"residual blocks left out: {gone}")
     if spec.width is not None:
-        pruned(student, training.example, fixed_layers(student, training.example), 1 - spec.width)
+        Channels.of(training, student).remove(student, spec.width)
     return student
 
 
@@ -92,6 +95,15 @@ def _require_same_answers(student: Module, training: Training) -> None:
             raise RecipeError(f"the student does not accept the original's inputs: {quoted(error)}") from error
     if found != wanted:
         raise RecipeError(f"the student has the outputs {found}, the original {wanted}: they must be the same")
+
+
+def _require_export(name: str, student: Module, work: Work[DistillStep]) -> None:
+    """Raises RecipeError if nobody could use what is learned: before the training, and not hours later."""
+    training = work.trained
+    try:
+        as_onnx(student, training.example, training.signature, work.folder / "tried")
+    except RecipeError as error:
+        raise RecipeError(f"distill.student.callable {name}: {error.message}") from error
 
 
 def _forms(answers: Sequence[torch.Tensor]) -> str:

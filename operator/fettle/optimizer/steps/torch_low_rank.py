@@ -138,7 +138,7 @@ def _dense(layer: nn.Linear, moment: torch.Tensor, step: LowRankStep) -> nn.Modu
         second.weight.copy_(left[:, :rank] * half)
         if layer.bias is not None and second.bias is not None:
             second.bias.copy_(layer.bias)
-    return nn.Sequential(first, second)
+    return nn.Sequential(first, second).to(layer.weight.dtype)
 
 
 def _convolution(layer: nn.Module, step: LowRankStep) -> nn.Module | None:
@@ -176,4 +176,4 @@ def _convolution(layer: nn.Module, step: LowRankStep) -> nn.Module | None:
         last.weight.copy_(factors[0].reshape(last.weight.shape))
         if layer.bias is not None and last.bias is not None:
             last.bias.copy_(layer.bias)
-    return nn.Sequential(first, middle, last)
+    return nn.Sequential(first, middle, last).to(layer.weight.dtype)

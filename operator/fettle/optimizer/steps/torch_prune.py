@@ -28,8 +28,11 @@ RATIO = 0.5
 class Unit(Protocol):
     """What goes as a whole, in one model. What was removed is written down in plain values, which a checkpoint holds."""
 
-    def remove(self, student: fx.GraphModule, share: float, by_gradients: bool = False) -> list[Any]:
-        """Remove that share, the least important first; returns what went. Raises RecipeError where nothing can go."""
+    def remove(self, student: fx.GraphModule, left: float, by_gradients: bool = False) -> list[Any]:
+        """Remove units, the least important first, until that share of those that the model came with is left. Returns what went.
+
+        Raises RecipeError where nothing can go.
+        """
         ...
 
     def again(self, student: fx.GraphModule, history: list[Any]) -> None:
@@ -64,10 +67,10 @@ def structured(work: Work[PruneStep]) -> Path:
             history = resumed["architecture"]["history"]
             unit.again(student, history)
         else:
-            left = (1 - ratio) ** ((phase + 1) / step.iterations) / (1 - ratio) ** (phase / step.iterations)
             if by_gradients:
                 training.gradients(student)
-            history = [*history, *unit.remove(student, 1 - left, by_gradients)]
+            left = (1 - ratio) ** ((phase + 1) / step.iterations)
+            history = [*history, *unit.remove(student, left, by_gradients)]
             student.zero_grad(set_to_none=True)
         architecture = {"ratio": ratio, "history": history}
         training.fit(student, phase=Phase(phase, epochs[phase], epochs[phase] / sum(epochs), architecture))
@@ -85,8 +88,8 @@ def _ratio(work: Work[PruneStep], student: fx.GraphModule, unit: Unit) -> float:
 
     def changed(share: float) -> Module:
         trial = copy.deepcopy(student)
-        with suppress(RecipeError):  # so small a share of few channels is none
-            unit.remove(trial, share)
+        with suppress(RecipeError):  # what cannot go makes nothing faster
+            unit.remove(trial, 1 - share)
         return trial
 
     ratio = least_for(wanted, changed, student, training, work.folder / "timed")

@@ -72,4 +72,4 @@ def _separated(layer: nn.Module) -> nn.Sequential:
         pointwise.weight.copy_((left[:, :, 0] * root[:, None]).T.reshape(pointwise.weight.shape))
         if layer.bias is not None and pointwise.bias is not None:
             pointwise.bias.copy_(layer.bias)
-    return nn.Sequential(depthwise, pointwise)
+    return nn.Sequential(depthwise, pointwise).to(layer.weight.dtype)

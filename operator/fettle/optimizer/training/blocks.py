@@ -18,53 +18,56 @@ from fettle.optimizer.training.session import Training
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of a model that is pruned. Which matter least is found once for the same blocks, and by one process."""
+    """The blocks of a model that is pruned, so `many` as it came. Which matter least is found once for the same blocks, and by one process."""
 
     training: Training
+    many: int
     rankings: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, training: Training, student: fx.GraphModule) -> Blocks:
-        """Those of `student`, ranked. Raises RecipeError where there are too few."""
-        made = cls(training)
-        made._ranked(student)
+        """Those of `student`. Raises RecipeError where there are too few."""
+        names = blocks(student, training.example)
+        if len(names) < 2:
+            raise RecipeError(
+                f"prune unit Blocks: the model has {len(names)} residual blocks (x + f(x) of the same shape), so none can be left out"
+            )
+        made = cls(training, len(names))
+        if training.resumed is None:
+            made._ranked(student, names)  # here all processes are asked, and not only the one that looks for a share
         return made
 
-    def remove(self, student: fx.GraphModule, share: float, by_gradients: bool = False) -> list[str]:
-        """Leave out that share of the blocks: those without which, each alone, the loss is the smallest. The names of their sums."""
-        ranked = self._ranked(student)
-        gone = ranked[: min(max(round(len(ranked) * share), 1), len(ranked) - 1)]
+    def remove(self, student: fx.GraphModule, left: float, by_gradients: bool = False) -> list[str]:
+        """Leave out blocks until that share of them is left: those without which, each alone, the loss is the smallest. The names of their sums."""
+        names = blocks(student, self.training.example)
+        count = min(max(round(self.many * (1 - left)), 1), self.many - 1) - (self.many - len(names))
+        gone = self._ranked(student, names)[:count] if count > 0 else []
         leave_out(student, self.training.example, gone)
         return gone
 
     def again(self, student: fx.GraphModule, history: Sequence[str]) -> None:
-        """Leave out what `remove` did."""
-        leave_out(student, self.training.example, history)
+        """Leave out what `remove` did, one after the other: without one block, another sum may have become the end of one."""
+        for name in history:
+            leave_out(student, self.training.example, [name])
 
     def words(self, history: Sequence[str]) -> str:
         """What went."""
         return f"{len(history)} residual blocks were left out"
 
-    def _ranked(self, student: fx.GraphModule) -> list[str]:
-        example = self.training.example
-        names = tuple(blocks(student, example))
-        if len(names) < 2:
-            raise RecipeError(
-                f"prune unit Blocks: the model has {len(names)} residual blocks (x + f(x) of the same shape), so none can be left out"
-            )
-
+    def _ranked(self, student: fx.GraphModule, names: Sequence[str]) -> list[str]:
         def ranked() -> list[str]:
             losses = {}
             for name in names:
                 trial = copy.deepcopy(student)
-                leave_out(trial, example, [name])
+                leave_out(trial, self.training.example, [name])
                 loss = self.training.loss_of(trial)
                 losses[name] = loss if math.isfinite(loss) else math.inf
             return sorted(names, key=lambda name: losses[name])
 
-        if names not in self.rankings:
-            self.rankings[names] = self.training.group.agreed(ranked)
-        return self.rankings[names]
+        same = tuple(names)
+        if same not in self.rankings:
+            self.rankings[same] = self.training.group.agreed(ranked)
+        return self.rankings[same]
 
 
 def without_blocks(module: fx.GraphModule, example: Sequence[torch.Tensor], depth: float) -> str:

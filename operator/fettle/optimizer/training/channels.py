@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import fx, nn
 from fettle.errors import RecipeError
 from fettle.optimizer.training.layers import LAYERS
 from fettle.optimizer.training.program import Module, call
-from fettle.optimizer.training.session import Training, parameters
+from fettle.optimizer.training.session import Training
 
 ROUNDED_MOST = 16  # channels: what vector instructions take at once
 log = logging.getLogger(__name__)
@@ -23,19 +23,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels of a model that is pruned, and the layers that keep all of theirs."""
+    """The channels of a model that is pruned: `widths` are those of its layers as it came; the `fixed` layers keep all of theirs."""
 
     training: Training
     fixed: Sequence[str]
+    widths: Mapping[str, int]
 
     @classmethod
     def of(cls, training: Training, student: fx.GraphModule) -> Channels:
         """Those of `student`."""
-        return cls(training, fixed_layers(student, training.example))
+        return cls(training, fixed_layers(student, training.example), widths(student))
 
-    def remove(self, student: fx.GraphModule, share: float, by_gradients: bool = False) -> list[Any]:
-        """Remove that share of the channels of each layer: see `pruned`."""
-        return pruned(student, self.training.example, self.fixed, share, by_gradients)
+    def remove(self, student: fx.GraphModule, left: float, by_gradients: bool = False) -> list[Any]:
+        """Remove channels until that share of those of each layer is left: see `narrowed`. Raises RecipeError where none can go."""
+        wanted = narrowed(self.widths, self.fixed, left)
+        gone = pruned(student, self.training.example, self.fixed, wanted, by_gradients)
+        if not gone and widths(student) == self.widths:
+            raise RecipeError(
+                "no channels could be removed: those of each layer reach an output, or the graph computes with their number"
+            )
+        return gone
 
     def again(self, student: fx.GraphModule, history: list[Any]) -> None:
         """Remove what `remove` did, in all of its rounds, as torch-pruning wrote it down."""
@@ -47,58 +54,57 @@ class Channels:
         return f"{len(self.fixed)} layers keep their channels"
 
 
+def widths(student: Module) -> dict[str, int]:
+    """The channels of each layer, by name."""
+    found = {name: layer for name, layer in student.named_modules() if isinstance(layer, LAYERS)}
+    return {
+        name: layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+        for name, layer in found.items()
+    }
+
+
+def narrowed(widths: Mapping[str, int], fixed: Collection[str], left: float) -> dict[str, int]:
+    """The channels of each layer if that share of them is left: the nearest multiple that vector instructions like. At least one goes, and one stays.
+
+    Where layers are narrow, the multiple is smaller, so that they can be pruned at all.
+    """
+    narrowest = min((width for name, width in widths.items() if name not in fixed), default=1)
+    multiple = 1
+    while multiple < ROUNDED_MOST and multiple * 8 <= narrowest:
+        multiple *= 2
+    most = {name: (width - 1) // multiple for name, width in widths.items()}
+    return {
+        name: min(max(min(round(width * left / multiple), most[name]), 1) * multiple, width)
+        for name, width in widths.items()
+    }
+
+
 def pruned(
     student: fx.GraphModule,
     example: Sequence[torch.Tensor],
     fixed: Sequence[str],
-    ratio: float,
+    wanted: Mapping[str, int],
     by_gradients: bool = False,
 ) -> list[Any]:
-    """Remove that share of the channels; what was removed, as torch-pruning can do it again. Raises RecipeError where nothing can go.
+    """Remove channels until the layers have as many as are `wanted`, if they have more; what was removed, as torch-pruning can do it again.
 
     What a channel is worth is the size of its weights, or, `by_gradients`, what the gradients that they hold say.
     """
     importance = torch_pruning.importance
     layers = dict(student.named_modules())
-    before, multiple = parameters(student), _rounded(student, fixed)
+    # torch-pruning rounds down what is left.
+    shares = {layers[name]: max(1 - (wanted[name] + 0.5) / width, 0.0) for name, width in widths(student).items()}
     pruner = torch_pruning.pruner.BasePruner(
         student,
         tuple(example),
         importance=importance.GroupTaylorImportance() if by_gradients else importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=ratio,
-        pruning_ratio_dict=_narrow(student, ratio, multiple),
+        pruning_ratio_dict=shares,
         ignored_layers=[layers[name] for name in fixed],
         root_module_types=list(LAYERS),
-        round_to=multiple,
     )
     pruner.step()
-    if parameters(student) == before:
-        raise RecipeError(
-            "no channels could be removed: those of each layer reach an output, or the graph computes with their number"
-        )
     history: list[Any] = pruner.DG.pruning_history()
     return history
-
-
-def _rounded(student: Module, fixed: Sequence[str]) -> int:
-    """The multiple to which channels are rounded: as vector instructions like it, as long as small layers can be pruned at all."""
-    widths = [
-        layer.weight.shape[0]
-        for name, layer in student.named_modules()
-        if isinstance(layer, LAYERS) and name not in fixed
-    ]
-    multiple = 1
-    while multiple < ROUNDED_MOST and multiple * 8 <= min(widths, default=1):
-        multiple *= 2
-    return multiple
-
-
-def _narrow(student: Module, ratio: float, multiple: int) -> dict[nn.Module, float]:
-    """The ratios of layers that would have less than one multiple of channels left: that one stays. Rounded to none, all of them would."""
-    found = [layer for layer in student.modules() if isinstance(layer, LAYERS)]
-    widths = {layer: layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for layer in found}
-    narrow = {layer: width for layer, width in widths.items() if width * (1 - ratio) < multiple}
-    return {layer: max(1 - (multiple + 0.5) / width, 0.0) for layer, width in narrow.items()}
 
 
 def fixed_layers(student: fx.GraphModule, example: Sequence[torch.Tensor]) -> list[str]:

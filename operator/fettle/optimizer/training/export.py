@@ -55,7 +55,7 @@ def save(module: Module, example: Sequence[torch.Tensor], signature: Signature, 
             )
             torch.export.save(program, path)
     except Exception as error:  # the library raises what it likes
-        raise RecipeError(f"PyTorch could not export the trained model: {quoted(error)}") from error
+        raise RecipeError(f"PyTorch could not export the model: {quoted(error)}") from error
     return path
 
 
@@ -66,7 +66,7 @@ def as_onnx(module: Module, example: Sequence[torch.Tensor], signature: Signatur
     try:
         made = _renamed(convert(open_program(program), (), work / "converted" / "model.onnx"), signature)
     except ConversionError as error:
-        raise RecipeError(f"the trained model could not be converted to ONNX: {error.message}") from error
+        raise RecipeError(f"the model could not be converted to ONNX: {error.message}") from error
     return made.replace(work / "model.onnx")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -60,16 +60,16 @@ class Attention:
 
 @dataclass(frozen=True)
 class Heads:
-    """The heads of a model that is pruned, in front of the dense layers `behind`."""
+    """The heads of a model that is pruned. `able`: for each dense layer behind heads that can go, how many there were as the model came."""
 
     training: Training
-    behind: frozenset[str]
+    able: Mapping[str, int]
 
     @classmethod
     def of(cls, training: Training, student: fx.GraphModule) -> Heads:
         """Those of `student`. Raises RecipeError where none can go."""
         found = attentions(student, training.example)
-        able = frozenset(one.behind for one in found if _can_go(student, one, [one.heads - 1], training.example))
+        able = {one.behind: one.heads for one in found if _can_go(student, one, [one.heads - 1], training.example)}
         if not able:
             raise RecipeError(
                 "prune unit Heads: no heads can be removed: the model has no attention with several heads whose queries, keys and values come "
@@ -77,18 +77,27 @@ class Heads:
             )
         return cls(training, able)
 
-    def remove(self, student: fx.GraphModule, share: float, by_gradients: bool = False) -> list[list[Any]]:
-        """Remove that share of the heads of each attention, and leave it one. The layers behind, each with the heads that went."""
+    def remove(self, student: fx.GraphModule, left: float, by_gradients: bool = False) -> list[list[Any]]:
+        """Remove heads until that share of those of each attention is left, but at least one. The layers behind, each with the heads that went.
+
+        Raises RecipeError where none of those can go.
+        """
         gone: list[list[Any]] = []
+        refused = False
         for attention in self._attentions(student):
+            first = self.able[attention.behind]
+            count = min(max(round(first * (1 - left)), 1), first - 1) - (first - attention.heads)
+            if count < 1:
+                continue
             worth = _worth(student, attention, by_gradients)
-            count = min(max(round(attention.heads * share), 1), attention.heads - 1)
             heads = sorted(sorted(range(attention.heads), key=lambda head: worth[head])[:count])
             # Tried each time: once heads are gone, all their numbers together may be as many as something else in the graph.
             if _can_go(student, attention, heads, self.training.example):
                 without_heads(student, attention, heads)
                 gone.append([attention.behind, heads])
-        if not gone:
+            else:
+                refused = True
+        if refused and not gone:
             raise RecipeError("prune unit Heads: no further heads can be removed: lower ratio or iterations")
         return gone
 
@@ -102,7 +111,7 @@ class Heads:
         return f"{sum(len(heads) for _, heads in history)} heads of attention were removed"
 
     def _attentions(self, student: fx.GraphModule) -> list[Attention]:
-        return [one for one in attentions(student, self.training.example) if one.behind in self.behind]
+        return [one for one in attentions(student, self.training.example) if one.behind in self.able]
 
 
 def attentions(module: fx.GraphModule, example: Sequence[torch.Tensor]) -> list[Attention]:

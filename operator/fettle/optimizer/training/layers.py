@@ -105,13 +105,13 @@ def _weights(layer: nn.Module, given: Arguments, **names: str) -> nn.Module:
 
 
 def _convolution(kind: type[nn.Module]) -> Maker:
+    transposed = issubclass(kind, nn.modules.conv._ConvTransposeNd)
+
     def make(given: Arguments) -> nn.Module:
-        weight = given["weight"]
-        rank, groups = weight.ndim - 2, given["groups"]
-        padding = given["padding"]
+        weight, groups, padding = given["weight"], given["groups"], given["padding"]
+        rank, sizes = weight.ndim - 2, (weight.shape[0], weight.shape[1] * groups)
         layer = kind(
-            weight.shape[1] * groups,
-            weight.shape[0],
+            *(sizes if transposed else reversed(sizes)),
             tuple(weight.shape[2:]),
             stride=_each(given["stride"], rank),
             padding=padding if isinstance(padding, str) else _each(padding, rank),
@@ -119,27 +119,7 @@ def _convolution(kind: type[nn.Module]) -> Maker:
             groups=groups,
             bias=given["bias"] is not None,
             device="meta",
-        )
-        return _weights(layer, given, weight="weight", bias="bias")
-
-    return make
-
-
-def _transposed(kind: type[nn.Module]) -> Maker:
-    def make(given: Arguments) -> nn.Module:
-        weight = given["weight"]
-        rank, groups = weight.ndim - 2, given["groups"]
-        layer = kind(
-            weight.shape[0],
-            weight.shape[1] * groups,
-            tuple(weight.shape[2:]),
-            stride=_each(given["stride"], rank),
-            padding=_each(given["padding"], rank),
-            output_padding=_each(given["output_padding"], rank),
-            dilation=_each(given["dilation"], rank),
-            groups=groups,
-            bias=given["bias"] is not None,
-            device="meta",
+            **({"output_padding": _each(given["output_padding"], rank)} if transposed else {}),
         )
         return _weights(layer, given, weight="weight", bias="bias")
 
@@ -184,8 +164,8 @@ def _embedding(given: Arguments) -> nn.Module:
     return _weights(nn.Embedding(rows, columns, device="meta"), given, weight="weight")
 
 
-def _dropout(given: Arguments) -> nn.Module:
-    return nn.Dropout(given["p"])
+def _dropout(kind: Callable[[float], nn.Module]) -> Maker:
+    return lambda given: kind(given["p"])
 
 
 MAKERS: dict[Any, Any] = {
@@ -195,11 +175,14 @@ MAKERS: dict[Any, Any] = {
     aten.conv1d.padding: _convolution(nn.Conv1d),
     aten.conv2d.padding: _convolution(nn.Conv2d),
     aten.conv3d.padding: _convolution(nn.Conv3d),
-    aten.conv_transpose1d.default: _transposed(nn.ConvTranspose1d),
-    aten.conv_transpose2d.input: _transposed(nn.ConvTranspose2d),
+    aten.conv_transpose1d.default: _convolution(nn.ConvTranspose1d),
+    aten.conv_transpose2d.input: _convolution(nn.ConvTranspose2d),
     aten.linear.default: _linear,
     aten.batch_norm.default: _batch_norm,
     aten.layer_norm.default: _layer_norm,
     aten.embedding.default: _embedding,
-    aten.dropout.default: _dropout,
+    aten.dropout.default: _dropout(nn.Dropout),
+    aten.feature_dropout.default: _dropout(nn.Dropout2d),
+    aten.alpha_dropout.default: _dropout(nn.AlphaDropout),
+    aten.feature_alpha_dropout.default: _dropout(nn.FeatureAlphaDropout),
 }

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,17 +21,17 @@ from fettle.api.report import TrainingEpoch
 from fettle.api.training import TrainSpec
 from fettle.api.vocabulary import Optimizer, Schedule
 from fettle.errors import RecipeError
-from fettle.optimizer.measure.items import padded
-from fettle.optimizer.training.items import TrainingItems, batches
+from fettle.optimizer.training.items import batches
 from fettle.optimizer.training.objective import TrainingObjective
 from fettle.optimizer.training.program import Module, call
+from fettle.optimizer.training.teacher import Teacher
 from fettle.optimizer.training.together import ALONE, Group
 
 RATES = {Optimizer.ADAM_W: 1e-3, Optimizer.SGD: 0.02}
 MOMENTUM = 0.9
 CLIPPED = 5.0  # norm of all gradients: one strange batch must not throw away an epoch
-CACHED_BYTES = 512 << 20  # of the teacher's answers, which are the same in every epoch
 DIVERGED = 20.0  # times the first held-out loss
+LEAST_LOSS = 0.05  # the first may be next to nothing; a loss of 1 is that of answers that say nothing
 EVALUATED = 256  # items at most in one run while held-out items are judged, and no more than train.batchSize: it bounds the memory
 log = logging.getLogger(__name__)
 
@@ -58,58 +58,6 @@ def _rank(row: TrainingEpoch) -> tuple[float, float]:
 
 Keep = Callable[[dict[str, Any]], None]
 AfterStep = Callable[[], None]
-
-
-@dataclass
-class Teacher:
-    """The teacher's answers to items, kept where they fit into memory.
-
-    Asked in runs of one `size`: fewer rows are summed up in another order, and a training that goes on from a checkpoint asks for an item in
-    other company than an undisturbed one did. `features`: how many answers there are behind the outputs, with items in front.
-    """
-
-    module: Module
-    items: TrainingItems
-    size: int
-    features: int = 0
-    _kept: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
-    _bytes: int = 0
-
-    def answers(self, places: Sequence[int]) -> tuple[torch.Tensor, ...]:
-        """Its answers to these items in one run."""
-        if all(place in self._kept for place in places):
-            return self._stacked([self._kept[place] for place in places])
-        with torch.no_grad():
-            runs = [self._run(places[start : start + self.size]) for start in range(0, len(places), self.size)]
-        answers = tuple(torch.cat(parts, axis) for parts, axis in zip(zip(*runs, strict=True), self._axes, strict=True))
-        size = sum(answer.numel() * answer.element_size() for answer in answers)
-        if self.items.signature.batchable and self._bytes + size <= CACHED_BYTES:
-            self._bytes += size
-            for row, place in enumerate(places):
-                self._kept[place] = tuple(
-                    answer.movedim(axis, 0)[row].clone() for answer, axis in zip(answers, self._axes, strict=True)
-                )
-        return answers
-
-    def afresh(self, given: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Its answers to what was changed at random, and will not come again."""
-        with torch.no_grad():
-            return call(self.module, given)
-
-    def _run(self, places: Sequence[int]) -> tuple[torch.Tensor, ...]:
-        if not self.items.signature.batchable:
-            return call(self.module, self.items.tensors(places))
-        answers = call(self.module, self.items.tensors(padded(places, self.size)))
-        return tuple(answer.narrow(axis, 0, len(places)) for answer, axis in zip(answers, self._axes, strict=True))
-
-    @property
-    def _axes(self) -> list[int]:
-        return [*(tensor.batch_axis or 0 for tensor in self.items.signature.outputs), *[0] * self.features]
-
-    def _stacked(self, rows: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
-        return tuple(
-            torch.stack(parts).movedim(0, axis) for parts, axis in zip(zip(*rows, strict=True), self._axes, strict=True)
-        )
 
 
 @dataclass
@@ -208,6 +156,8 @@ class Trainer:
     def _optimizer(self) -> torch.optim.Optimizer:
         """Weights of one dimension, of biases and norms, do not decay."""
         trained = [weight for weight in self.student.parameters() if weight.requires_grad]
+        if any(weight.dtype == torch.float16 for weight in trained):
+            raise RecipeError("the model has weights in float16, which cannot be trained: provide the model in float32")
         groups = [
             {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": self.spec.weight_decay},
             {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
@@ -316,7 +266,7 @@ class Trainer:
                 seconds = f"{self.share * self.spec.deadline_seconds:.3g} s of {seconds} for this round"
             return replace(told, ended=f"stopped at train.deadlineSeconds, {seconds}, in epoch {row.epoch}")
         if (
-            row.held_out_loss > DIVERGED * max(progress.curve[0].held_out_loss, 1e-3)
+            row.held_out_loss > DIVERGED * max(progress.curve[0].held_out_loss, LEAST_LOSS)
             and row.score < progress.curve[0].score
         ):
             return self._stopped(told, f"it diverged in epoch {row.epoch}")

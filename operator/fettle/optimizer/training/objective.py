@@ -82,13 +82,18 @@ class TrainingObjective:
 
     def sensitivity(self, answers: Tensors, taught: Tensors, places: Sequence[int]) -> torch.Tensor:
         """What tells how much weights matter where the student still answers as its teacher: there, the distance has no gradient."""
-        answer = answers[self.judged.place]
-        if self.by_labels is not None:
-            return self.by_labels.loss(answers, places)
-        if self.judged.classes:
-            decided = self.judged.scores(taught[self.judged.place]).argmax(-1)
-            return functional.cross_entropy(self.judged.scores(answer).flatten(0, 1), decided.flatten())
-        return (answer / self.judged.scale).square().mean()
+        total = torch.zeros(())
+        for one in self.outputs:
+            if one is self.judged and self.by_labels is not None:
+                total = total + self.by_labels.loss(answers, places)
+            elif one.classes:
+                decided = one.scores(taught[one.place]).argmax(-1)
+                total = total + functional.cross_entropy(
+                    one.scores(answers[one.place]).flatten(0, 1), decided.flatten()
+                )
+            else:
+                total = total + (answers[one.place] / one.scale).square().mean()
+        return total
 
     def right(self, answers: Tensors, taught: Tensors, places: Sequence[int]) -> tuple[float, float]:
         """Points and how many there could be: decisions, or variance explained."""

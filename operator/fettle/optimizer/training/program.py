@@ -17,6 +17,7 @@ from torch.nn import Module as Module
 
 from fettle.api.signature import Signature
 from fettle.errors import RecipeError
+from fettle.optimizer.training.functional import without_changes_in_place
 from fettle.optimizer.training.layers import as_layers
 from fettle.runtimes.torchscript import open_program, to_array, to_tensor
 
@@ -63,7 +64,7 @@ def own_outputs(count: int) -> list[str]:
 
 
 def _make_plain(module: fx.GraphModule, tensors: Sequence[str], order: Sequence[str]) -> None:
-    """Inputs: only the tensors, in `order`. Output: a flat tuple. Checks of shapes go, for shapes are going to change."""
+    """Inputs: only the tensors, in `order`. Output: a flat tuple. Checks of shapes go, for shapes are going to change, and so do changes in place."""
     graph = module.graph
     graph.set_codegen(fx.graph.CodeGen())
     for node in list(graph.nodes):
@@ -78,6 +79,7 @@ def _make_plain(module: fx.GraphModule, tensors: Sequence[str], order: Sequence[
             graph.erase_node(node)
         else:
             raise RecipeError(f"the input {node.name!r} is not a tensor, and the model computes with it")
+    without_changes_in_place(graph)
     first = next(iter(graph.nodes))
     for name in reversed(order):
         node = named[name]

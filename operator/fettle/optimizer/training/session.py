@@ -29,10 +29,11 @@ from fettle.optimizer.training.augment import augmenter
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.features import Revealing, paired
 from fettle.optimizer.training.items import TrainingItems, training_items
-from fettle.optimizer.training.loop import RATES, Progress, Teacher, Trainer, mixed_precision, rounded
+from fettle.optimizer.training.loop import RATES, Progress, Trainer, mixed_precision, rounded
 from fettle.optimizer.training.losses import Tensors
 from fettle.optimizer.training.objective import Taught, TrainingObjective, Weights, objective
 from fettle.optimizer.training.program import Module, call, opened, runner
+from fettle.optimizer.training.teacher import Teacher
 from fettle.optimizer.training.together import ALONE, Group
 from fettle.runtimes import cpu
 from fettle.runtimes.torchscript import to_array, to_tensor
@@ -174,7 +175,10 @@ class Training:
                 ]
             )
         spec = self.evaluation or EvaluationSpec(uri="none", metric=Metric.AGREEMENT)
-        return objective(Taught(self.signature, rows, items.labels, spec), self.spec, weights, self.notes)
+        told: list[str] = []
+        made = objective(Taught(self.signature, rows, items.labels, spec), self.spec, weights, told)
+        self.notes.extend(note for note in told if note not in self.notes)
+        return made
 
     @property
     def _examples(self) -> tuple[int, ...]:
@@ -208,6 +212,9 @@ class Training:
         student.zero_grad(set_to_none=True)
         for answers, taught, run in self._on_some(student):
             self.usual.sensitivity(answers, taught, run).backward()
+        for weight in student.parameters():
+            if weight.requires_grad and weight.grad is None:  # no output that can be learned depends on it
+                weight.grad = torch.zeros_like(weight)
 
     def loss_of(self, student: Module) -> float:
         """The sum of its losses on some training items. Raises RecipeError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -18,8 +19,9 @@ from fettle.api.vocabulary import Metric
 from fettle.errors import RecipeError
 from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.training.items import TrainingItems, training_items
-from fettle.optimizer.training.loop import Teacher, Trainer
+from fettle.optimizer.training.loop import Trainer
 from fettle.optimizer.training.objective import Taught, Weights, objective
+from fettle.optimizer.training.teacher import Teacher
 from fettle.runtimes.base import Array
 
 SIGNATURE = Signature(
@@ -69,6 +71,27 @@ def test_a_deadline_that_has_passed_before_the_first_step_leaves_the_student_as_
     assert all(torch.equal(weight, before[name]) for name, weight in made.student.state_dict().items())
     again = trainer(items(), original(), deadlineSeconds=60, clock=slow()).run(kept[-1], kept.append)
     assert (again, len(kept)) == (progress, 1), "a pod that is killed behind it trains nothing more"
+
+
+def test_a_student_that_answers_as_its_original_at_first_may_lose_a_little() -> None:
+    """Its first loss is next to nothing, and twenty times that is no measure."""
+    student = nn.Linear(4, 3)
+    student.load_state_dict(original().state_dict())
+
+    def move() -> None:
+        with torch.no_grad():
+            student.bias[0] += 0.1
+
+    progress = replace(trainer(items(), original(), student, epochs=1), prepared=move).run(None, lambda _: None)
+    before, after = (row.held_out_loss for row in progress.curve)
+    assert before < 1e-6
+    assert 0.02 < after < 1
+    assert progress.ended == "1 epochs"
+
+
+def test_weights_in_float16_are_refused_and_not_the_learning_rate() -> None:
+    with pytest.raises(RecipeError, match="weights in float16, which cannot be trained"):
+        trainer(items(), original(), original().half()).run(None, lambda _: None)
 
 
 @pytest.mark.parametrize("size", [1, 2])

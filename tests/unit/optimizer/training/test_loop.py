@@ -28,9 +28,10 @@ from fettle.api.vocabulary import Augmentation
 from fettle.errors import StoreError
 from fettle.optimizer import stage
 from fettle.optimizer.measure.items import MappedItems
-from fettle.optimizer.training import loop, session
+from fettle.optimizer.training import loop, session, teacher
 from fettle.optimizer.training.items import TrainingItems
 from fettle.optimizer.training.program import Module, call
+from fettle.optimizer.training.teacher import Teacher
 from fettle.runtimes import cpu
 from fettle.store.cache import Learned, build_key
 from fettle.store.store import Store
@@ -53,7 +54,8 @@ def test_no_run_takes_more_items_than_a_batch(course: Course, monkeypatch: pytes
         sizes.append(len(inputs[0]))
         return call(module, inputs)
 
-    monkeypatch.setattr(loop, "call", watched)
+    for module in (loop, teacher):
+        monkeypatch.setattr(module, "call", watched)
     report = course.build({"distill": {}}, epochs=1, batchSize=16)
     assert report.built is not None, report.message
     assert max(sizes) == 16
@@ -141,13 +143,13 @@ def test_the_teacher_says_the_same_of_an_item_in_whatever_company_it_is_asked() 
     rows = np.random.default_rng(0).normal(size=(64, 512)).astype(np.float32)
     items = TrainingItems(MappedItems({"x": rows}, signature), None, tuple(range(64)), ())
     module = torch.nn.Sequential(torch.nn.Linear(512, 64), torch.nn.Linear(64, 10))
-    (whole,) = loop.Teacher(module, items, 64).answers(range(64))
+    (whole,) = Teacher(module, items, 64).answers(range(64))
     for size in (1, 2, 3, 5):
-        (few,) = loop.Teacher(module, items, 64).answers(range(size))
+        (few,) = Teacher(module, items, 64).answers(range(size))
         assert torch.equal(few, whole[:size])
-    teacher = loop.Teacher(module, items, 16)
-    (kept,) = teacher.answers(range(20))
-    assert torch.equal(teacher.answers(range(19, -1, -1))[0], kept.flip(0))
+    asked = Teacher(module, items, 16)
+    (kept,) = asked.answers(range(20))
+    assert torch.equal(asked.answers(range(19, -1, -1))[0], kept.flip(0))
 
 
 def test_a_training_that_was_killed_ends_with_the_same_file_as_an_undisturbed_one(

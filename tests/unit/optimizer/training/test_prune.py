@@ -13,18 +13,21 @@ import torch
 from onnx import numpy_helper
 from tests.data import trainable
 from tests.unit.optimizer.training.course import Course
+from torch import fx
 
 from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import BuildReport
 from fettle.api.signature import Signature
 from fettle.errors import RecipeError
 from fettle.optimizer.training import pace
-from fettle.optimizer.training.channels import fixed_layers, pruned
+from fettle.optimizer.training.channels import Channels
 from fettle.optimizer.training.program import Module, opened
 from fettle.optimizer.training.session import Training
 from fettle.optimizer.training.together import ALONE
 from fettle.runtimes.base import Session
 from fettle.runtimes.onnxruntime import OnnxRuntime
+
+EXAMPLE = (torch.zeros(2, 1, 8, 8),)
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +73,51 @@ def test_channels_go_in_several_rounds_and_by_what_the_loss_says_of_them(course:
     assert in_rounds.built != at_once.built
 
 
-def test_the_higher_the_ratio_the_more_channels_go_and_a_few_stay(course: Course, tmp_path: Path) -> None:
+@pytest.fixture
+def wide(course: Course, tmp_path: Path) -> fx.GraphModule:
+    """Five convolutions of 32 channels and one of 64."""
     path = trainable.save(trainable.Net(width=32).eval(), tmp_path / "model.pt2")
-    example = (torch.zeros(2, 1, 8, 8),)
-    module = opened(path, course.prepared.signature, example)
-    fixed = fixed_layers(module, example)
-    widths: dict[float, list[int]] = {}
-    for ratio in (0.3, 0.5, 0.75, 0.875, 0.99):
-        trial = copy.deepcopy(module)
-        pruned(trial, example, fixed, ratio)
-        widths[ratio] = [layer.out_channels for layer in trial.modules() if isinstance(layer, torch.nn.Conv2d)]
-    assert widths == {
-        0.3: [16] * 5 + [40],
+    return opened(path, course.prepared.signature, EXAMPLE)
+
+
+def channels(module: fx.GraphModule) -> Channels:
+    return Channels.of(cast("Training", SimpleNamespace(example=EXAMPLE)), module)
+
+
+def widths(module: fx.GraphModule) -> list[int]:
+    return [layer.out_channels for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)]
+
+
+def test_the_higher_the_ratio_the_more_channels_go_and_a_few_stay(wide: fx.GraphModule) -> None:
+    unit, found = channels(wide), dict[float, list[int]]()
+    for ratio in (0.01, 0.3, 0.5, 0.75, 0.875, 0.99):
+        trial = copy.deepcopy(wide)
+        unit.remove(trial, 1 - ratio)
+        found[ratio] = widths(trial)
+    assert found == {
+        0.01: [24] * 5 + [56],
+        0.3: [24] * 5 + [48],
         0.5: [16] * 5 + [32],
         0.75: [8] * 5 + [16],
         0.875: [8] * 6,
         0.99: [8] * 6,
     }
+
+
+@pytest.mark.parametrize("rounds", [2, 5, 20])
+def test_many_rounds_remove_as_many_channels_as_one(wide: fx.GraphModule, rounds: int) -> None:
+    unit, at_once = channels(wide), copy.deepcopy(wide)
+    unit.remove(at_once, 0.3)
+    history = [one for number in range(rounds) for one in unit.remove(wide, 0.3 ** ((number + 1) / rounds))]
+    assert widths(wide) == widths(at_once) == [8] * 5 + [16]
+    assert history
+
+
+def test_what_no_judged_answer_depends_on_is_ranked_by_gradients_too(tmp_path: Path) -> None:
+    course = Course.of(tmp_path, trainable.TwoHeaded().eval(), judged=False)
+    report = course.build({"prune": {"importance": "Taylor"}}, epochs=1)
+    assert report.built is not None, report.message
+    assert report.message.count("no differentiable loss on labels") == 1, "it is looked at twice, and told once"
 
 
 def test_what_cannot_be_pruned_that_fast_is_refused_with_what_was_reached(course: Course) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from onnx import numpy_helper
+from tests.data import trainable
 from tests.unit.optimizer.training.course import Course
 
 from fettle.api.recipe import QuantizeStep, RecipeStep, completed
@@ -108,6 +110,17 @@ def test_what_a_step_cannot_do_is_refused_with_the_reason(course: Course, step: 
     assert told in report.message
 
 
+def test_a_student_that_cannot_be_exported_is_refused_before_it_is_trained(
+    course: Course, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    name = "tests.data.trainable:deciding"
+    report = course.build({"distill": {"student": {"callable": name}}}, epochs=1)
+    assert report.built is None
+    assert report.message.startswith(f"distill.student.callable {name}: PyTorch could not export the model: ")
+    assert "epoch 0" not in caplog.text
+
+
 def test_a_student_of_ones_own_is_looked_for_again_when_its_code_has_changed(
     course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +163,12 @@ def test_a_factorization_that_was_killed_goes_on_with_the_rank_that_it_began_wit
     assert report.built is not None, report.message
     assert report.training is not None
     assert [row.epoch for row in report.training.curve] == [0, 1, 2]
+
+
+def test_layers_in_float64_are_factorized_in_float64(tmp_path: Path) -> None:
+    course = Course.of(tmp_path, trainable.Double().eval(), judged=False)
+    report = course.build({"lowRank": {"rank": 0.3}}, epochs=1)
+    assert report.built is not None, report.message
 
 
 def test_low_rank_needs_no_training_data(course: Course) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,10 +16,11 @@ from tests.unit.optimizer.training.test_kills import killing
 from torch import nn
 
 from fettle.api.signature import Signature
-from fettle.optimizer.training.blocks import blocks, leave_out
+from fettle.optimizer.training.blocks import Blocks, blocks, leave_out
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.heads import attentions, without_heads
 from fettle.optimizer.training.program import call, opened
+from fettle.optimizer.training.session import Training
 
 EXAMPLE = (torch.from_numpy(trainable.digits()["training"]["image"][:2]),)
 FORMS = ("fused", "written", "cut", "layer")
@@ -79,6 +82,23 @@ def test_heads_that_can_no_longer_be_told_from_the_rows_stay(tmp_path: Path) -> 
     assert once.built is not None, once.message
 
 
+@pytest.mark.parametrize(
+    ("module", "unit", "rounds", "gone"),
+    [
+        (trainable.Attentive(heads=8), "Heads", 4, "2 heads of attention were removed"),
+        (trainable.Net(blocks=4), "Blocks", 2, "1 residual blocks were left out"),
+    ],
+    ids=["heads", "blocks"],
+)
+def test_many_rounds_remove_as_many_units_as_one(
+    tmp_path: Path, module: nn.Module, unit: str, rounds: int, gone: str
+) -> None:
+    course = Course.of(tmp_path, module.eval(), judged=False)
+    report = course.build({"prune": {"unit": unit, "ratio": 0.25, "iterations": rounds}}, epochs=rounds)
+    assert report.built is not None, report.message
+    assert gone in report.message
+
+
 def test_heads_of_an_onnx_source_are_pruned_too(tmp_path: Path) -> None:
     for name in ("program", "graph/model"):
         (tmp_path / name).mkdir(parents=True)
@@ -103,6 +123,14 @@ def test_a_block_without_which_little_is_lost_is_left_out_and_the_rest_learns(co
     assert report.training is not None
     assert report.training.parameters_after < 0.7 * report.training.parameters_before
     assert course.accuracy(report.built) > course.accuracy(course.prepared.portable) - 0.05
+
+
+def test_a_block_that_changes_values_in_place_is_left_out_too(tmp_path: Path) -> None:
+    course = Course.of(tmp_path, trainable.InPlace().eval(), judged=False)
+    report = course.build({"prune": {"unit": "Blocks"}}, epochs=1)
+    assert report.built is not None, report.message
+    assert report.training is not None
+    assert report.training.parameters_after < 0.7 * report.training.parameters_before
 
 
 def test_the_block_that_changes_nothing_goes_first(tmp_path: Path) -> None:
@@ -134,6 +162,29 @@ def test_blocks_one_behind_the_other_go_together(course: Course, tmp_path: Path)
     with torch.no_grad():
         wanted = net.head(net.enter(EXAMPLE[0].flatten(1, 2)).mean(1))
         torch.testing.assert_close(call(graph, EXAMPLE)[0], wanted)
+
+
+class Crossing(nn.Module):
+    """Of two sums, the second is the end of a block only once the first block is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """[N, 1, 8, 8] -> [N, 1, 8, 8]"""
+        found: torch.Tensor = (image + self.first(image)) + self.second(image)
+        return found
+
+
+def test_blocks_that_went_in_two_rounds_go_again_after_a_kill(course: Course, tmp_path: Path) -> None:
+    graph = taken_in(Crossing(), tmp_path, course.prepared.signature)
+    (first,) = blocks(graph, EXAMPLE)
+    again = copy.deepcopy(graph)
+    leave_out(graph, EXAMPLE, [first])
+    (second,) = blocks(graph, EXAMPLE)
+    Blocks(cast("Training", SimpleNamespace(example=EXAMPLE)), 2).again(again, [first, second])
+    assert torch.equal(call(again, EXAMPLE)[0], EXAMPLE[0])
 
 
 @pytest.mark.parametrize(
