@@ -213,6 +213,36 @@ def test_a_stop_reaches_the_process_that_runs_the_task(bench: Workbench) -> None
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
+# A Python process that ends gives its signals back first; with large libraries, it takes seconds from there.
+LEAVING = """
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            open(os.environ["FETTLE_TERMINATION_LOG"], "w").write("its own words")
+            print("leaving", flush=True)
+            time.sleep(600)
+"""
+
+
+def test_a_stop_of_a_process_that_has_answered_leaves_it_its_answer(bench: Workbench) -> None:
+    """The Job of several pods stops the others when one is lost, which they have just found out themselves."""
+    hook, log = bench.folder / "hook", bench.folder / "termination"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HOOK.format(act=LEAVING.strip()))
+    task = {
+        "FETTLE_TASK": encode_task(bench.task()),
+        "FETTLE_TERMINATION_LOG": str(log),
+        **bench.mounts.to_environment(),
+    }
+    environment = {**POD_ENVIRONMENT, **task, "PYTHONPATH": os.pathsep.join([str(hook), *sys.path])}
+    with subprocess.Popen(
+        [sys.executable, "-m", "fettle.optimizer"], env=environment, stderr=subprocess.PIPE
+    ) as running:
+        assert running.stderr is not None
+        assert any(b"leaving" in line for line in running.stderr)
+        running.terminate()
+        assert running.wait(60) == 128 + signal.SIGTERM
+    assert log.read_text() == "its own words"
+
+
 def test_help_names_the_environment() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fettle.optimizer", "--help"], capture_output=True, text=True, check=True
