@@ -225,8 +225,12 @@ async def test_a_name_of_253_characters_is_carried_through_every_stage(
     assert ready["status"] == "True", ready
     for job in await look.jobs():
         assert len(job["metadata"]["name"]) <= 63
-    events = (await client.list(EVENT, namespace, fields=f"involvedObject.name={name}")).items
-    assert {event["reason"] for event in events} >= {"Preparing", "Published"}
+
+    async def told() -> bool:
+        events = await client.list(EVENT, namespace, fields=f"involvedObject.name={name}")
+        return {event["reason"] for event in events.items} >= {"Preparing", "Published"}
+
+    assert await eventually(told), "they follow the status"
 
 
 async def test_two_objects_of_one_name_in_two_namespaces_know_nothing_of_each_other(
