@@ -13,6 +13,7 @@ from tests.unit.store.locations import read, refusal, secret
 from fettle.api.reasons import Reason
 from fettle.errors import SourceError, StoreError
 from fettle.store import places
+from fettle.store.failures import Failure, error_of
 from fettle.store.store import Store
 from fettle.store.uris import Location, Mounts, locate
 
@@ -129,7 +130,7 @@ def test_an_account_of_google_in_the_environment_does_not_keep_that_of_a_secret_
 
 ALL = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
 NO_LONGER = f"the credentials in Secret keys are no longer valid, because they expired or were revoked: renew {ALL}"
-WRONG_KEYS = "the credentials in Secret keys were refused: correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+WRONG_KEYS = f"the credentials in Secret keys were refused: correct {ALL}"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +184,25 @@ def test_a_session_of_the_environment_that_ended_is_named_by_its_variables(
         f"the credentials in the environment are no longer valid, because they expired or were revoked: renew {ALL}"
         in error.message
     )
+
+
+@pytest.mark.parametrize(
+    ("scheme", "variable"),
+    [
+        ("s3", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
+        ("gs", "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("gs", "SERVICE_ACCOUNT"),
+        ("az", "AZURE_CLIENT_SECRET"),
+    ],
+)
+def test_whatever_says_who_asks_is_an_identity_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, variable: str
+) -> None:
+    place = places.Place(f"{scheme}://models", None, lists=True, credentials=None)
+    refused = Failure.of("status code: 403, <Code>AccessDenied</Code>", not_found=False)
+    assert "access was denied without credentials" in error_of(place, URI, refused, SourceError).message
+    monkeypatch.setenv(variable, "mine")
+    assert "denied to the identity in the environment" in error_of(place, URI, refused, SourceError).message
 
 
 EXPECTED = (
