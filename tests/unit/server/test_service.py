@@ -469,6 +469,16 @@ async def test_a_body_or_a_tensor_for_which_there_is_no_memory_is_refused_and_th
     assert counted(service) == (3, 2, {503: 2, 200: 1})
 
 
+def test_what_needs_no_model_and_finds_no_memory_is_counted_as_it_is_answered(service: InferenceService) -> None:
+    def metadata() -> tuple[Code, bytes]:
+        raise MemoryError
+
+    with pytest.raises(RequestError, match="not have enough memory") as raised:
+        service.tell(metadata)
+    assert raised.value.code is Code.UNAVAILABLE
+    assert counted(service) == (1, 1, {503: 1})
+
+
 async def test_a_request_that_waited_too_long_to_be_decoded_is_not(service: InferenceService, held: Held) -> None:
     service.settings = service.settings.model_copy(update={"queue_seconds": 0.0})
     codec: Any = SimpleNamespace(decode=held.decode, encode=protocol.encode)
