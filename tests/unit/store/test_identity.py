@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,15 @@ def test_the_environment_stays_as_it_was(bucket: Bucket, tmp_path: Path, monkeyp
     with pytest.raises(SourceError, match="cannot be used"):
         at(bucket, tmp_path, AWS_SKIP_SIGNATURE="nonsense")
     assert places.identity_in_environment("s3") == ["AWS_SESSION_TOKEN", "AWS_SKIP_SIGNATURE"]
+
+
+def test_two_clients_that_are_made_at_once_each_have_their_secret_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-environment")
+    with places._hidden("s3", KEYS):
+        second = places._hidden("s3", KEYS)  # that waits for the first
+    with second:
+        assert "AWS_SESSION_TOKEN" not in os.environ
+    assert os.environ["AWS_SESSION_TOKEN"] == "of-the-environment"
 
 
 def test_an_endpoint_of_the_environment_counts_for_a_secret_that_has_none(
