@@ -73,16 +73,17 @@ class Bodies:
         return body
 
     async def _parts(self, incoming: Incoming, client: str) -> bytearray:
-        body = bytearray()  # which grows in place: parts that are joined would be there twice
+        body, reserved = bytearray(), 0  # which grows in place: parts that are joined would be there twice
         try:
             async for part in incoming:
                 if len(body) + len(part) > self._largest:
                     raise self._too_large()
                 self._reserve(len(part), client)
+                reserved += len(part)
                 body += part
         except BaseException:
-            self.held -= len(body)
-            self._shares.give(client, len(body))
+            self.held -= reserved
+            self._shares.give(client, reserved)
             raise
         if len(body) <= self._small:
             self._shares.give(client, len(body))

@@ -26,7 +26,7 @@ class LiveItems:
     repeated: int = 0
     infinite: int = 0
     large: int = 0
-    longest_text: int = LONGEST_TEXT
+    most_characters: int = MOST_BYTES_KEPT  # of all texts of an item in the file
     _bytes: int = 0
     _seen: set[str] = field(default_factory=set)
     _by_shape: defaultdict[tuple[Any, ...], list[dict[str, Array]]] = field(default_factory=lambda: defaultdict(list))
@@ -38,7 +38,9 @@ class LiveItems:
             return
         texts = [text for array in inputs.values() if array.dtype == object for text in array.reshape(-1).tolist()]
         size = sum(array.nbytes for array in inputs.values()) + sum(map(len, texts))
-        if max(map(len, texts), default=0) > self.longest_text or self._bytes + size > MOST_BYTES_KEPT:
+        longest = max(map(len, texts), default=0)
+        padded = longest * len(texts)
+        if longest > LONGEST_TEXT or padded > self.most_characters or self._bytes + size > MOST_BYTES_KEPT:
             self.large += 1
             return
         digest = item_digest(inputs)

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 
 from fettle.errors import DataError, FettleError, UsageError
 from fettle.runtimes.base import Array
-from fettle.server.live_items import LONGEST_TEXT, LiveItems
+from fettle.server.live_items import LiveItems
 from fettle.server.metrics import Metrics
 from fettle.server.samples import Tensors, byte_size
 from fettle.server.settings import ServerSettings
@@ -42,16 +42,19 @@ class Reservoir:
         self._lock = threading.Lock()
         self._items: list[tuple[Tensors, int]] = []
         self._bytes = self._seen = 0
-        self.full = False
+        self.full = self._large = False
 
     def offer(self, inputs: Tensors) -> None:
         """Keep the item, perhaps in place of another one."""
+        size = sum(map(_memory, inputs.values()))
         with self._lock:
+            if size > self._most_bytes:  # it would push out all others, and then itself
+                self._large = True
+                return
             self._seen += 1
             place = self._random.randrange(self._seen) if self.full else len(self._items)
             if place >= len(self._items) and self.full:
                 return
-            size = sum(map(_memory, inputs.values()))
             if self.full:
                 self._bytes += size - self._items[place][1]
                 self._items[place] = inputs, size
@@ -68,6 +71,11 @@ class Reservoir:
         self._items[place], self._items[-1] = self._items[-1], self._items[place]
         self._bytes -= self._items.pop()[1]
         self.full = True
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are as many items as there may be, or none because there was room for none of them."""
+        return self.full or (self._large and not self._items)
 
     def items(self) -> list[Tensors]:
         """The items."""
@@ -122,7 +130,7 @@ class RequestLog:
 
     def turn(self) -> None:
         """Write a file if it is complete and the interval is over."""
-        if self._clock() < self._due or not self._kept.full:
+        if self._clock() < self._due or not self._kept.complete:
             return
         kept, self._kept = self._kept, self._empty()
         self._due = self._clock() + self._settings.request_log_interval_seconds
@@ -136,8 +144,7 @@ class RequestLog:
     def _write(self, items: list[Tensors]) -> None:
         """Write the file and its copy, and remove the oldest files. Raises StoreError, UsageError, DataError."""
         settings, folder = self._settings, self._settings.request_log_folder
-        longest = self._most_bytes // (CHARACTER_BYTES * settings.request_log_max_items)
-        live = LiveItems(longest_text=min(LONGEST_TEXT, longest))
+        live = LiveItems(most_characters=self._most_bytes // (CHARACTER_BYTES * settings.request_log_max_items))
         for inputs in items:
             live.add(dict(inputs))
         if not len(live):

@@ -196,7 +196,8 @@ class InferenceService:
     def tell(self, function: Callable[..., tuple[Code, _T]], *arguments: Any) -> tuple[Code, _T]:
         """The response to a request that does not need the model (metadata, health, an unknown path). It is counted once, in metrics only.
 
-        Raises RequestError: the function's own, or FAILED for an unexpected error, which also counts as an error in windows.
+        Raises RequestError: the function's own, or for an unexpected error FAILED, or UNAVAILABLE where memory is short, which also counts as an
+        error in windows.
         """
         started = time.perf_counter()
         try:
@@ -205,8 +206,9 @@ class InferenceService:
             self.metrics.count(error.code)
             raise
         except Exception as error:
-            self._count(Code.FAILED, time.perf_counter() - started)
-            raise _failure(error) from error
+            failure = _failure(error)
+            self._count(failure.code, time.perf_counter() - started)
+            raise failure from error
         self.metrics.count(code)
         return code, answer
 

@@ -35,7 +35,10 @@ ELSEWHERE = (
     "IllegalLocationConstraintException",
     "InvalidRegion",
 )
-_IDENTITY = re.compile("key|token|username|password|dockerconfig", re.IGNORECASE)  # keys of a Secret that say who asks
+# Keys of a Secret, and variables, that say who asks.
+_IDENTITY = re.compile(
+    "key|token|secret|credentials|service_account|client_id|username|password|dockerconfig", re.IGNORECASE
+)
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientStorage")
 IDENTITY_SERVICES = (
@@ -168,4 +171,4 @@ def _refusal(place: Place, failure: Failure) -> str:
         return f"the credentials in {where} are no longer valid, because they expired or were revoked: renew {joined(keys or ['them'])}"
     if failure.code == "AccessDenied":
         return f"access was denied to the identity in {where}: grant it access to this path"
-    return f"the credentials in {where} were refused: correct {' and '.join(keys or ['its keys'])}"
+    return f"the credentials in {where} were refused: correct {joined(keys or ['its keys'])}"

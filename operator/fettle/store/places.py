@@ -119,7 +119,7 @@ def _client(
         if credentials is not None and "GOOGLE_APPLICATION_CREDENTIALS" in config:
             config["GOOGLE_APPLICATION_CREDENTIALS"] = str(credentials.folder / "GOOGLE_APPLICATION_CREDENTIALS")
         kinds: dict[str, Callable[..., Any]] = {"s3": store.S3Store, "gs": store.GCSStore, "az": store.AzureStore}
-        with _hidden(_replaced(parts.scheme, config)):
+        with _hidden(parts.scheme, config):
             endpoints = (os.environ | config).items()
             options["allow_http"] = any(_plain_endpoint(parts.scheme, *endpoint) for endpoint in endpoints)
             return kinds[parts.scheme](parts.netloc, config=config, client_options=options, retry_config=RETRY)
@@ -159,14 +159,15 @@ def _replaced(scheme: str, config: Iterable[str]) -> list[str]:
 
 def identity_in_environment(scheme: str) -> list[str]:
     """The variables of the environment that say who asks, for an address without a Secret."""
-    return [name for name in _of_provider(scheme) if _kind(name) is None] if scheme in PREFIXES else []
+    with _environment:
+        return [name for name in _of_provider(scheme) if _kind(name) is None] if scheme in PREFIXES else []
 
 
 @contextmanager
-def _hidden(names: Iterable[str]) -> Iterator[None]:
-    """Without these variables in the environment: the client reads them while it is made, and no value of a key means "not given"."""
-    with _environment:
-        kept = {name: os.environ.pop(name) for name in names}
+def _hidden(scheme: str, config: Iterable[str]) -> Iterator[None]:
+    """Without the variables that `config` replaces: the client reads them while it is made, and no value of a key means "not given"."""
+    with _environment:  # and not before: another thread may have hidden them
+        kept = {name: os.environ.pop(name) for name in _replaced(scheme, config)}
         try:
             yield
         finally:

@@ -61,6 +61,12 @@ def test_a_gpu_that_this_machine_lacks_ends_a_local_run_before_any_work(
         on_this_machine(spec)
 
 
+def test_a_gpu_that_is_too_old_ends_a_local_run_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    here(monkeypatch, FakeCuda("sm70"))
+    with pytest.raises(UsageError, match=r"target gpu needs a GPU from sm75 on, and this machine's .* is sm70"):
+        on_this_machine(make_spec(targets=[{"name": "gpu", "device": {"kind": "nvidia"}}]))
+
+
 def test_without_a_target_for_a_gpu_nobody_looks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     here(monkeypatch, None)
     spec = make_spec(targets=[CPU])

@@ -146,7 +146,7 @@ class SlowServer(ServerProcess):
 
 def metric(server: ServerProcess, name: str) -> float:
     """The sum of all values of a metric whose name and first labels begin so."""
-    lines = httpx.get(f"{server.admin}/metrics").text.splitlines()
+    lines = httpx.get(f"{server.admin}/metrics", timeout=60).text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 

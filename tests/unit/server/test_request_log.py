@@ -234,6 +234,39 @@ def test_texts_count_with_what_they_take_in_memory() -> None:
     assert 5 < len(reservoir.items()) < 20
 
 
+def test_an_item_that_has_no_room_even_alone_takes_the_place_of_no_other(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    log, metrics = made(logging_to(f"pvc://{CLAIM}", max_bytes=1000), clock)
+    large = {"x": np.zeros(1000, np.float32)}
+    for number in range(3):
+        log.offer(large)
+        log.offer(item(number))
+        log.offer(large)
+    clock.now += INTERVAL
+    log.turn()
+    assert logged(store) == [[number] * 4 for number in range(3)]
+    log.offer(large)
+    clock.now += INTERVAL
+    log.turn()
+    assert value(metrics, "request_log_failures") == 1
+    assert "no file can hold any of the sampled items" in caplog.text
+
+
+def test_long_texts_in_one_item_or_another_do_not_make_a_file_larger_than_the_sample(store: Path) -> None:
+    clock = Clock()
+    log, _ = made(logging_to(f"pvc://{CLAIM}", max_items=40, max_bytes=400_000), clock)
+    for number in range(40):
+        texts = [f"{number}"] * 100
+        texts[number] = "x" * (2400 if number % 4 == 0 else 9)
+        log.offer({"x": np.array(texts, object)})
+    clock.now += INTERVAL
+    log.turn()
+    with np.load(store / FOLDER / LATEST, allow_pickle=False) as found:
+        assert len(found["x"]) == 30 and found["x"].nbytes <= 400_000
+
+
 def test_texts_are_read_by_an_optimization_as_they_were_sent(store: Path) -> None:
     clock = Clock()
     log, _ = made(logging_to(f"pvc://{CLAIM}"), clock)

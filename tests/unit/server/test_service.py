@@ -18,7 +18,7 @@ from tests.unit.server.in_process import BODY, Scripted, Sent, counted, timed
 from fettle.api.signature import Signature
 from fettle.errors import RuntimeFailure
 from fettle.runtimes.base import Array
-from fettle.server import protocol
+from fettle.server import bodies, protocol
 from fettle.server.access import Access
 from fettle.server.bodies import Incoming
 from fettle.server.request import Code, InferRequest, RequestError
@@ -467,6 +467,29 @@ async def test_a_body_or_a_tensor_for_which_there_is_no_memory_is_refused_and_th
         assert is_over(service)
     await service.infer(received(service), protocol)
     assert counted(service) == (3, 2, {503: 2, 200: 1})
+
+
+async def test_a_body_that_finds_no_memory_to_grow_gives_back_all_that_was_reserved_for_it(
+    service: InferenceService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(bytearray):
+        def __iadd__(self, part: object) -> Full:
+            raise MemoryError
+
+    monkeypatch.setattr(bodies, "bytearray", Full, raising=False)
+    with pytest.raises(RequestError, match="not have enough memory"):
+        await service.infer(service.bodies.read(Sent(BODY), None), protocol)
+    assert is_over(service)
+
+
+def test_what_needs_no_model_and_finds_no_memory_is_counted_as_it_is_answered(service: InferenceService) -> None:
+    def metadata() -> tuple[Code, bytes]:
+        raise MemoryError
+
+    with pytest.raises(RequestError, match="not have enough memory") as raised:
+        service.tell(metadata)
+    assert raised.value.code is Code.UNAVAILABLE
+    assert counted(service) == (1, 1, {503: 1})
 
 
 async def test_a_request_that_waited_too_long_to_be_decoded_is_not(service: InferenceService, held: Held) -> None:

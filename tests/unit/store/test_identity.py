@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.unit.store.locations import read, refusal, secret
 from fettle.api.reasons import Reason
 from fettle.errors import SourceError, StoreError
 from fettle.store import places
+from fettle.store.failures import Failure, error_of
 from fettle.store.store import Store
 from fettle.store.uris import Location, Mounts, locate
 
@@ -87,6 +89,15 @@ def test_the_environment_stays_as_it_was(bucket: Bucket, tmp_path: Path, monkeyp
     assert places.identity_in_environment("s3") == ["AWS_SESSION_TOKEN", "AWS_SKIP_SIGNATURE"]
 
 
+def test_two_clients_that_are_made_at_once_each_have_their_secret_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-environment")
+    with places._hidden("s3", KEYS):
+        second = places._hidden("s3", KEYS)  # that waits for the first
+    with second:
+        assert "AWS_SESSION_TOKEN" not in os.environ
+    assert os.environ["AWS_SESSION_TOKEN"] == "of-the-environment"
+
+
 def test_an_endpoint_of_the_environment_counts_for_a_secret_that_has_none(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +140,7 @@ def test_an_account_of_google_in_the_environment_does_not_keep_that_of_a_secret_
 
 ALL = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
 NO_LONGER = f"the credentials in Secret keys are no longer valid, because they expired or were revoked: renew {ALL}"
-WRONG_KEYS = "the credentials in Secret keys were refused: correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+WRONG_KEYS = f"the credentials in Secret keys were refused: correct {ALL}"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +194,25 @@ def test_a_session_of_the_environment_that_ended_is_named_by_its_variables(
         f"the credentials in the environment are no longer valid, because they expired or were revoked: renew {ALL}"
         in error.message
     )
+
+
+@pytest.mark.parametrize(
+    ("scheme", "variable"),
+    [
+        ("s3", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
+        ("gs", "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("gs", "SERVICE_ACCOUNT"),
+        ("az", "AZURE_CLIENT_SECRET"),
+    ],
+)
+def test_whatever_says_who_asks_is_an_identity_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, variable: str
+) -> None:
+    place = places.Place(f"{scheme}://models", None, lists=True, credentials=None)
+    refused = Failure.of("status code: 403, <Code>AccessDenied</Code>", not_found=False)
+    assert "access was denied without credentials" in error_of(place, URI, refused, SourceError).message
+    monkeypatch.setenv(variable, "mine")
+    assert "denied to the identity in the environment" in error_of(place, URI, refused, SourceError).message
 
 
 EXPECTED = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fettle.api import architectures
 from fettle.api.optimizedmodel import DeviceSpec, OptimizedModelSpec, TargetSpec
 from fettle.api.vocabulary import DeviceKind
 from fettle.errors import RuntimeFailure, UsageError
@@ -28,5 +29,9 @@ def _located(target: TargetSpec) -> TargetSpec:
     if asked.architecture not in (None, here):
         raise UsageError(
             f"target {target.name} needs a GPU of {asked.architecture}, and this machine's ({gpu.name()}) is {here}"
+        )
+    if architectures.older(here, architectures.OLDEST):
+        raise UsageError(
+            f"target {target.name} needs a GPU from {architectures.OLDEST} on, and this machine's ({gpu.name()}) is {here}"
         )
     return target.model_copy(update={"device": asked.model_copy(update={"architecture": here})})

@@ -53,7 +53,7 @@ def _release(version: str) -> tuple[int, ...]:
 def reading(path: Path, framework: str, saved_by: str, installed: str) -> Iterator[None]:
     """While a file is read that says which version saved it. Raises SourceError (UnsupportedModel) where that is a later major version, whose files
     may mean something else, and where reading fails and it is a later one at all."""
-    told = f"saved by {saved_by}, installed is {installed}"
+    told = f"saved by {quoted(saved_by, 30)}, installed is {installed}"
     if _release(saved_by)[:1] > _release(installed)[:1]:
         raise unreadable(path, framework, told)
     try:

@@ -16,7 +16,7 @@ def without_changes_in_place(graph: fx.Graph) -> None:
     seen: dict[fx.Node, int] = {node: place for place, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         made = _functional(node)
-        if made is None or not _apart(node, seen):
+        if made is None or not _apart(node, seen) or not _keeps_type(node, made):
             continue
         changed = node.args[0]
         changed.replace_all_uses_with(node, lambda user, after=seen[node]: seen[user] > after)
@@ -42,6 +42,14 @@ def _apart(node: fx.Node, seen: dict[fx.Node, int]) -> bool:
     if not isinstance(changed, fx.Node) or changed.op == "get_attr" or _shares(changed):
         return False
     return not any(_shares(user) and user.users for user in changed.users if seen[user] < seen[node])
+
+
+def _keeps_type(node: fx.Node, made: torch._ops.OpOverload) -> bool:
+    """Whether `made` gives numbers of the type that `node` does: a value that is changed in place keeps its own."""
+    if any("val" not in given.meta for given in (node, *node.all_input_nodes)):
+        return False
+    arguments, named = fx.map_arg((node.args, node.kwargs), lambda given: given.meta["val"])
+    return bool(made(*arguments, **named).dtype == node.meta["val"].dtype)
 
 
 def _shares(node: fx.Node) -> bool:

@@ -15,6 +15,8 @@ from tests.unit.optimizer.prepare.workbench import Workbench
 
 from fettle.api.reasons import Reason
 from fettle.api.source import InputSpec, SourceSpec
+from fettle.errors import SourceError
+from fettle.optimizer.sources import newer
 from fettle.store.beside import not_there
 from fettle.store.uris import Mounts, locate
 
@@ -236,3 +238,12 @@ def test_ranges_bound_what_is_generated(bench: Workbench) -> None:
     spec = InputSpec.model_validate({"name": "image", "range": {"min": 5, "max": 6}})
     arrays = arrays_in(bench.store, bench.prepare(bench.task(inputs=[spec])).items.sha256)
     assert np.all((arrays["image"] >= 5) & (arrays["image"] <= 6))
+
+
+def test_a_version_that_is_no_version_leaves_room_for_what_to_do() -> None:
+    with (
+        pytest.raises(SourceError, match=r"^m\.keras .* export the model to ONNX where it was made$") as caught,
+        newer.reading(Path("m.keras"), "Keras", "99.\n" + "9" * 10_000, "3.1"),
+    ):
+        pass
+    assert len(caught.value.message) < 300

@@ -67,7 +67,20 @@ class Part(Seen):
         return found
 
 
-@pytest.mark.parametrize(("kind", "left"), [(trainable.InPlace, 0), (Seen, 0), (Part, 1)])
+class Scaled(Seen):
+    """A value in float32 that is scaled by numbers of another type, and stays in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scales", torch.linspace(0.1, 0.9, 10, dtype=torch.float64))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """[N, 1, 8, 8] -> [N, 10]"""
+        found: torch.Tensor = self.layer(image.flatten(1))
+        return found.masked_fill_(found < 0, 0.0).mul_(self.scales)
+
+
+@pytest.mark.parametrize(("kind", "left"), [(trainable.InPlace, 0), (Seen, 0), (Part, 1), (Scaled, 1)])
 def test_a_graph_answers_as_its_module_whatever_that_changes_in_place(
     course: Course, tmp_path: Path, kind: type[nn.Module], left: int
 ) -> None:
