@@ -33,7 +33,7 @@ def supervise() -> None:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status >= 0:
         os._exit(status)
-    if -status in asked:  # a pod that is evicted, or one of several that are stopped together, has crashed in no library
+    if -status in asked:  # a pod that is evicted or stopped with others has crashed in no library
         os._exit(128 - status)
     from fettle.optimizer import stage
 
