@@ -92,7 +92,7 @@ def test_a_file_that_is_not_whole_is_refused_with_a_reason(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12)
+@settings(max_examples=12, derandomize=True)
 @given(made=changes())
 def test_a_changed_file_is_prepared_or_refused_with_a_reason(
     preparing: Preparer,
