@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,12 +65,16 @@ class Whole:
     source: Mapping[str, Any] = field(default_factory=dict)
 
 
+Kind = Callable[[Path], Whole]  # saves a source in a folder
+
+
 class Preparer:
     """`home`: the folder that its process has for everything."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._process: subprocess.Popen[str] | None = None
+        self._saved: dict[Kind, Whole] = {}
 
     def answer(self, files: Mapping[str, bytes], entry: str, **source: Any) -> Termination:
         """What a Job answers for a source of these files, by their paths. Fails where it left something behind."""
@@ -101,15 +105,25 @@ class Preparer:
             assert 20 < len(message.encode()) <= MOST_TEXT and "Traceback" not in message, message
         return answered
 
-    def refuses_forms(self, whole: Whole) -> None:
+    def refuses_forms(self, kind: Kind) -> None:
         """Each of the forms that every format meets is refused with a reason, or is whole enough."""
+        whole = self._whole(kind)
         for name, content in forms(whole.files[whole.target], whole.header).items():
             said = self._of(whole, content)
             assert name not in NOTHING or said.reason in BROKEN, f"{name}: {said.reason}: {said.message}"
 
-    def refuses_changed(self, whole: Whole, made: Sequence[Change]) -> None:
+    def refuses_changed(self, kind: Kind, made: Sequence[Change]) -> None:
         """After these changes it is refused with a reason, or is whole enough."""
+        whole = self._whole(kind)
         self._of(whole, changed(whole.files[whole.target], made, whole.header))
+
+    def _whole(self, kind: Kind) -> Whole:
+        """A source of a kind, made once."""
+        if kind not in self._saved:
+            folder = self._home / "saved" / kind.__name__
+            folder.mkdir(parents=True)
+            self._saved[kind] = kind(folder)
+        return self._saved[kind]
 
     def _of(self, whole: Whole, content: bytes) -> Termination:
         entry = whole.target if whole.entry is None else whole.entry

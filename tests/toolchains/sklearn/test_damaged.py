@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from tests.toolchains.damaged import ZIP, Change, changes
-from tests.toolchains.preparing import Preparer, Whole, preparer
+from tests.toolchains.preparing import Kind, Preparer, Whole, preparer
 from tests.toolchains.sklearn import examples
 from tests.toolchains.sklearn.examples import Example
 
@@ -24,7 +23,7 @@ HEADERS = {
 }
 
 
-def _kind(make: Callable[[Path], Example]) -> Callable[[Path], Whole]:
+def _kind(make: Callable[[Path], Example]) -> Kind:
     def kind(folder: Path) -> Whole:
         file = make(folder).file
         return Whole({file: (folder / file).read_bytes()}, file, HEADERS[make])
@@ -42,26 +41,15 @@ def preparing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparer]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Path], Whole]], Whole]:
-    """A source of a kind, made once."""
-    return cache(lambda kind: kind(tmp_path_factory.mktemp("whole")))
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_that_is_not_whole_is_refused_with_a_reason(
-    preparing: Preparer, saved: Callable[[Callable[[Path], Whole]], Whole], kind: Callable[[Path], Whole]
-) -> None:
-    preparing.refuses_forms(saved(kind))
+def test_a_file_that_is_not_whole_is_refused_with_a_reason(preparing: Preparer, kind: Kind) -> None:
+    preparing.refuses_forms(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12, derandomize=True)
 @given(made=changes())
 def test_a_changed_file_is_prepared_or_refused_with_a_reason(
-    preparing: Preparer,
-    saved: Callable[[Callable[[Path], Whole]], Whole],
-    kind: Callable[[Path], Whole],
-    made: list[Change],
+    preparing: Preparer, kind: Kind, made: list[Change]
 ) -> None:
-    preparing.refuses_changed(saved(kind), made)
+    preparing.refuses_changed(kind, made)

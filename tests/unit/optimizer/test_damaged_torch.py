@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from tests.toolchains.damaged import ZIP, Change, changes
-from tests.toolchains.preparing import CLAIM, Preparer, Whole, preparer
+from tests.toolchains.preparing import CLAIM, Kind, Preparer, Whole, preparer
 
 from fettle.api.source import FactorySpec, InputSpec
 
@@ -78,26 +77,15 @@ def preparing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparer]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Path], Whole]], Whole]:
-    """A source of a kind, made once."""
-    return cache(lambda kind: kind(tmp_path_factory.mktemp("whole")))
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_that_is_not_whole_is_refused_with_a_reason(
-    preparing: Preparer, saved: Callable[[Callable[[Path], Whole]], Whole], kind: Callable[[Path], Whole]
-) -> None:
-    preparing.refuses_forms(saved(kind))
+def test_a_file_that_is_not_whole_is_refused_with_a_reason(preparing: Preparer, kind: Kind) -> None:
+    preparing.refuses_forms(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12, derandomize=True)
 @given(made=changes())
 def test_a_changed_file_is_prepared_or_refused_with_a_reason(
-    preparing: Preparer,
-    saved: Callable[[Callable[[Path], Whole]], Whole],
-    kind: Callable[[Path], Whole],
-    made: list[Change],
+    preparing: Preparer, kind: Kind, made: list[Change]
 ) -> None:
-    preparing.refuses_changed(saved(kind), made)
+    preparing.refuses_changed(kind, made)
