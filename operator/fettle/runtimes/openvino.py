@@ -68,7 +68,7 @@ _COMPUTE |= {
     "ScaledDotProductAttention",
     "QKVProjection",
 }
-_PRODUCTS = frozenset(
+PRODUCTS = frozenset(  # operations that multiply with weights
     ["Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"]
 )
 _LARGEST = float(np.finfo(np.float32).max)
@@ -236,7 +236,7 @@ def _read_once(model: ov.Model) -> None:
     if not any(operation.get_type_name() == "FakeQuantize" for operation in operations):
         return
     for operation in operations:
-        if operation.get_type_name() not in _PRODUCTS or operation.get_output_element_type(0) != ov.Type.f32:
+        if operation.get_type_name() not in PRODUCTS or operation.get_output_element_type(0) != ov.Type.f32:
             continue
         readers = operation.output(0).get_target_inputs()
         if len(readers) > 1:

@@ -22,9 +22,10 @@ from fettle.optimizer.loss import Infer
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.layers import Scheme, partly
-from fettle.optimizer.steps.openvino_switches import SWITCHES, WEIGHTED, products
+from fettle.optimizer.steps.openvino_switches import SWITCHES, products
 from fettle.runtimes import base
 from fettle.runtimes.base import Array
+from fettle.runtimes.openvino import PRODUCTS
 
 # As OpenVINO writes it itself: whatever the type of an input is, it is not converted to float16, and neither to bfloat16 (2026.4).
 MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
@@ -75,7 +76,7 @@ class Roundings:
         rounded = _rounded(model)
         self.layers = tuple(operation.get_friendly_name() for operation, _ in rounded)
         self.products = frozenset(
-            operation.get_friendly_name() for operation, _ in rounded if operation.get_type_name() in WEIGHTED
+            operation.get_friendly_name() for operation, _ in rounded if operation.get_type_name() in PRODUCTS
         )
         parameter = ops.parameter([-1], np.bool_, name=SWITCHES)
         parameter.get_output_tensor(0).set_names({SWITCHES})
@@ -129,7 +130,7 @@ def _rounded(model: ov.Model) -> list[tuple[Any, list[Any]]]:
         ports = [
             port
             for port, changes in zip(operation.inputs(), varies, strict=True)
-            if port.get_element_type() == ov.Type.f32 and (changes or kind in WEIGHTED)
+            if port.get_element_type() == ov.Type.f32 and (changes or kind in PRODUCTS)
         ]
         if ports and not _is_result(operation.input(0)):
             found.append((operation, ports))

@@ -12,12 +12,10 @@ from openvino import opset13 as ops
 from fettle.optimizer.loss import Infer
 from fettle.optimizer.measure.items import Answer
 from fettle.runtimes.base import Array
+from fettle.runtimes.openvino import PRODUCTS
 
 SWITCHES = "fettle_switches"
 SCALED = 0.2  # of a weight's norm: what goes beyond is no rounding to 8 bits
-WEIGHTED = frozenset(
-    ["Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"]
-)
 # They hand values on as they are: what is quantized in front of one is for the layer behind it.
 PASSING = frozenset(
     {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Split", "VariadicSplit", "StridedSlice"}
@@ -36,7 +34,7 @@ class OpenVinoSwitches:
         quantizing = set().union(*self._users.values()) if self._users else set()
         self.layers = tuple(name for name in order if name in quantizing)
         self.products = frozenset(
-            operation.get_friendly_name() for operation in quantized.get_ops() if operation.get_type_name() in WEIGHTED
+            operation.get_friendly_name() for operation in quantized.get_ops() if operation.get_type_name() in PRODUCTS
         )
         self._places: dict[str, int] = {}  # fake quantization, or layer with quantized weights -> its switch
         parameter = ops.parameter([-1], np.bool_, name=SWITCHES)
@@ -108,7 +106,7 @@ def _weighted(quantized: ov.Model, original: ov.Model, layers: set[str]) -> dict
     found: dict[str, tuple[Any, Array]] = {}
     for operation in quantized.get_ordered_ops():
         name = operation.get_friendly_name()
-        if name not in layers or name not in before or operation.get_type_name() not in WEIGHTED:
+        if name not in layers or name not in before or operation.get_type_name() not in PRODUCTS:
             continue
         for place in (0, 1):
             if _is_constant(operation.input_value(place)) and _is_constant(before[name].input_value(place)):
@@ -128,7 +126,7 @@ def products(model: ov.Model, feed: Answer) -> int:
     total = 0
     for operation in shaped.get_ops():
         kind = operation.get_type_name()
-        if kind not in WEIGHTED or not all(
+        if kind not in PRODUCTS or not all(
             value.get_partial_shape().is_static for value in (*operation.inputs(), operation.output(0))
         ):
             continue
