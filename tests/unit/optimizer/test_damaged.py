@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -19,18 +20,15 @@ def preparing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparer]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def whole() -> Whole:
+def dynamic_batch(_folder: Path) -> Whole:
     return Whole({"model.onnx": models.dynamic_batch().SerializeToString()}, "model.onnx", HEADER)
 
 
-def test_a_file_that_is_not_whole_is_refused_with_a_reason(preparing: Preparer, whole: Whole) -> None:
-    preparing.refuses_forms(whole)
+def test_a_file_that_is_not_whole_is_refused_with_a_reason(preparing: Preparer) -> None:
+    preparing.refuses_forms(dynamic_batch)
 
 
 @settings(max_examples=25)
 @given(made=changes(inside=False))
-def test_a_changed_file_is_prepared_or_refused_with_a_reason(
-    preparing: Preparer, whole: Whole, made: list[Change]
-) -> None:
-    preparing.refuses_changed(whole, made)
+def test_a_changed_file_is_prepared_or_refused_with_a_reason(preparing: Preparer, made: list[Change]) -> None:
+    preparing.refuses_changed(dynamic_batch, made)
