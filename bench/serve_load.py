@@ -123,9 +123,8 @@ def _vegeta(request: Request, rate: float, seconds: float, cpus: Sequence[int], 
         "body": base64.b64encode(request.body).decode(),
         "header": {"Content-Type": ["application/json"], **{name: [value] for name, value in request.headers.items()}},
     }
-    (folder / "target.json").write_text(
-        json.dumps(target) + "\n"
-    )  # vegeta takes no target from a last line without its end
+    # Vegeta takes no target from a last line without its end.
+    (folder / "target.json").write_text(json.dumps(target) + "\n")
     program, results = _go("vegeta"), folder / "vegeta.bin"
     words = [
         str(program),

@@ -9,9 +9,8 @@ EVENT_LIMIT = 1024  # bytes of an Event's message; the API server refuses more
 MESSAGE_LIMIT = 512  # bytes of every other message: candidates, terminations, analysis
 QUOTED_LIMIT = 300  # bytes of what a library said, as a part of a message
 MARK = " … "
-RETRY_COMMAND = (
-    "kubectl fettle retry om/NAME"  # in a message of a Job, which does not know the name; the operator puts it in
-)
+# Stands in messages of a Job, which does not know the name; the operator puts it in.
+RETRY_COMMAND = "kubectl fettle retry om/NAME"
 WORD = 32  # letters: how far a cut moves to stand between words; what is longer is no word of a person
 
 

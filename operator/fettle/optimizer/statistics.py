@@ -20,9 +20,8 @@ from fettle.api.measured import Interval, Percentiles
 
 SEED = 20_240_229
 MINIMUM_GROUPS = 30  # fewer, and a bootstrap's ends are not to be believed
-MAXIMUM_GROUPS = (
-    1_000  # more items are put together into this many groups: the interval is the same, the work is bounded
-)
+# More items are put together into this many groups: the interval is the same, the work is bounded.
+MAXIMUM_GROUPS = 1_000
 RESAMPLES = 2_000
 BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
 

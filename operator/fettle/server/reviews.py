@@ -131,9 +131,8 @@ class Reviews:
         self._ask = ask or ApiServer(settings)
         self._users, self._groups = frozenset(settings.token_review_users), frozenset(settings.token_review_groups)
         self._seconds, self._clock = settings.token_review_cache_seconds, clock
-        self._good: OrderedDict[bytes, ReviewResult] = (
-            OrderedDict()
-        )  # as long as there is room: who was good is asked for first
+        # Kept as long as there is room: who was good is asked for first.
+        self._good: OrderedDict[bytes, ReviewResult] = OrderedDict()
         self._others: OrderedDict[bytes, ReviewResult] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[ReviewResult | None]] = {}
         self._strangers = 0  # of them

@@ -80,9 +80,8 @@ class Comparison(ApiModel):
             return bool(np.array_equal(left, decisions(candidate, self.axis, self.threshold)))
         left, right = original.astype(np.float64), candidate.astype(np.float64)
         if self.mode == AgreementMode.COSINE:
-            same = np.array_equal(
-                left, right, equal_nan=True
-            )  # NaN and infinity have no direction, but may be the answer
+            # NaN and infinity have no direction, but may be the answer.
+            same = np.array_equal(left, right, equal_nan=True)
             return same or bool(np.all(cosine(left, right, self.axis) >= self.min_cosine))
         return close(left, right, self.rtol, self.tolerance(left.shape))
 

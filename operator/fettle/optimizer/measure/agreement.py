@@ -27,9 +27,8 @@ FLOAT_NOISE: dict[str, tuple[float, float]] = {
     "bfloat16": (5e-2, 1e-2),
 }
 OVERSHOOT = 1e-3  # of a probability: a sigmoid that is approximated may answer 1.0000001
-FLOAT_FLOOR = (
-    1e-6  # of the output's scale: a small channel may be the difference of numbers as large as the large ones are
-)
+# A share of the output's scale: a small channel may be the difference of numbers as large as the large ones are.
+FLOAT_FLOOR = 1e-6
 
 
 @dataclass

@@ -37,9 +37,8 @@ class Chance:
     shares: dict[Hashable, float] = field(default_factory=dict)  # by label: its share of each item's labels, summed up
     labels: Counter[Hashable] = field(default_factory=Counter)
     answers: Counter[Hashable] = field(default_factory=Counter)
-    pairs: Counter[tuple[Hashable, Hashable]] = field(
-        default_factory=Counter
-    )  # (label, answer), of one class a decision
+    # (label, answer), of one class a decision.
+    pairs: Counter[tuple[Hashable, Hashable]] = field(default_factory=Counter)
     sums: Array | None = None  # of the labels, by element
     squares: Array | None = None
 
@@ -140,9 +139,8 @@ class Chance:
         if average == Average.MICRO:
             return max(self.labels.values()) / self.decisions
         if average == Average.BINARY:
-            return float(
-                each[max(each, key=lambda key: str(key).zfill(20))]
-            )  # of two classes, the greater is the positive one
+            # Of two classes, the greater is the positive one.
+            return float(each[max(each, key=lambda key: str(key).zfill(20))])
         return float(max(each.values())) / present
 
 

@@ -71,9 +71,8 @@ class QLinearOperators:
             for place in range(len(rule.operands))
         ]
         yield from (pair for _, pair in given if pair is not None)
-        plain = (
-            fresh(self._known, f"{out}_plain") if names[rule.result[0]] else out
-        )  # a QGemm without a scale answers in float32
+        # A QGemm without a scale answers in float32.
+        plain = fresh(self._known, f"{out}_plain") if names[rule.result[0]] else out
         made = helper.make_node(rule.kind, [*[name for name, _ in given], *biases], [plain], name=f"{out}_{rule.kind}")
         made.attribute.extend(a for a in node.attribute if a.name not in _OF_QLINEAR_ONLY)
         yield from self._softmax(node, made) if rule.kind == "Softmax" else (made,)

@@ -46,9 +46,8 @@ class EagerModel:
 
     def to_onnx(self) -> onnx.ModelProto:
         """See `LoadedModel.to_onnx`. Raises SourceError, ConversionError."""
-        program = replace(
-            exported_program(self._exported()), inputs=tuple(self.shapes)
-        )  # PyTorch has other names for some
+        # PyTorch has other names for some inputs.
+        program = replace(exported_program(self._exported()), inputs=tuple(self.shapes))
         with tempfile.TemporaryDirectory() as folder:
             made = onnx.load(str(torch_onnx.convert(program, (), Path(folder) / "model.onnx")))
         _name_sizes(made, self.shapes)

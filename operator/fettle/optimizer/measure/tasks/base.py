@@ -41,9 +41,8 @@ class TaskMetric(ABC):
 
     told: str  # what the answers were taken for, for a person
     outputs: frozenset[str]  # outputs that it judges
-    one_scale: ClassVar[bool] = (
-        False  # whether these have one scale: then a channel that is nearly 0 has none of its own
-    )
+    # Whether these have one scale: then a channel that is nearly 0 has none of its own.
+    one_scale: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

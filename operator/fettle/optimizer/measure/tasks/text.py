@@ -40,9 +40,8 @@ from fettle.store.comparison import Comparison, is_float
 Array = np.ndarray[Any, Any]
 Letters = Sequence[Hashable]  # characters, or numbers of classes
 
-BLANK_SHARE = (
-    0.4  # of all changes of class are changes to the blank: half of them, but for characters without one between
-)
+# The share of all changes of class that are changes to the blank: half of them, but for characters without one between.
+BLANK_SHARE = 0.4
 
 
 class Text(TaskMetric):
