@@ -35,6 +35,11 @@ def quoted(said: object, limit: int = QUOTED_LIMIT) -> str:
     return clip(" ".join(str(said).split()), limit)
 
 
+def error_text(error: BaseException) -> str:
+    """What an error says; the name of its class if it says nothing, as `TimeoutError()` does."""
+    return str(error) or type(error).__name__
+
+
 def counted(number: int, noun: str) -> str:
     """'1 pod', '2 pods'."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from fettle.api.text import clip
+from fettle.api.text import clip, error_text
 from fettle.errors import ClusterError
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
@@ -206,7 +206,7 @@ class Reviews:
         except ASK_ERRORS as error:
             if self._clock() >= self._next_log:
                 self._next_log = self._clock() + _LOG_SECONDS
-                log.warning("a token could not be reviewed: %s", clip(str(error) or type(error).__name__))
+                log.warning("a token could not be reviewed: %s", clip(error_text(error)))
             return None
         finally:
             self._strangers -= not known
@@ -247,4 +247,4 @@ async def require_permission(settings: ServerSettings) -> None:
         advice = "list template.serviceAccountName in the chart's rbac.tokenReviewers"
         raise ClusterError(f"server.auth.tokenReview: {error}; {advice}") from error
     except ASK_ERRORS as error:
-        log.warning("tokens of Kubernetes cannot be checked yet: %s", clip(str(error) or type(error).__name__))
+        log.warning("tokens of Kubernetes cannot be checked yet: %s", clip(error_text(error)))
