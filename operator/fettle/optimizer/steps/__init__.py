@@ -41,7 +41,6 @@ FORMATS: dict[str, ModelFormat] = {
     ".engine": "TensorRT",
     ".rtx": "TensorRT-RTX",
 }  # by the end of the entry's name
-COMPARED = 3  # items on which an exact step must leave the outputs as they were
 
 
 @dataclass(frozen=True)
@@ -155,9 +154,8 @@ def _broken(row: StepEntry, made: Path, folder: Path) -> str | None:
 def _moved(row: StepEntry, entry: Path, made: Path, items: MappedItems) -> str | None:
     """How the outputs after an exact step differ from those before it; None if they do not."""
     runtime, settings = base.get(row.family), RuntimeSettings(threads=1)
-    inputs = tuple(items.feed([index]) for index in range(min(COMPARED, len(items))))
     original = runtime.load(entry, settings)
-    reference = OriginalAnswers(inputs, tuple(original.infer(given) for given in inputs))
+    reference = OriginalAnswers.of(original.infer, items)
     original.close()
     after = runtime.load(made, settings)
     moved = reference.differs(after.infer)

@@ -22,9 +22,10 @@ from fettle.api.training import FeaturesSpec, TrainSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import RecipeError, WorkerLostError
 from fettle.optimizer.data.columns import LABELS
-from fettle.optimizer.measure.items import MappedItems, of, unpack
+from fettle.optimizer.measure.items import MappedItems, unpack
+from fettle.optimizer.measure.items import opened as opened_items
 from fettle.optimizer.onnx.session import session
-from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
+from fettle.optimizer.reference import OriginalAnswers
 from fettle.optimizer.training.augment import augmenter
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.features import Revealing, paired
@@ -107,9 +108,8 @@ class Training:
         return module
 
     def _differs(self, path: Path, module: Module) -> str | None:
-        inputs = tuple(self.seen.feed([place]) for place in range(min(REFERENCE_ITEMS, len(self.seen))))
         original = session(path, self.signature)
-        reference = OriginalAnswers(inputs, tuple(original.infer(given) for given in inputs))
+        reference = OriginalAnswers.of(original.infer, self.seen)
         original.close()
         return reference.differs(runner(module, self.signature))
 
@@ -333,7 +333,7 @@ def begin(
     if task.training is not None:
         files = unpack(checkpoints.store, task.training, folder)
         labels = mapped(files[LABELS]) if LABELS in files else None
-        items = training_items(of({name: mapped(path) for name, path in files.items()}, task.signature), labels)
+        items = training_items(opened_items(files, task.signature), labels)
         changes = augmenter(plan.augment, task.signature, items.tensors(items.teaching[:1]), labels)
         items = replace(items, augmenter=changes)
         _require_precision(plan.spec)
