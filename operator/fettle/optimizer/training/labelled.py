@@ -65,6 +65,12 @@ class Labelled:
         return understand(self.labels, answered, self.spec.model_copy(update={"metric": metric}))
 
 
+def by_output(signature: Signature, examples: Sequence[Sequence[Array]]) -> list[dict[str, Array]]:
+    """Answers with an array per output, by the outputs' names."""
+    names = [tensor.name for tensor in signature.outputs]
+    return [dict(zip(names, one, strict=True)) for one in examples]
+
+
 def label_loss(given: Labelled, asked: TrainSpec) -> LabelLoss | None:
     """The loss on these labels; None where Auto knows none. Raises RecipeError where labels or outputs do not fit it."""
     if asked.loss is TrainingLoss.CUSTOM:
@@ -144,10 +150,8 @@ def _toward(given: Labelled, targets: Array, absolute: bool = False) -> NumberLo
 
 
 def _letters(given: Labelled) -> LabelLoss:
-    names = [tensor.name for tensor in given.signature.outputs]
-    examples = [dict(zip(names, one, strict=True)) for one in given.examples]
     spec = given.spec.model_copy(update={"metric": Metric.TEXT, "output": given.name})
-    text = Text.fit(given.signature, examples, spec)
+    text = Text.fit(given.signature, by_output(given.signature, given.examples), spec)
     return letter_loss(replace(given.output, axis=-1), given.name, text, len(by_step(given.answers[0])), given.labels)
 
 

@@ -30,7 +30,7 @@ from fettle.optimizer.training.augment import augmenter
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.features import Revealing, paired
 from fettle.optimizer.training.items import TrainingItems, training_items
-from fettle.optimizer.training.loop import RATES, Progress, Trainer, mixed_precision, rounded
+from fettle.optimizer.training.loop import Progress, Trainer, learning_rate, mixed_precision, rounded
 from fettle.optimizer.training.losses import Tensors
 from fettle.optimizer.training.objective import Taught, TrainingObjective, Weights, objective
 from fettle.optimizer.training.program import Module, call, opened, runner
@@ -254,7 +254,7 @@ class Training:
         Raises RecipeError.
         """
         self._try_precision(student)
-        judging, rate = self.objective(weights), self.spec.learning_rate or RATES[self.spec.optimizer] * rate_share
+        judging, rate = self.objective(weights), learning_rate(self.spec, rate_share)
         spec, epochs = self.spec.model_copy(update={"learning_rate": rate}), phase.epochs or self.epochs
         learner, teacher = student, self.remembered
         if weights.features is not None:
