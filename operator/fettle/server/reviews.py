@@ -78,7 +78,7 @@ class ApiServer:
         body = orjson.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec})
         own = (self._folder / "token").read_text().strip()
         if not (own.isascii() and own.isprintable()):  # the library's error for such a header would show it
-            raise ReviewError(f"{self._folder / 'token'} is no token: expected the one of the pod's service account")
+            raise ReviewError(f"{self._folder / 'token'} is not a token: expected that of the pod's service account")
         headers = {"Authorization": f"Bearer {own}", "Content-Type": "application/json", "Accept": "application/json"}
         connection = self._connection()
         try:

@@ -123,7 +123,7 @@ def _parsed(path: Path, text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        message = f"{path.name} is damaged: its configuration is no JSON: {error}"
+        message = f"{path.name} is damaged: its configuration is not JSON: {error}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
 
 

@@ -79,7 +79,7 @@ class _Loaded:
             for node in _nodes(tree["tree_structure"]):
                 if node.get("leaf_coeff"):
                     raise ConversionError(
-                        "the LightGBM model has linear models in its leaves (linear_tree), which ONNX trees do not"
+                        "the LightGBM model has linear models in its leaves (linear_tree), which trees in ONNX cannot have"
                     )
                 if node.get("decision_type") == "<=":
                     node["threshold"] = below(float(node["threshold"]))

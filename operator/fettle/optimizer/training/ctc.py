@@ -75,5 +75,7 @@ def _numbers(truth: Letters, text: Text) -> tuple[int, ...]:
     numbers: dict[Hashable, int] = {letter: number for number, letter in enumerate(text.classes or range(text.scores))}
     strange = next((letter for letter in truth if numbers.get(letter, text.blank) == text.blank), None)
     if strange is not None:
-        raise DataError(f"the label {truth!r} has {strange!r}, which is no single character of data.evaluation.classes")
+        raise DataError(
+            f"the label {truth!r} has {strange!r}, which is not a single character of data.evaluation.classes"
+        )
     return tuple(numbers[letter] for letter in truth)
