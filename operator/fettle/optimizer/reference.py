@@ -10,11 +10,11 @@ import numpy as np
 
 from fettle.api.reasons import Reason
 from fettle.errors import SourceError
-from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.measure.agreement import OutputProfile, within_noise
 from fettle.optimizer.measure.items import MappedItems
-from fettle.optimizer.sources.base import NamedArrays, RunModel
+from fettle.optimizer.sources.base import RunModel
+from fettle.runtimes.base import Array, Arrays
 from fettle.store.comparison import has_nan
 
 COMPARED_ITEMS = 3
@@ -26,8 +26,8 @@ SLOW_SECONDS = 0.5  # a run that takes longer is made less often
 class OriginalAnswers:
     """What the original answers to some inputs. `steps`: see `RunnableModel.steps`."""
 
-    inputs: tuple[NamedArrays, ...]
-    answers: tuple[NamedArrays, ...]
+    inputs: tuple[Arrays, ...]
+    answers: tuple[Arrays, ...]
     steps: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod

@@ -12,8 +12,9 @@ import numpy as np
 
 from fettle.errors import DataError
 from fettle.optimizer.data.column import Column
-from fettle.optimizer.data.columns import Array, Columns, ReadRequest
+from fettle.optimizer.data.columns import Columns, ReadRequest
 from fettle.preprocess.reading import readable
+from fettle.runtimes.base import Array
 
 HEADER_MOST = 1 << 16  # bytes; a longer header could hold anything
 BLOCK_BYTES = 8 << 20

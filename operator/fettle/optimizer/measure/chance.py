@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +15,7 @@ from fettle.api.vocabulary import Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.metrics import Scores, ScoringRule
 from fettle.optimizer.measure.misplaced import described, misplaced
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array
 
 FEWEST = 10  # items from which a constant predictor says something; fewer certify nothing lossy anyhow
 FEWEST_SHUFFLED = 20

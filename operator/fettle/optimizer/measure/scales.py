@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from fettle.runtimes.base import Array
 from fettle.store.comparison import MOST_CHANNELS, Channels, narrowed
-
-Array = np.ndarray[Any, Any]
 
 DIFFERENT = 4.0  # times another slice's range, in each half of the items: another scale
 RANGE_SHARE = 0.01  # Elementwise without tolerances: within 1 % of the range of the original's answers

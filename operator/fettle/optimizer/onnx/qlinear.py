@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +14,7 @@ from onnx import helper, numpy_helper
 
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.fuse import Graph
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from onnx import TensorProto, helper
 from fettle.api.reasons import Reason
 from fettle.api.source import InputSpec
 from fettle.errors import SourceError
+from fettle.runtimes.base import Array
 
-Array = np.ndarray[Any, Any]
 TABLE = "X"  # one matrix with all columns
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 SECOND = ("predict_proba", "decision_function", "transform")  # what an estimator that predicts answers besides

@@ -20,8 +20,8 @@ from fettle.api.source import InputSpec
 from fettle.api.text import joined
 from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.sources import torch_onnx
-from fettle.optimizer.sources.base import NamedArrays
 from fettle.optimizer.sources.torch_boundary import first_that_runs, names_of, tensors_of, undescribed
+from fettle.runtimes.base import Arrays
 from fettle.runtimes.torchscript import Program, exported_program, named_outputs, to_array, to_tensor
 
 Shape = tuple[int | str, ...]
@@ -59,7 +59,7 @@ class EagerModel:
         torch.export.save(self._exported(), folder / "model.pt2")
         return folder / "model.pt2"
 
-    def run(self, inputs: NamedArrays) -> NamedArrays:
+    def run(self, inputs: Arrays) -> Arrays:
         """See `LoadedModel.run`."""
         with torch.inference_mode():
             answer = self.module(**{name: to_tensor(array) for name, array in inputs.items()})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,7 @@ from fettle.api.vocabulary import TrainingLoss
 from fettle.errors import DataError
 from fettle.optimizer.measure.tasks.text import Letters, Text
 from fettle.optimizer.training.losses import Output, Tensors
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -24,8 +23,7 @@ from fettle.optimizer.measure.tasks.segmentation import Segmentation
 from fettle.optimizer.measure.tasks.text import Text, by_step
 from fettle.optimizer.training.ctc import letter_loss
 from fettle.optimizer.training.losses import ClassLoss, DecisionLoss, LabelLoss, NumberLoss, Output, OwnLoss
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array
 
 
 @dataclass(frozen=True)

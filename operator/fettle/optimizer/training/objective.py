@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +22,9 @@ from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.tasks.segmentation import Segmentation
 from fettle.optimizer.training.labelled import Labelled, by_output, label_loss
 from fettle.optimizer.training.losses import TINY, LabelLoss, Output, Tensors
+from fettle.runtimes.base import Array
 from fettle.store.arrays import Texts, restored
 
-Array = np.ndarray[Any, Any]
 BY_CLASS = (TrainingLoss.CROSS_ENTROPY, TrainingLoss.CTC)  # losses of scores of which only one is right
 
 

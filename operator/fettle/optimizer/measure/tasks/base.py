@@ -20,9 +20,9 @@ from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.statistics import MINIMUM_GROUPS, Indices, bca, by_group, draws_at_once, group_mean, ratio
+from fettle.runtimes.base import Array
 from fettle.store.comparison import Comparison
 
-Array = np.ndarray[Any, Any]
 EXAMPLES, LEAST_EXAMPLES = 32, 4  # answers that a metric is fitted to
 EXAMPLE_BYTES = 64 << 20  # of all of them
 STRANGE = 3  # labels out of range that a message shows

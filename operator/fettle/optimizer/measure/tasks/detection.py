@@ -21,7 +21,6 @@ from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.average_precision import AveragePrecision
 from fettle.optimizer.measure.tasks.base import (
-    Array,
     Likeness,
     Pool,
     Scorer,
@@ -44,6 +43,7 @@ from fettle.optimizer.measure.tasks.boxes import (
     overlaps,
 )
 from fettle.optimizer.measure.tasks.pictures import pictures
+from fettle.runtimes.base import Array
 
 SCORES = (SURE, 0.5, 0.75)  # where boxes are counted: users cut them off at different scores
 OVERLAPS = (IOU, 0.75)  # as COCO's strict metric
