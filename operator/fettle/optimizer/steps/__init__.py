@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # PyTorch is there only for steps that train
     from fettle.optimizer.training.session import Training
 
 Parameters_co = TypeVar("Parameters_co", bound=StepParameters, covariant=True)
+# By the end of the entry's name.
 FORMATS: dict[str, ModelFormat] = {
     ".onnx": "ONNX",
     ".xml": "OpenVINO",
@@ -40,7 +41,7 @@ FORMATS: dict[str, ModelFormat] = {
     ".tflite": "TFLite",
     ".engine": "TensorRT",
     ".rtx": "TensorRT-RTX",
-}  # by the end of the entry's name
+}
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,5 @@ def test_noise_is_told_apart_as_well_so_that_dead_scores_are_not_exact() -> None
     _, noise = profile.noise_of((8,))
     allowed = np.broadcast_to(noise, (8,))
     assert allowed[0] == pytest.approx(NOISE * BOXES, rel=0.1)
-    assert allowed[7] == pytest.approx(
-        6.4e-4, rel=0.2
-    )  # a millionth of the largest number: what cancels may leave that
+    # A millionth of the largest number: what cancels may leave that.
+    assert allowed[7] == pytest.approx(6.4e-4, rel=0.2)
