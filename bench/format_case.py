@@ -13,10 +13,9 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.vocabulary import RuntimeName
 from fettle.runtimes import base
+from fettle.store.arrays import Array, Arrays
 from fettle.store.store import Store
 
-Array = np.ndarray[Any, Any]
-Arrays = Mapping[str, Array]
 Answers = Arrays | Sequence[Array]  # by the names of the outputs, or in their order
 COMPARED = 100  # items, each in the framework and in the portable form
 RTOL, ATOL = 1e-3, 1e-4  # ATOL of the largest value of the output, or of 1

@@ -11,9 +11,9 @@ import pytest
 from fettle.api.data import AgreementSpec
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons
 from fettle.optimizer.measure.scales import MOST_ELEMENTS, Scales
+from fettle.store.arrays import Array
 from fettle.store.comparison import Comparison
 
-Array = np.ndarray[Any, Any]
 NOISE = 1e-4
 BOXES, SCORES = 640.0, 1.0
 RNG = np.random.default_rng(5)

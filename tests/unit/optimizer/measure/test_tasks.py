@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,8 +33,7 @@ from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.tasks.base import examples_of
 from fettle.optimizer.measure.tasks.judging import TaskReference
 from fettle.optimizer.measure.tasks.segmentation import Segmentation
-
-Array = np.ndarray[Any, Any]
+from fettle.store.arrays import Array
 
 # -------------------------------------------------------------------------------------------------------------- segmentation
 
