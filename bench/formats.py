@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.format_case import Case
+from bench.format_case import WHEELS, Case
 from bench.format_cases import CASES, OWN
 from bench.optimizing import span
 from bench.peers.environments import ROOT
@@ -66,8 +66,8 @@ def rows(name: str, work: Path, until: float) -> Iterator[dict[str, Any]]:
 
 def ended(case: Case, command: Sequence[str], work: Path) -> dict[str, Any]:
     """The row of a case that is run by `command`; where it fails, with the end of what it said."""
-    if case.wheels:
-        unpack(case.wheels, work)
+    if wheels := WHEELS.get(case.package):
+        unpack(wheels, work)
     told = {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}{os.pathsep}{ROOT}"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=told, cwd=ROOT)
     if done.returncode == 0:
