@@ -11,9 +11,11 @@ import onnxruntime
 import torch
 from bench import model_data as data
 from bench import models
-from bench.format_case import Answers, Arrays, Brought
+from bench.format_case import Answers, Brought
 from bench.model_catalog import CASES, RESEMBLYZER
 from bench.wheels import unpack
+
+from fettle.store.arrays import Arrays
 
 # The architecture to which the weights of Resemblyzer belong: its own module imports what records and cuts sound.
 ENCODER = '''"""A speaker's voice as a vector."""

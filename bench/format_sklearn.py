@@ -15,8 +15,10 @@ from typing import Any
 import joblib
 import mlflow.lightgbm
 import numpy as np
-from bench.format_case import WHEELS, Answers, Array, Arrays, Brought
+from bench.format_case import WHEELS, Answers, Brought
 from bench.wheels import unpack
+
+from fettle.store.arrays import Array, Arrays
 
 ITEMS = 200
 WHO = ("you are", "she is", "this film is", "my dog is", "they were", "your plan is", "the food was", "he was never")

@@ -14,10 +14,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from bench.format_case import Answers, Arrays, Brought
+from bench.format_case import Answers, Brought
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from fettle.optimizer.sources.tensorflow import know_optimizers
+from fettle.store.arrays import Arrays
 
 # Not imported above: the types of its neighbors, which derive from TensorFlow's classes, are not looked at.
 OTHERS: Any = import_module("tests.toolchains.tensorflow.test_models_of_others")

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from bench.format_case import Answers, Arrays, Brought
+from bench.format_case import Answers, Brought
+
+from fettle.store.arrays import Arrays
 
 WHO = ("a man", "two dogs", "the market", "our train", "this song", "no rain", "the light", "her book")
 DOES = ("plays", "falls", "runs late", "is sold", "shines", "was lost", "wins again", "sleeps")

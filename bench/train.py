@@ -28,12 +28,13 @@ import torch
 import yaml
 from bench.claims import runner
 from bench.optimizing import fettle_optimize, optimized_model, span
-from bench.train_tasks import PLAIN, RECIPES, SEED, TASKS, Array, Task, learned
+from bench.train_tasks import PLAIN, RECIPES, SEED, TASKS, Task, learned
 from rich.console import Console
 from rich.table import Table
 from tools.serving import open_store
 
 from fettle.runtimes import cpu
+from fettle.store.arrays import Array
 from fettle.store.manifest import MODEL_FOLDER, copy_artifact, model_entry
 
 RESULTS = Path(__file__).parent / "results" / "train.json"

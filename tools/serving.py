@@ -63,7 +63,7 @@ def publish(store: Store, model: Path, signature: Signature, **more: Any) -> str
 class ServerProcess:
     """A server of an artifact, ready, and its three ports."""
 
-    def __init__(self, store: Path, sha256: str, folder: Path, *, log: int | None = None, **settings: object) -> None:
+    def __init__(self, store: Path, sha256: str, folder: Path, *, log: int | None = None, **settings: Any) -> None:
         """`folder` gets the artifact; `settings` are the server's, by their names; `log` is where stderr goes.
 
         Nothing routes requests to it that would have to learn that it stops, so it does not drain unless it is told to.

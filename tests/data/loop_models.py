@@ -21,7 +21,7 @@ def carried_weights() -> onnx.ModelProto:
         helper.make_node("Identity", ["kernel_in"], ["kernel_out"]),
         helper.make_node("Identity", ["again_in"], ["again_out"]),
     ]
-    carried = [
+    carried: list[tuple[str, int, list[int | str | None]]] = [
         ("step", TensorProto.INT64, []),
         ("state", TensorProto.FLOAT, [None, 8]),
         ("kernel", TensorProto.FLOAT, [6, 8]),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from random import Random
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -343,7 +345,7 @@ KINDS: dict[str, Builder] = {
     )
 }  # fmt: skip
 KINDS |= {
-    f"{TensorProto.DataType.Name(kind).lower()} in and out": (lambda kind=kind: passing(kind))
+    f"{TensorProto.DataType.Name(kind).lower()} in and out": partial(passing, kind)
     for kind in TensorProto.DataType.values()
 }
 
@@ -359,6 +361,12 @@ def damaged(content: bytes, random: Random) -> bytes:
     if kind == 2:
         return content[:place] + random.randbytes(count) + content[place + count :]
     return content[:place] + content[place + count :]
+
+
+def _each(parts: Iterable[Any], field: str, values: Sequence[int], random: Random) -> None:
+    """Another value in a field of each part."""
+    for part in parts:
+        setattr(part, field, random.choice(values))
 
 
 def tampered(made: onnx.ModelProto, random: Random) -> onnx.ModelProto:
@@ -379,13 +387,10 @@ def tampered(made: onnx.ModelProto, random: Random) -> onnx.ModelProto:
         lambda: setattr(value.type.tensor_type, "elem_type", random.choice(numbers)),
         lambda: value.type.Clear(),
         lambda: setattr(value, "name", random.choice(("", "a/b", "x" * 300, "\0", "labels"))),
-        lambda: [
-            setattr(axis, "dim_value", random.choice((-5, 0, 2**40, 2**62)))
-            for axis in value.type.tensor_type.shape.dim
-        ],
+        lambda: _each(value.type.tensor_type.shape.dim, "dim_value", (-5, 0, 2**40, 2**62), random),
         lambda: setattr(changed, "ir_version", random.choice((0, 2, 13, 14, 99))),
-        lambda: [setattr(one_, "version", random.choice((0, 1, 6, 28, 999))) for one_ in changed.opset_import],
-        lambda: [setattr(one_, "data_type", random.choice(numbers)) for one_ in graph.initializer[:1]],
+        lambda: _each(changed.opset_import, "version", (0, 1, 6, 28, 999), random),
+        lambda: _each(graph.initializer[:1], "data_type", numbers, random),
         lambda: [one_.dims.append(random.choice((-1, 0, 2**40))) for one_ in graph.initializer[:1]],
     ]
     random.choice(changes)()

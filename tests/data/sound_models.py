@@ -15,5 +15,5 @@ def spectrum(channels: bool = False, one_sided: bool = True) -> onnx.ModelProto:
         helper.make_node("ReduceSumSquare", ["image"], ["power"], axes=[3], keepdims=0),
     ]
     weights = [stored("step", 20, "int64"), stored("window", np.hanning(48))]
-    shape = ["N", 400, 1] if channels else ["N", 400]
+    shape: list[int | str | None] = ["N", 400, 1] if channels else ["N", 400]
     return model(nodes, [tensor("sound", shape)], [tensor("power", ["N", None, None])], weights)

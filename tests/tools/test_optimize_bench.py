@@ -22,6 +22,8 @@ from bench.peers import environments
 from bench.side_by_side import gathered
 from rich.console import Console
 
+from fettle.store.arrays import Arrays
+
 FETTLE = Row("a", "fettle", "cpu", "today", "Text", 0.1, 64, speedup=2.0, speedups=(1.9, 2.0, 2.1), promise_held=True)
 PEER = replace(FETTLE, tool="peer", speedup=2.5, speedups=(2.4, 2.5, 2.6))
 MODELS, NAMES = ["a", "b"], ["fettle", "peer"]
@@ -33,7 +35,7 @@ def items(count: int, copies: int = 1) -> dict[str, Any]:
     return {"x": np.concatenate([values] * copies), "n": np.concatenate([np.arange(count)] * copies)}
 
 
-def held(part: rows.Arrays) -> set[int]:
+def held(part: Arrays) -> set[int]:
     return set(part["n"].tolist())
 
 

@@ -20,8 +20,8 @@ from fettle.api.report import PrepareReport
 from fettle.api.source import InputSpec, SourceSpec
 from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.runtimes import base
+from fettle.store.arrays import Array
 
-Array = examples.Array
 FILE = "graph.pb"
 
 

@@ -22,6 +22,7 @@ from fettle.optimizer import build
 from fettle.plan.run.planned import Execution, planned_candidate
 from fettle.plan.run.tasks import BuildInput, build_task
 from fettle.runtimes import base
+from fettle.store.arrays import Array
 
 ONE = RuntimeSettings(threads=1)
 LITERT = RuntimeName.LITERT
@@ -31,7 +32,7 @@ STEPS = {
     "dynamic": {"quantize": {"mode": "Dynamic"}},
     "static": {"quantize": {"mode": "Static"}},
 }
-Items = Mapping[str, examples.Array]
+Items = Mapping[str, Array]
 
 
 def planned(*steps: dict[str, Any]) -> Any:

@@ -19,11 +19,12 @@ from fettle.api.report import PrepareReport
 from fettle.api.source import SourceSpec
 from fettle.api.vocabulary import Basis, FormatName, RuntimeName
 from fettle.runtimes import base
+from fettle.store.arrays import Array
 
 FORMATS = {"h5": "Keras"}
 
 
-def answers(bench: Workbench, report: PrepareReport, inputs: dict[str, examples.Array]) -> dict[str, examples.Array]:
+def answers(bench: Workbench, report: PrepareReport, inputs: dict[str, Array]) -> dict[str, Array]:
     """What the portable form answers."""
     entry = bench.store.fetch_model(report.portable, bench.folder / "portable")
     session = base.get(RuntimeName.ONNXRUNTIME).load(entry, RuntimeSettings(threads=1), report.signature)

@@ -29,6 +29,7 @@ from fettle.api.source import InputSpec, SourceSpec
 from fettle.api.vocabulary import Basis, FormatName, Metric, RuntimeName
 from fettle.optimizer.measure import items as evidence
 from fettle.runtimes import base
+from fettle.store.arrays import Array
 
 TEXTS = [
     "a man is playing a guitar",
@@ -45,7 +46,7 @@ def prepared(bench: Workbench, items: Any, **source: Any) -> PrepareReport:
     return bench.prepare(bench.task(source=SourceSpec(uri=URI, **source), evaluation=evaluation))
 
 
-def answers(bench: Workbench, report: PrepareReport, items: Any) -> dict[str, examples.Array]:
+def answers(bench: Workbench, report: PrepareReport, items: Any) -> dict[str, Array]:
     entry = bench.store.fetch_model(report.portable, bench.folder / "portable")
     session = base.get(RuntimeName.ONNXRUNTIME).load(entry, RuntimeSettings(threads=1), report.signature)
     return session.infer(items)

@@ -36,6 +36,7 @@ from fettle.preprocess.text import TextEncoder
 from fettle.server.protocol import LINES, TEXT, TextExchange
 from fettle.server.request import Code, InferRequest, RequestError
 from fettle.server.texts import Room, Texts
+from fettle.store.arrays import Array
 from fettle.store.manifest import copy_artifact, put_tokenizer
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
@@ -107,7 +108,7 @@ class Served:
     signature: Signature
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, columns: Mapping[str, examples.Array], folder: Path) -> Served:
+    def of(cls, tokenizer: Tokenizer, columns: Mapping[str, Array], folder: Path) -> Served:
         """As the optimizer publishes it, and as a server reads it."""
         portable = tokenizer.portable(columns)
         store = Store.open("pvc://store", Mounts({"store": folder}))
@@ -121,7 +122,7 @@ class Served:
         return TextExchange(kind, parameters, self.texts, room).decode(body, self.signature, ROWS)
 
 
-def lines(columns: Mapping[str, examples.Array]) -> bytes:
+def lines(columns: Mapping[str, Array]) -> bytes:
     """Items as they are sent, and as they may lie in a file."""
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return b"\n".join(json.dumps(dict(zip(columns, row, strict=True))).encode() for row in rows)
@@ -387,7 +388,7 @@ class Answer:
     body: dict[str, Any]
 
     @property
-    def logits(self) -> examples.Array:
+    def logits(self) -> Array:
         """The one output."""
         (output,) = self.body["outputs"]
         return np.array(output["data"], np.float32).reshape(output["shape"])

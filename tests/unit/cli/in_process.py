@@ -40,9 +40,14 @@ class InProcess:
         try:
             report = self._report(request.task)
         except FettleError as error:
-            failed = {"reason": error.reason, "message": error.message, "retryable": error.retryable}
             return TaskState(
-                request.task_hash, TaskPhase.FAILED, request.attempt, finished_at=datetime.now(UTC), **failed
+                request.task_hash,
+                TaskPhase.FAILED,
+                request.attempt,
+                reason=error.reason,
+                message=error.message,
+                retryable=error.retryable,
+                finished_at=datetime.now(UTC),
             )
         return TaskState(request.task_hash, TaskPhase.SUCCEEDED, request.attempt, report, finished_at=datetime.now(UTC))
 

@@ -117,8 +117,9 @@ def terminal(*words: str, width: int = 80, height: int = 40) -> Iterator[Termina
     plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     environment = {**plain, "TERM": "xterm-256color", "NO_PROXY": "127.0.0.1"}
     command = [sys.executable, "-m", *words]
-    ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    with subprocess.Popen(command, **ends, env=environment, preexec_fn=hear_ctrl_c) as process:
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, preexec_fn=hear_ctrl_c
+    ) as process:
         os.close(theirs)
         try:
             yield Terminal(process, end, Screen(width, height))

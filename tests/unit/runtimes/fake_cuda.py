@@ -6,7 +6,7 @@ The calls that change something happen when the stream is waited for, in their o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +37,7 @@ class FakeCuda:
     executables: dict[int, list[Callable[[], None]]] = field(default_factory=dict)
     events: dict[int, int] = field(default_factory=dict)
     _times: Any = field(default_factory=itertools.count)  # a millisecond for each mark
-    _numbers: Any = field(default_factory=lambda: itertools.count(1000))
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1000))
 
     def _call(self, name: str) -> None:
         self.calls.append(name)

@@ -65,9 +65,9 @@ class Server(ServerProcess):
     """A server of the look-up model."""
 
     def __init__(
-        self, root: Path, values: np.ndarray = VALUES, rule: Comparison | None = None, **settings: object
+        self, root: Path, values: np.ndarray = VALUES, rule: Comparison | None = None, **settings: Any
     ) -> None:
-        told = {"model": "lookup", "revision": "abc123", **settings}
+        told: dict[str, Any] = {"model": "lookup", "revision": "abc123", **settings}
         super().__init__(root / "store", publish(root, values, rule), root / "model", **told)
 
     @property
@@ -131,7 +131,7 @@ def publish_slow(root: Path, size: int = SIZE, warm: list[float] = QUICK, **more
 class SlowServer(ServerProcess):
     """A server of the slow model. `artifact`: what `publish_slow` is told."""
 
-    def __init__(self, root: Path, artifact: dict[str, Any] | None = None, **settings: object) -> None:
+    def __init__(self, root: Path, artifact: dict[str, Any] | None = None, **settings: Any) -> None:
         sha256 = publish_slow(root, **(artifact or {}))
         super().__init__(root / "store", sha256, root / "model", **{"model": "slow", **settings})
 
@@ -175,7 +175,7 @@ def every_type_model(signature: Signature) -> onnx.ModelProto:
 class EchoServer(ServerProcess):
     """A server that answers each input x_<type> as the output y_<type>. The bases of both addresses are its own."""
 
-    def __init__(self, root: Path, dtypes: Sequence[str], size: int = -1, **settings: object) -> None:
+    def __init__(self, root: Path, dtypes: Sequence[str], size: int = -1, **settings: Any) -> None:
         """`size`: of an item, -1 = any."""
 
         def side(letter: str) -> tuple[Tensor, ...]:
@@ -186,5 +186,5 @@ class EchoServer(ServerProcess):
         signature = Signature(inputs=side("x"), outputs=side("y"))
         source = saved(every_type_model(signature), root)
         sha256 = publish_model(open_store(root / "store"), source, signature)
-        told = {"model": "echo", "revision": "abc123", **settings}
+        told: dict[str, Any] = {"model": "echo", "revision": "abc123", **settings}
         super().__init__(root / "store", sha256, root / "model", **told)

@@ -26,6 +26,7 @@ from fettle.optimizer.measure.process import WorkerProcess
 from fettle.optimizer.measure.profile import noting
 from fettle.optimizer.measure.protocol import Judge, Load, RunItems
 from fettle.optimizer.measure.tally import difference
+from fettle.runtimes.base import Array
 from fettle.store.manifest import REFERENCE_ITEMS
 from fettle.store.profile import Distribution
 
@@ -68,7 +69,7 @@ class MeasuredCandidate:
     judgement: Judgement | None = None
     executed: Executed | None = None
     peak_memory_bytes: int = 0
-    outputs: dict[str, item.Array] | None = None  # of the reference feed
+    outputs: dict[str, Array] | None = None  # of the reference feed
     reference_seconds: float = 0.0
     deviations: dict[str, float] = field(default_factory=dict)  # by output: worst between starts, or one item and many
     depends: bool = False  # an answer was seen to change with the other items of its run
@@ -146,7 +147,7 @@ class MeasuredCandidate:
             size = fixed
         return tuple(index % len(bench.items) for index in range(size))
 
-    def compare(self, answers: Mapping[str, item.Array], expected: Mapping[str, item.Array]) -> None:
+    def compare(self, answers: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
         """Record the difference between two outputs for the same items."""
         for name, array in expected.items():
             apart = difference(array, answers[name])
@@ -290,7 +291,7 @@ def same_as(candidate: MeasuredCandidate, original: MeasuredCandidate, reference
     candidate.judgement = reference.itself()
 
 
-def scale(outputs: Mapping[str, item.Array], name: str) -> float:
+def scale(outputs: Mapping[str, Array], name: str) -> float:
     """The largest finite magnitude in an output; 0 if there is none."""
     values = np.abs(outputs[name].astype(np.float64))
     return float(np.max(values, where=np.isfinite(values), initial=0.0))

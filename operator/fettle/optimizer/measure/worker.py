@@ -42,6 +42,7 @@ from fettle.optimizer.measure.protocol import (
 )
 from fettle.runtimes import base as runtimes
 from fettle.runtimes import machine
+from fettle.runtimes.base import Array
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DISCARD_SECONDS = 0.02  # at least this long, and at least this many runs, until caches and a waking pool are back
@@ -104,7 +105,7 @@ class Worker:
     def _first(load: Load, items: item.MappedItems) -> item.Answer:
         return items.feed(item.padded([0], load.settings.batch_size or 1))
 
-    def _run(self, indices: Sequence[int], scaled: Sequence[int]) -> dict[str, item.Array]:
+    def _run(self, indices: Sequence[int], scaled: Sequence[int]) -> dict[str, Array]:
         """The model's outputs of one run over these items; the items at the places `scaled` are enlarged."""
         session, load, items = self._open()
         feed = items.feed(indices)
