@@ -11,7 +11,6 @@ import numpy as np
 from fettle import __version__
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import numpy_dtype
-from fettle.server.checks import free_shape
 from fettle.server.protocol import LINES, PICTURES, TEXT
 from fettle.server.settings import ServerSettings
 
@@ -123,7 +122,7 @@ def _infer_example(signature: Signature) -> Json:
     """An item of zeros, under the key `example`; nothing where it would be long."""
     tensors = []
     for tensor in signature.inputs:
-        shape = [1 if size == -1 else size for size in free_shape(tensor)]
+        shape = [1 if size == -1 else size for size in tensor.free_shape]
         if math.prod(shape) > _MOST_IN_EXAMPLE:
             return {}
         data = [_zero(tensor.dtype)] * math.prod(shape)
@@ -215,7 +214,7 @@ def _list(items: Json) -> Json:
 
 
 def _shape(tensor: Tensor) -> Json:
-    sizes = [{"type": "integer", "minimum": 0} if size == -1 else {"const": size} for size in free_shape(tensor)]
+    sizes = [{"type": "integer", "minimum": 0} if size == -1 else {"const": size} for size in tensor.free_shape]
     return {"type": "array", "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)}
 
 
