@@ -151,13 +151,11 @@ class Bench:
             if is_ready(pod) or self.artifact_of(pod) in self.unready:
                 continue
             if (refusal := self._refusal(pod)) is not None:
-                await self._put_status(pod, {"phase": "Pending", "initContainerStatuses": [_fetched(pod, refusal, 1)]})
+                told = {"conditions": _holding("PodScheduled"), "initContainerStatuses": [_fetched(pod, refusal, 1)]}
+                await self._put_status(pod, {"phase": "Pending", **told})
                 continue
             address = (pod.get("status") or {}).get("podIP") or await self._listen(pod)
-            ready = [
-                {"type": kind, "status": "True", "lastTransitionTime": _time(utc_now())}
-                for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
-            ]
+            ready = _holding("PodScheduled", "Initialized", "ContainersReady", "Ready")
             status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": ready}
             if (signature := self.signatures.get(self.artifact_of(pod))) is not None:
                 status["initContainerStatuses"] = [_fetched(pod, signature.canonical().decode(), 0)]
@@ -264,6 +262,11 @@ class Bench:
     async def is_ready(self) -> bool:
         """Whether the ModelDeployment is Ready."""
         return (await self.condition("Ready"))[0] == "True"
+
+
+def _holding(*kinds: str) -> list[Object]:
+    """Conditions that are True."""
+    return [{"type": kind, "status": "True", "lastTransitionTime": _time(utc_now())} for kind in kinds]
 
 
 def _fetched(pod: Object, message: str, code: int) -> Object:
