@@ -53,5 +53,9 @@ def test_a_model_of_one_item_gets_no_traffic_behind_one_of_any_batch_until_a_per
     assert "entered" not in row, "no pod of it was ready"
 
     space.kubectl("annotate", "mdep", NAME, f"fettle.dev/retry={refused}/1")
-    served = watch.serving(space, NAME, 200, print)
-    assert served["status"]["stable"]["revision"] == refused
+    for _ in watch.polls(200):
+        stable = (space.get("mdep", NAME) or {})["status"]["stable"]
+        if stable["revision"] == refused:
+            break
+    assert stable["revision"] == refused
+    watch.serving(space, NAME, 60, print)
