@@ -23,11 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from fettle.store.arrays import Arrays
+
 ROUNDS = 12
 BLOCK_SECONDS = 0.25
 MARGIN = 0.05  # a claimed interval is widened by this much: another process start is another draw
 QUICK_MILLISECONDS = 5.0
-Arrays = dict[str, np.ndarray]
 
 
 def runner(entry: Path, runtime: str, settings: dict[str, Any]) -> Any:

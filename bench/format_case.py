@@ -13,11 +13,17 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.report import PrepareReport
 from fettle.api.vocabulary import RuntimeName
 from fettle.runtimes import base
+from fettle.store.arrays import Array, Arrays
 from fettle.store.store import Store
 
-Array = np.ndarray[Any, Any]
-Arrays = Mapping[str, Array]
 Answers = Arrays | Sequence[Array]  # by the names of the outputs, or in their order
+# Wheels of PyPI, by the name of the package, where no toolchain's environment has it.
+WHEELS = {
+    "alt-profanity-check": ("alt-profanity-check==1.9.1",),
+    "xgb-rhomut": ("xgb-rhomut==1.3.0",),
+    "yasa": ("yasa==0.8.1",),
+    "lncrnapi": ("lncrnapi==1.2",),
+}
 COMPARED = 100  # items, each in the framework and in the portable form
 RTOL, ATOL = 1e-3, 1e-4  # ATOL of the largest value of the output, or of 1
 
@@ -46,12 +52,11 @@ class Brought:
 @dataclass(frozen=True)
 class Case:
     """`package`: who trained the model. `bring`: the function in `bench/format_<toolchain>.py` that puts it into a folder; its second argument is
-    the folder in which `wheels` are unpacked."""
+    the folder in which its wheels are unpacked."""
 
     format: str
     package: str
     bring: str
-    wheels: tuple[str, ...] = ()
 
 
 def outputs_equal(store: Store, brought: Brought, work: Path) -> bool | None:

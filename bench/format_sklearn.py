@@ -15,13 +15,9 @@ from typing import Any
 import joblib
 import mlflow.lightgbm
 import numpy as np
-from bench.format_case import Answers, Array, Arrays, Brought
+from bench.format_case import WHEELS, Answers, Array, Arrays, Brought
 from bench.wheels import unpack
 
-PROFANITY = ("alt-profanity-check==1.9.1",)
-SLEEP = ("yasa==0.8.1",)
-INTERACTIONS = ("lncrnapi==1.2",)
-STRENGTH = ("xgb-rhomut==1.3.0",)
 ITEMS = 200
 WHO = ("you are", "she is", "this film is", "my dog is", "they were", "your plan is", "the food was", "he was never")
 HOW = ("a damn", "such a", "some", "the worst", "one stupid", "a kind", "my dear", "a filthy")
@@ -49,7 +45,7 @@ def _between(bounds: Sequence[tuple[float, float]]) -> Array:
 
 def profanity(folder: Path, work: Path) -> Brought:
     """Whether a sentence, of which the words are counted, is offensive: a calibrated linear machine."""
-    home = unpack(PROFANITY, work) / "profanity_check" / "data"
+    home = unpack(WHEELS["alt-profanity-check"], work) / "profanity_check" / "data"
     shutil.copy(home / "model.joblib", folder)
     counter, model = _loaded(home / "vectorizer.joblib"), _loaded(home / "model.joblib")
     table = counter.transform([" ".join(words) for words in product(WHO, HOW, WHAT)]).toarray()
@@ -58,14 +54,15 @@ def profanity(folder: Path, work: Path) -> Brought:
 
 def strength(folder: Path, work: Path) -> Brought:
     """The strength ratio at which a structure fails: a number of five, scaled to a mean of 0."""
-    booster = _loaded(unpack(STRENGTH, work) / "xgbrhomut" / "models" / "R_xgb.sav")
+    booster = _loaded(unpack(WHEELS["xgb-rhomut"], work) / "xgbrhomut" / "models" / "R_xgb.sav")
     booster.save_model(folder / "model.ubj")
     table = np.random.default_rng(0).normal(size=(ITEMS, booster.num_features())).astype(np.float32)
     return Brought("model.ubj", {"X": table}, lambda item: {"variable": booster.inplace_predict(item["X"])})
 
 
 def _stages(work: Path, channels: str) -> tuple[Any, Arrays]:
-    booster = _loaded(unpack(SLEEP, work) / "yasa" / "classifiers" / f"clf_{channels}_lgb_0.5.0.joblib").booster_
+    home = unpack(WHEELS["yasa"], work) / "yasa" / "classifiers"
+    booster = _loaded(home / f"clf_{channels}_lgb_0.5.0.joblib").booster_
     dump = booster.dump_model(num_iteration=1)
     infos = [dump["feature_infos"].get(name, {}) for name in dump["feature_names"]]
     bounds = [(info.get("min_value", 0.0), info.get("max_value", 1.0)) for info in infos]
@@ -96,7 +93,7 @@ def stages_mlflow(folder: Path, work: Path) -> Brought:
 
 def interactions(folder: Path, work: Path) -> Brought:
     """Whether a non-coding RNA and a protein interact, by the composition of both."""
-    model = _loaded(unpack(INTERACTIONS, work) / "lncrnapi" / "models" / "catboost_DACC_SPC.joblib")
+    model = _loaded(unpack(WHEELS["lncrnapi"], work) / "lncrnapi" / "models" / "catboost_DACC_SPC.joblib")
     model.save_model(folder / "model.cbm")
     borders = model.get_borders()
     bounds = [(min(one), max(one)) if one else (0.0, 1.0) for _, one in sorted(borders.items())]

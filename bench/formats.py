@@ -23,8 +23,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.format_case import Case
+from bench.format_case import WHEELS, Case
 from bench.format_cases import CASES, OWN
+from bench.optimizing import span
+from bench.peers.environments import ROOT
 from bench.wheels import unpack
 from rich.console import Console
 from rich.table import Table
@@ -34,8 +36,7 @@ from tools.toolchains.toolchain import toolchains
 
 from fettle.runtimes import cpu
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "bench" / "results" / "formats.json"
+RESULTS = Path(__file__).parent / "results" / "formats.json"
 KEYS = ("format", "package", "cpu", "originalMilliseconds", "winner", "speedup", "drop", "outputsEqual", "served")
 _LAST = 300  # characters of what a case said that failed
 
@@ -65,8 +66,8 @@ def rows(name: str, work: Path, until: float) -> Iterator[dict[str, Any]]:
 
 def ended(case: Case, command: Sequence[str], work: Path) -> dict[str, Any]:
     """The row of a case that is run by `command`; where it fails, with the end of what it said."""
-    if case.wheels:
-        unpack(case.wheels, work)
+    if wheels := WHEELS.get(case.package):
+        unpack(wheels, work)
     told = {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}{os.pathsep}{ROOT}"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=told, cwd=ROOT)
     if done.returncode == 0:
@@ -97,14 +98,14 @@ def table(results: Sequence[dict[str, Any]]) -> Table:
     for name in ("FORMAT", "PACKAGE", "MS", "WINNER", "SPEEDUP", "DROP", "OUTPUTS EQUAL", "SERVED"):
         made.add_column(name, overflow="fold")
     for row in results:
-        milliseconds, speedup, drop = row.get("originalMilliseconds"), row.get("speedup"), row.get("drop")
+        milliseconds = row.get("originalMilliseconds")
         made.add_row(
             row["format"],
             row["package"],
             f"{milliseconds:.3f}" if milliseconds is not None else "",
             row.get("winner") or str(row["reason"]),
-            f"{speedup['value']:.2f} [{speedup['low']:.2f}, {speedup['high']:.2f}]" if speedup else "",
-            f"{drop['value']:.3f} [{drop['low']:.3f}, {drop['high']:.3f}]" if drop else "",
+            span(row.get("speedup")),
+            span(row.get("drop"), "3f"),
             {True: "yes", False: "no", None: "nothing converted"}[row.get("outputsEqual")],
             "yes" if row["served"] else "no",
         )

@@ -18,7 +18,8 @@ from bench import model_pictures as pictures
 from bench import model_sounds as sounds
 from tests.data import models as made
 
-Arrays = dict[str, np.ndarray]
+from fettle.store.arrays import Arrays
+
 Items = Callable[[int, Path], Arrays]
 READY = "Published"
 # Four fifths of them certify: a drop of .1 for each of four candidates, with up to six changed answers. With fewer items one that changes any

@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.signal import resample_poly
 from sklearn.datasets import load_breast_cancer, load_sample_images
 
-Arrays = dict[str, np.ndarray]
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog near the river bank.",
     "She sells sea shells by the shore while the tide is coming in.",

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,11 +26,11 @@ import numpy as np
 import yaml
 from bench import claims
 from bench.model_catalog import CASES, READY, Case
+from bench.optimizing import fettle_optimize, optimized_model, ready, span
 from bench.wheels import unpack
 from rich.console import Console
 from rich.table import Table
 
-from fettle.api.base import API_VERSION
 from fettle.runtimes import cpu
 
 RESULTS = Path(__file__).parent / "results" / "models.json"
@@ -63,11 +62,6 @@ def specification(case: Case, source: str, items: str) -> dict[str, Any]:
     return spec
 
 
-def document(case: Case, spec: dict[str, Any]) -> dict[str, Any]:
-    """The case's OptimizedModel."""
-    return {"apiVersion": API_VERSION, "kind": "OptimizedModel", "metadata": {"name": case.name}, "spec": spec}
-
-
 def write_items(case: Case, work: Path) -> None:
     """The case's data, where it has some, as `items.npz` in its folder."""
     folder = work / case.name
@@ -81,7 +75,7 @@ def manifest(case: Case, work: Path) -> Path:
     folder = work / case.name
     write_items(case, work)
     path = folder / "optimizedmodel.yaml"
-    made = document(case, specification(case, str(bring(case, work)), "items.npz"))
+    made = optimized_model(case.name, specification(case, str(bring(case, work)), "items.npz"))
     path.write_text(yaml.safe_dump(made, sort_keys=False))
     return path
 
@@ -89,32 +83,14 @@ def manifest(case: Case, work: Path) -> Path:
 def optimize(case: Case, work: Path) -> dict[str, Any]:
     """Run the case to its end; its row of the table."""
     path, store = manifest(case, work), work / case.name / "store"
-    command = [
-        sys.executable,
-        "-m",
-        "fettle.cli.main",
-        "optimize",
-        "-f",
-        str(path),
-        "--store",
-        str(store),
-        "--measure-seconds",
-        str(case.seconds),
-        "-o",
-        "json",
-    ]
-    began = time.monotonic()
-    with (work / case.name / "progress.log").open("w") as log:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
+    began, log = time.monotonic(), work / case.name / "progress.log"
+    done = fettle_optimize(path, store, log, "--measure-seconds", str(case.seconds))
     row = head(case, time.monotonic() - began)
-    try:
-        status = json.loads(done.stdout)["status"]
-    except json.JSONDecodeError:
-        last = (work / case.name / "progress.log").read_text().splitlines()[-1:]
-        return row | {"reason": f"exit status {done.returncode}", "message": "".join(last), "asExpected": False}
-    row |= ended(case, status) | {"exitStatus": done.returncode}
-    row["asExpected"] &= (done.returncode == 0) == (case.expected == READY)
-    return row | claim(case, status, store)
+    if not done.status:
+        return row | {"reason": f"exit status {done.exit_status}", "message": done.last, "asExpected": False}
+    row |= ended(case, done.status) | {"exitStatus": done.exit_status}
+    row["asExpected"] &= (done.exit_status == 0) == (case.expected == READY)
+    return row | claim(case, done.status, store)
 
 
 def head(case: Case, seconds: float) -> dict[str, Any]:
@@ -125,9 +101,9 @@ def head(case: Case, seconds: float) -> dict[str, Any]:
 
 def ended(case: Case, status: dict[str, Any]) -> dict[str, Any]:
     """How a run ended, of what its status says."""
-    ready = next(one for one in status["conditions"] if one["type"] == "Ready")
-    row: dict[str, Any] = {"reason": ready["reason"], "message": ready.get("message", "")}
-    row["asExpected"] = ready["reason"] == case.expected
+    told = ready(status)
+    row: dict[str, Any] = {"reason": told["reason"], "message": told.get("message", "")}
+    row["asExpected"] = told["reason"] == case.expected
     row["candidates"] = {one["name"]: one.get("reason") or one["state"] for one in status.get("candidates", ())}
     for baseline in status.get("baselines", ())[:1]:
         row["baselineMilliseconds"] = baseline["measurements"][0]["latencyMilliseconds"].get("p50")
@@ -150,20 +126,13 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
         made.add_column(name, overflow="fold")
     for row in rows:
         claim, drop = row.get("claim"), row.get("drop")
-        interval = f"{claim['value']:.2f} [{claim['low']:.2f}, {claim['high']:.2f}]" if claim else ""
-        verdict = "" if not claim else "holds" if claim["holds"] else "BROKEN"
-        lost = (
-            "none"
-            if row.get("exact")
-            else f"{drop['value']:.3f} [{drop['low']:.3f}, {drop['high']:.3f}]"
-            if drop
-            else ""
-        )
+        verdict = {True: "holds", False: "BROKEN", None: ""}[claim["holds"] if claim else None]
+        lost = "none" if row.get("exact") else span(drop, "3f")
         end = row["reason"] if row["asExpected"] else f"{row['reason']} (NOT AS EXPECTED)"
         milliseconds = f"{row['baselineMilliseconds']:.2f}" if row.get("baselineMilliseconds") else ""
         found = f"{claim['found']:.2f}" if claim else ""
         made.add_row(
-            row["model"], row["kind"], milliseconds, end, row.get("winner", ""), interval, found, lost, verdict
+            row["model"], row["kind"], milliseconds, end, row.get("winner", ""), span(claim), found, lost, verdict
         )
     return made
 

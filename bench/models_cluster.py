@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 from bench.model_catalog import CASES, READY, TORCH, Case
-from bench.models import bring, claim, document, ended, head, judge, keep, specification, table, write_items
+from bench.models import bring, claim, ended, head, judge, keep, specification, table, write_items
+from bench.optimizing import optimized_model
 from rich.console import Console
 from tools.cluster.paths import TEST, checkout
 from tools.cluster.target import resolve_target
@@ -54,7 +55,7 @@ def run(kube: Kube, case: Case, work: Path) -> dict[str, Any]:
     """Take the case to its end; its row of the table."""
     spec = push(kube, case, work)
     began = time.monotonic()
-    kube.apply([document(case, spec)])
+    kube.apply([optimized_model(case.name, spec)])
     status = end(kube, case, spec["search"]["deadlineSeconds"])
     row = head(case, time.monotonic() - began) | ended(case, status)
     targets = [one["target"] for one in status.get("artifacts", ())]
@@ -90,16 +91,8 @@ def served(kube: Kube, case: Case, target: str, work: Path) -> dict[str, Any]:
     kube.apply([{"apiVersion": API_VERSION, "kind": "ModelDeployment", "metadata": {"name": name}, "spec": spec}])
     watch.serving(kube, name, 300, print)
     folder = work / case.name / target
-    install.fettle(
-        kube,
-        "pull",
-        f"om/{case.name}",
-        str(folder),
-        "--target",
-        target,
-        "--image",
-        install.images(kube.target)["server"],
-    )
+    asked = ("--target", target, "--image", install.images(kube.target)["server"])
+    install.fettle(kube, "pull", f"om/{case.name}", str(folder), *asked)
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     worst = max(_differences(kube, name, manifest, folder / REFERENCE))
     pods = json.loads(kube.kubectl("get", "pods", "-l", f"fettle.dev/modeldeployment={name}", "-o", "json"))["items"]

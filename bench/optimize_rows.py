@@ -14,7 +14,8 @@ import numpy as np
 from pydantic.alias_generators import to_camel
 from rich.table import Table
 
-Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+from fettle.store.arrays import Arrays
+
 FETTLE = "fettle"
 HELD_OUT, CALIBRATION = 1 / 3, 1 / 4  # shares of a case's items; the rest evaluates
 

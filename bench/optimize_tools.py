@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import yaml
 from bench.model_catalog import Case
-from bench.models import document, specification
+from bench.models import specification
 from bench.optimize_rows import FETTLE, Split
+from bench.optimizing import optimized_model, printed, ready
 from bench.peers.environments import REQUIREMENTS, ROOT, EnvironmentFailure, python
 from bench.side_by_side import Subject
+from tools.cluster.shell import last_line
 
 from fettle.store.manifest import copy_artifact, model_entry
 from fettle.store.store import Store
@@ -115,17 +117,16 @@ def _fettle(case: Case, source: str, folder: Path) -> Outcome:
     }
     spec["constraints"] = {"accuracy": {"maxDrop": case.max_drop}}
     path = folder / "optimizedmodel.yaml"
-    path.write_text(yaml.safe_dump(document(case, spec), sort_keys=False))
+    path.write_text(yaml.safe_dump(optimized_model(case.name, spec), sort_keys=False))
     command = [sys.executable, "-m", "fettle.cli.main", "optimize", "-f", str(path), "--store", str(folder / "store")]
     seconds, error = _timed([*command, "-o", "json"], folder)
-    try:
-        status = json.loads((folder / "stdout.log").read_text())["status"]
-    except json.JSONDecodeError:
+    status = printed((folder / "stdout.log").read_text())
+    if not status:
         return Outcome(seconds, error=error or "it printed no status")
     artifacts = status.get("artifacts", ())
     if not artifacts:
-        ready = next(one for one in status["conditions"] if one["type"] == "Ready")
-        return Outcome(seconds, error=f"{ready['reason']}: {ready.get('message', '')}")
+        told = ready(status)
+        return Outcome(seconds, error=f"{told['reason']}: {told.get('message', '')}")
     store = Store.open("pvc://store", Mounts({"store": folder / "store"}))
     manifest = copy_artifact(store, artifacts[0]["sha256"], folder / "artifact")
     entry = str(model_entry(folder / "artifact", manifest))
@@ -147,5 +148,4 @@ def _timed(command: Sequence[str], folder: Path) -> tuple[float, str | None]:
     seconds = time.monotonic() - began
     if done.returncode == 0:
         return seconds, None
-    said = (folder / "stderr.log").read_text(errors="replace").strip().splitlines()
-    return seconds, (said[-1] if said else f"exit status {done.returncode}")[:300]
+    return seconds, last_line(folder / "stderr.log") or f"exit status {done.returncode}"

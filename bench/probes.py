@@ -1,6 +1,6 @@
-"""How long a probe waits while a server is busy with bodies of 64 MiB. A real server process, its two ports, real HTTP.
+"""How long a probe waits while a server is busy with bodies of 63 MiB, of the 64 that it takes. A real server process, its two ports, real HTTP.
 
-    python -m bench.probes [--seconds 10] [--clients 3] [--mib 64]
+    python -m bench.probes [--seconds 10] [--clients 3] [--mib 63]
 
 For each kind of body some clients send one after the other, without a pause. Meanwhile `/healthz`, `/readyz` and `/fettle/window` are asked every
 20 ms, each on a new connection as the kubelet does, and small requests are sent to the data port. Prints a table in Markdown: the worst time of

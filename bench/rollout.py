@@ -28,6 +28,8 @@ from tools.demo.kube import ROOT, DemoError, Kube
 from tools.demo.traffic import Load, Totals, bodies
 from urllib3.exceptions import HTTPError
 
+from fettle.api.base import API_VERSION
+
 # Its own release and namespace, and a name that other releases leave alone: it disturbs nobody on a cluster that is named.
 RELEASE = "fettle-bench"
 NAMESPACE = "test-bench-rollout"
@@ -87,7 +89,7 @@ def prepare(kube: Kube, system: Kube) -> Stage:
     watched = ("--set", "watchNamespaces={" + NAMESPACE + "}", "--set", "ignoreNamespaces=null")
     install.install(system, *crds, "--set", "replicas=2", *watched, release=RELEASE, namespace=system.namespace)
     stage = Stage(kube, system, published(kube))
-    document = {"apiVersion": "fettle.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": NAME}}
+    document = {"apiVersion": API_VERSION, "kind": "ModelDeployment", "metadata": {"name": NAME}}
     kube.apply([{**document, "spec": stage.spec()}])
     stage.settled()
     return stage

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import yaml
+from bench.optimizing import optimized_model
 from onnx import numpy_helper
 from sklearn.neural_network import MLPClassifier
 from tools.demo.install import DIGITS, push
@@ -56,7 +57,7 @@ def published(kube: Kube) -> dict[str, Model]:
 def _optimized() -> Path:
     """The file that says what was published: model name -> row of `status.artifacts`."""
     answers, manifest, sources = FOLDER / "artifacts.json", FOLDER / "optimizedmodels.yaml", FOLDER / "models"
-    asked = yaml.safe_dump_all(optimized_model(name) for name in NAMES)
+    asked = yaml.safe_dump_all(optimized_model(name, specification(name)) for name in NAMES)
     if answers.exists() and manifest.read_text() == asked:
         return answers
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -113,26 +114,21 @@ def negated(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def optimized_model(name: str) -> dict[str, Any]:
+def specification(name: str) -> dict[str, Any]:
     """One candidate, one target: here only something to serve is wanted, faster or not. `wrong` may be as wrong as its own original."""
     return {
-        "apiVersion": "fettle.dev/v1alpha1",
-        "kind": "OptimizedModel",
-        "metadata": {"name": name},
-        "spec": {
-            "source": {"uri": f"pvc://models/{name}.onnx"},
-            "data": {
-                "evaluation": {
-                    "uri": "pvc://models/evaluation.npz",
-                    "labelKey": "labels",
-                    "output": "logits",
-                    # By its labels it would be refused, as any original that does not know its items.
-                    "metric": "Agreement" if name == "wrong" else "Accuracy",
-                    "agreement": {"mode": "TopOne"},
-                }
-            },
-            "targets": [{"name": "cpu", "runtimes": ["onnxruntime"], "threads": 1}],
-            "recipes": [FLOAT32],
-            "constraints": {"accuracy": {"maxDrop": 0.02}, "speedup": {"min": 0.5}},
+        "source": {"uri": f"pvc://models/{name}.onnx"},
+        "data": {
+            "evaluation": {
+                "uri": "pvc://models/evaluation.npz",
+                "labelKey": "labels",
+                "output": "logits",
+                # By its labels it would be refused, as any original that does not know its items.
+                "metric": "Agreement" if name == "wrong" else "Accuracy",
+                "agreement": {"mode": "TopOne"},
+            }
         },
+        "targets": [{"name": "cpu", "runtimes": ["onnxruntime"], "threads": 1}],
+        "recipes": [FLOAT32],
+        "constraints": {"accuracy": {"maxDrop": 0.02}, "speedup": {"min": 0.5}},
     }

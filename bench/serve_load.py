@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.peers.environments import ROOT
+from bench.peers.environments import ROOT, last_words
 
 TOOLS = ROOT / ".cache" / "bench-serve" / "tools"
 GO_MODULES = {
@@ -123,9 +123,8 @@ def _vegeta(request: Request, rate: float, seconds: float, cpus: Sequence[int], 
         "body": base64.b64encode(request.body).decode(),
         "header": {"Content-Type": ["application/json"], **{name: [value] for name, value in request.headers.items()}},
     }
-    (folder / "target.json").write_text(
-        json.dumps(target) + "\n"
-    )  # vegeta takes no target from a last line without its end
+    # Vegeta takes no target from a last line without its end.
+    (folder / "target.json").write_text(json.dumps(target) + "\n")
     program, results = _go("vegeta"), folder / "vegeta.bin"
     words = [
         str(program),
@@ -182,7 +181,7 @@ def _run(words: Sequence[str | Path], cpus: Sequence[int], environment: dict[str
     pinned = ["taskset", "--cpu-list", ",".join(map(str, cpus)), *words]
     done = subprocess.run(pinned, check=False, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise LoadFailure(f"{Path(words[0]).name} ended with {done.returncode}: {_last(done)}")
+        raise LoadFailure(f"{Path(words[0]).name} ended with {done.returncode}: {last_words(done)}")
     return done.stdout
 
 
@@ -192,9 +191,4 @@ def _command(words: Sequence[str | Path], folder: Path, what: str, environment: 
     except OSError as error:
         raise LoadFailure(f"{what}: {error}") from error
     if done.returncode:
-        raise LoadFailure(f"{what}: {_last(done)}")
-
-
-def _last(done: subprocess.CompletedProcess[str]) -> str:
-    lines = (done.stderr or done.stdout).strip().splitlines()
-    return lines[-1][:200] if lines else "it said nothing"
+        raise LoadFailure(f"{what}: {last_words(done)}")

@@ -13,8 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fettle.api.signature import BY_V2, Signature, Tensor
-
-Array = np.ndarray[Any, Any]
+from fettle.store.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import psutil
 from bench.peers.environments import ROOT, EnvironmentFailure, python
 from bench.serve_load import Request
 from bench.serve_models import ServedCase
+from tools.cluster.shell import last_line
 from tools.ports import free_port
 from tools.serving import ServerProcess, open_store, publish
 
@@ -163,7 +164,7 @@ class RunningServer:
         request, until = self.request(JSON), time.monotonic() + READY_SECONDS
         while time.monotonic() < until:
             if self.process.poll() is not None:
-                raise ServerFailure(f"it ended with {self.process.returncode}: {_last_line(self.log)}")
+                raise ServerFailure(f"it ended with {self.process.returncode}: {self._last_words()}")
             with contextlib.suppress(httpx.TransportError):
                 answer = httpx.post(
                     request.url, content=request.body, headers={"Content-Type": "application/json"}, timeout=60
@@ -171,7 +172,10 @@ class RunningServer:
                 if answer.status_code == 200:
                     return
             time.sleep(0.2)
-        raise ServerFailure(f"it did not answer within {READY_SECONDS} s: {_last_line(self.log)}")
+        raise ServerFailure(f"it did not answer within {READY_SECONDS} s: {self._last_words()}")
+
+    def _last_words(self) -> str:
+        return last_line(self.log) or "its log is empty"
 
     def _require_binary(self) -> None:
         """Ask the server whether it has the extension, as the protocol says."""
@@ -238,8 +242,3 @@ def _pinned(cpus: Sequence[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(own, before)
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "its log is empty"

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,12 +27,12 @@ import numpy as np
 import torch
 import yaml
 from bench.claims import runner
+from bench.optimizing import fettle_optimize, optimized_model, span
 from bench.train_tasks import PLAIN, RECIPES, SEED, TASKS, Array, Task, learned
 from rich.console import Console
 from rich.table import Table
 from tools.serving import open_store
 
-from fettle.api.base import API_VERSION
 from fettle.runtimes import cpu
 from fettle.store.manifest import MODEL_FOLDER, copy_artifact, model_entry
 
@@ -82,7 +81,7 @@ def specification(task: Task) -> dict[str, Any]:
         "constraints": {"accuracy": {"maxDrop": task.max_drop}},
         "search": {"deadlineSeconds": DEADLINE_SECONDS, "strategy": "Exhaustive", "parallelism": 1},
     }
-    return {"apiVersion": API_VERSION, "kind": "OptimizedModel", "metadata": {"name": task.name}, "spec": spec}
+    return optimized_model(task.name, spec)
 
 
 def bring(task: Task, folder: Path) -> None:
@@ -103,13 +102,9 @@ def optimize(task: Task, folder: Path, machine: str) -> list[Row]:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "model.pt2").exists():
         bring(task, folder)
-    (folder / "optimizedmodel.yaml").write_text(yaml.safe_dump(specification(task), sort_keys=False))
-    command = [sys.executable, "-m", "fettle.cli.main", "optimize", "-f", str(folder / "optimizedmodel.yaml")]
-    command += ["--store", str(folder / "store"), "-o", "json"]
-    began = time.monotonic()
-    with (folder / "progress.log").open("a") as log:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-    candidates = json.loads(done.stdout or "{}").get("status", {}).get("candidates")
+    path, began = folder / "optimizedmodel.yaml", time.monotonic()
+    path.write_text(yaml.safe_dump(specification(task), sort_keys=False))
+    candidates = fettle_optimize(path, folder / "store", folder / "progress.log").status.get("candidates")
     if not candidates:
         raise RuntimeError(
             f"{task.name}: no candidate: see {folder / 'progress.log'}, and the logs in {folder / 'store'}"
@@ -260,13 +255,6 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{unseen:.4g}" if unseen is not None else "",
         {True: "held", False: "BROKEN", None: ""}[row["promiseHeld"]],
     )
-
-
-def span(interval: Mapping[str, float] | None, digits: str) -> str:
-    """A value with its interval, as '2f' or '4g'."""
-    if interval is None:
-        return ""
-    return f"{interval['value']:.{digits}} [{interval['low']:.{digits}}, {interval['high']:.{digits}}]"
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-Array = np.ndarray[Any, Any]
+from fettle.store.arrays import Array
+
 TEXTS = Path(__file__).parents[1] / "examples" / "text" / "evaluation.npz"
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 SEED = 20

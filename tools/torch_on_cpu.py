@@ -25,13 +25,8 @@ PLACEHOLDER = "libtorch_global_deps.so"  # the smallest of PyTorch's own
 NO_DEVICE = bytes.fromhex("b864000000c3").ljust(16, b"\x90")  # mov eax, 100 (cudaErrorNoDevice); ret
 # lea rax, [rip + 1]; ret; and the text that it points to: what an error is called is a text, which PyTorch reads.
 CALLED = bytes.fromhex("488d0501000000c3") + b"no CUDA device".ljust(24, b"\0")
-TEXTS = (
-    "ErrorString",
-    "ErrorName",
-    "StatusString",
-    "StatusName",
-    "ncclGetLastError",
-)  # ends of symbols that answer with one
+# Ends of symbols that answer with one.
+TEXTS = ("ErrorString", "ErrorName", "StatusString", "StatusName", "ncclGetLastError")
 # Tags of the dynamic section.
 NEEDED, HASH, STRTAB, SYMTAB, STRSZ, SYMENT, SONAME, VERNEED = 1, 4, 5, 6, 10, 11, 14, 0x6FFFFFFE
 SYMBOL, HEADER, SEGMENT = struct.Struct("<IBBHQQ"), struct.Struct("<16sHHIQQQIHHHHHH"), struct.Struct("<IIQQQQQQ")

@@ -10,12 +10,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = (
-    (64, 3, 1),
-    (128, 4, 2),
-    (256, 6, 2),
-    (512, 3, 2),
-)  # He et al. 2016, table 1: width, bottlenecks, stride of the first
+# He et al. 2016, table 1: width, bottlenecks, stride of the first.
+BLOCKS = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
 
 
 class _Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -54,8 +55,6 @@ def _load(address: str, subject: Subject) -> dict[str, Any]:
 
 def _request(subject: Subject) -> tuple[dict[str, str], bytes]:
     """One request in the binary form of the Open Inference Protocol."""
-    import json
-
     inputs, tail = [], b""
     for tensor in subject.signature.inputs:
         array = np.ascontiguousarray(subject.feed[tensor.name])

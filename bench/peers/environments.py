@@ -47,5 +47,10 @@ def command(*words: str | Path) -> None:
     """Run a command to its end. Raises EnvironmentFailure with what it said last."""
     done = subprocess.run(words, check=False, capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise EnvironmentFailure(f"its environment cannot be made: {''.join(said)[:300]}")
+        raise EnvironmentFailure(f"its environment cannot be made: {last_words(done)}")
+
+
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line that a command printed, of its complaints where there are some."""
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return lines[-1][:300] if lines else "it said nothing"

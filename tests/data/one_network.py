@@ -5,11 +5,10 @@ Needs nothing but numpy, because the formats are written in several environments
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from fettle.store.arrays import Array
+
 SIZE, COLORS, CHANNELS, CLASSES = 12, 3, 8, 4
 INPUT = "image"  # channels last, in every format
 _random = np.random.default_rng(11)

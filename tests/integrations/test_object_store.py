@@ -24,9 +24,8 @@ from fettle.store.remote import RemoteFiles
 from fettle.store.store import Store
 from fettle.store.uris import Mounts, locate
 
-AWAY_SECONDS = float(
-    os.environ.get("FETTLE_TEST_AWAY_SECONDS", "5")
-)  # how long the server stays killed; 60 is the promise
+# How long the server stays killed; 60 is the promise.
+AWAY_SECONDS = float(os.environ.get("FETTLE_TEST_AWAY_SECONDS", "5"))
 STAGES = ("prepare", "build", "measure", "publish")
 DIGITS = ROOT / "examples" / "digits"
 

@@ -24,15 +24,8 @@ VALUES: tuple[Any, ...] = (
     *("", "x" * 300, "../../etc/passwd", "\u0000", [], {}, [[]], {"": None}),
 )
 NAMES = ("../outside", "/outside", "a/../../outside", "config.json", "data.pkl", "schema.json", "version")
-NEITHER = (
-    ValueError,
-    RuntimeError,
-    OSError,
-    EOFError,
-    zlib.error,
-    struct.error,
-    zipfile.BadZipFile,
-)  # as their readers say
+# What the readers of archives and documents raise for what is neither.
+NEITHER = (ValueError, RuntimeError, OSError, EOFError, zlib.error, struct.error, zipfile.BadZipFile)
 LENGTH = 8  # bytes in front of the header of safetensors
 
 

@@ -18,11 +18,10 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import RuntimeName
 from fettle.runtimes import base
+from fettle.store.arrays import Arrays
 from fettle.store.manifest import copy_artifact
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
-
-Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 def optimized(folder: Path, model: str, items: Arrays, *options: str, runtime: str = "onnxruntime") -> dict[str, Any]:

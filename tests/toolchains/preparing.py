@@ -43,11 +43,8 @@ REASONS = {
     "DataInvalid",
     "OutOfMemory",
 }
-BROKEN = (
-    "SourceCorrupted",
-    "UnsupportedFormat",
-    "UnsafePickle",
-)  # of what is no file of the format, or only begins as one
+# Of these, what is said of what is not a file of the format, or only begins as one.
+BROKEN = ("SourceCorrupted", "UnsupportedFormat", "UnsafePickle")
 MOST_MEMORY = 6 << 30  # bytes: a size that a damaged file claims must not take the machine down
 NOTHING = ("empty", "header-alone", "cut-at-0.05")  # forms that are none
 LIBRARIES = (".ses", "torchinductor_", ".cache", ".config", ".keras")  # what libraries make for themselves begins so

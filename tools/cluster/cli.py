@@ -12,7 +12,7 @@ import click
 
 from tools.cluster.errors import ClusterError, InUseError, TakenError
 from tools.cluster.paths import CLUSTERS, FETTLE, TEST, Cluster, Paths, checkout
-from tools.cluster.shell import Progress, attempt
+from tools.cluster.shell import Progress, megabytes
 
 
 class _Group(click.Group):
@@ -98,9 +98,8 @@ def down(cluster: Cluster | None, purge: bool) -> None:
 
 def _tell_kept(folder: Path) -> None:
     """What stays on the disk, and what removes it."""
-    used = attempt("du", "-sxm", folder).stdout.split()
-    if used and int(used[0]):
-        text = f"{int(used[0]) / 1024:.1f} GB stay in {folder} for the next start: binaries, images, state"
+    if used := megabytes(folder):
+        text = f"{used / 1024:.1f} GB stay in {folder} for the next start: binaries, images, state"
         click.echo(f"{text}; `make clean` removes them, and .venv")
 
 
@@ -160,7 +159,7 @@ def run(cluster: Cluster, images: bool, torch: bool, command: tuple[str, ...]) -
 @main.command(short_help="Print the kubeconfig to use.")
 @_named(FETTLE, "Name of the cluster; fettle by default.")
 def kubeconfig(cluster: Cluster) -> None:
-    """Print the path of the kubeconfig to use: that of the embedded cluster, or the one that FETTLE_KUBECONFIG names."""
+    """Print the path of the kubeconfig to use: that of the cluster that was started here, or the one that FETTLE_KUBECONFIG names."""
     from tools.cluster.target import resolve_target
 
     click.echo(resolve_target(paths=checkout(cluster)).kubeconfig)

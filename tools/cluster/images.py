@@ -26,12 +26,8 @@ from tools.cluster.target import Target
 BUILD_ATTEMPTS = 3
 NAMES = ("operator", "server", "optimizer")
 TORCH_NAMES = ("server-torch", "optimizer-torch")  # large: only on request
-FORMAT_NAMES = (
-    "optimizer-tensorflow",
-    "optimizer-transformers",
-    "optimizer-sklearn",
-    "server-litert",
-)  # of source formats: only by name
+# For source formats: only by name.
+FORMAT_NAMES = ("optimizer-tensorflow", "optimizer-transformers", "optimizer-sklearn", "server-litert")
 GPU_NAMES = ("server-gpu", "optimizer-gpu")  # larger still
 GPU_TORCH_NAMES = ("server-gpu-torch", "optimizer-gpu-torch")
 NO_ARGUMENTS: Mapping[str, str] = {}

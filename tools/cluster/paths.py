@@ -111,7 +111,7 @@ class Paths:
 
     @property
     def folder(self) -> Path:
-        """What belongs to this cluster alone; the other one's lies in a folder of its own below."""
+        """What belongs to this cluster alone; those of the others lie in folders of their own below that of `fettle`."""
         return self.home if self.cluster == FETTLE else self.home / self.cluster.name
 
     @property

@@ -86,7 +86,7 @@ def _open(record: Record) -> int | None:
     """A pidfd of the very process that was started; None when it is gone."""
     try:
         descriptor = os.pidfd_open(record.pid)
-    except (ProcessLookupError, OSError):
+    except OSError:
         return None
     if alive(record):  # asked after the pidfd is held, so that the pid cannot change hands in between
         return descriptor

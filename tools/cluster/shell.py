@@ -83,6 +83,12 @@ def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.1
     return True
 
 
+def megabytes(folder: Path) -> int:
+    """What a folder takes of its disk; 0 where there is none."""
+    used = attempt("du", "-sxm", folder).stdout.split()
+    return int(used[0]) if used else 0
+
+
 def last_line(log: Path) -> str:
     """The last line of a log that is not empty, and that tells more than that a step of a build failed."""
     try:

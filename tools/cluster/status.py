@@ -15,7 +15,7 @@ from tools.cluster.containers import shims
 from tools.cluster.errors import ClusterError
 from tools.cluster.lifecycle import owner, registry_answers
 from tools.cluster.paths import NODE, Paths
-from tools.cluster.shell import attempt
+from tools.cluster.shell import megabytes
 
 
 def show_all(clusters: Sequence[Paths]) -> bool:
@@ -100,6 +100,5 @@ def _megabytes(pid: int) -> int:
 
 
 def _disk(paths: Paths) -> str:
-    used = attempt("du", "-sxm", paths.home).stdout.split()
     free = shutil.disk_usage(paths.root).free // 2**30
-    return f"{int(used[0]) if used else 0} MB in {paths.home}, {free} GB free"
+    return f"{megabytes(paths.home)} MB in {paths.home}, {free} GB free"

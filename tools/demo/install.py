@@ -31,9 +31,8 @@ def helm_arguments(refs: dict[str, str]) -> list[str]:
     arguments: list[str] = []
     for name, ref in refs.items():
         repository, _, tag = ref.rpartition(":")
-        key = "image." + re.sub(
-            r"-(\w)", lambda letter: letter[1].upper(), name
-        )  # optimizer-torch: image.optimizerTorch
+        # optimizer-torch: image.optimizerTorch
+        key = "image." + re.sub(r"-(\w)", lambda letter: letter[1].upper(), name)
         arguments += ["--set", f"{key}.repository={repository}", "--set-string", f"{key}.tag={tag}"]
     return arguments
 

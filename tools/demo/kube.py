@@ -63,7 +63,7 @@ class Kube:
         self.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}}])
 
     def get(self, short: str, name: str) -> dict[str, Any] | None:
-        """One of our objects by short name (om, md), or None."""
+        """One of our objects by its kind's short name (om, mdep), or None."""
         try:
             found: dict[str, Any] = self.custom.get_namespaced_custom_object(
                 "fettle.dev", "v1alpha1", self.namespace, PLURALS[short], name

@@ -19,11 +19,11 @@ import grpc
 import numpy as np
 
 from fettle.server import inference_pb2 as pb
+from fettle.store.arrays import Array
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 JSON_SIZE = "Inference-Header-Content-Length"
 SECONDS = 30.0
-Array = np.ndarray[Any, Any]
 Ask = Callable[[Array], tuple[int, list[float]]]  # bytes of the request, and the answer's numbers
 
 

@@ -63,25 +63,22 @@ def _put(kube: Kube, name: str, files: dict[str, str]) -> None:
     kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(config))
 
 
+def _printed(log: str) -> list[Totals]:
+    """The lines of JSON in a log."""
+    return [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+
+
 def over_each_protocol(kube: Kube, deployment: str, requests: list[str], name: str = "demo-protocols") -> list[Totals]:
     """What a pod heard that sent these requests to the Service over each protocol (`protocols.py`). Raises DemoError."""
     kube.kubectl("delete", "pod", name, "--ignore-not-found", "--wait=true", "--grace-period=1")
     _put(kube, name, {"protocols.py": PROTOCOLS.read_text(), "bodies": "\n".join(requests)})
-    command = [
-        "python",
-        "/files/protocols.py",
-        "--host",
-        deployment,
-        "--model",
-        deployment,
-        "--bodies",
-        "/files/bodies",
-    ]
+    command = ["python", "/files/protocols.py", "--host", deployment, "--model", deployment]
+    command += ["--bodies", "/files/bodies"]
     kube.apply(_pod(name, images(kube.target)["server"], name, command))
     log = ""
     for _ in watch.polls(120, kube=kube):
         log = kube.pod_log(name, tail=-1)
-        told = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+        told = _printed(log)
         if len(told) == len(WAYS):
             kube.kubectl("delete", "pod", name, "--wait=false")
             return told
@@ -112,12 +109,12 @@ class Load:
 
     def totals(self) -> Totals:
         """What happened so far; empty while the pod does not run."""
-        lines = [line for line in self.kube.pod_log(self.name, tail=1).splitlines() if line.startswith("{")]
-        return dict(json.loads(lines[-1])) if lines else {}
+        lines = _printed(self.kube.pod_log(self.name, tail=1))
+        return lines[-1] if lines else {}
 
     def history(self) -> list[Totals]:
         """The totals of every second so far, oldest first."""
-        return [json.loads(line) for line in self.kube.pod_log(self.name, tail=-1).splitlines() if line.startswith("{")]
+        return _printed(self.kube.pod_log(self.name, tail=-1))
 
     def stop(self) -> Totals:
         """Stop sending, wait for the last answers, return the totals and remove the pod."""

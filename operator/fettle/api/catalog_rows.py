@@ -20,9 +20,8 @@ class StepEntry:
     lossy: bool = False  # answers may change, so they must be proved
     calibration: bool = False  # needs calibration items
     instruction_set: bool = False  # the file is made for the CPU's instruction set, which is then part of the cache key
-    bounded: bool = (
-        False  # looks at the answers and at how many of them may change, which are then part of the cache key
-    )
+    # Looks at the answers and at how many of them may change, which are then part of the cache key.
+    bounded: bool = False
     trains: bool = False  # changes the model in its own framework: a build of its own, the same for every family
     training: bool = False  # needs training items; one that trains and does not need them takes calibration items where there are none
     finishes: bool = False  # ends each build of its family: puts the file into the form that its device takes

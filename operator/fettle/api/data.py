@@ -138,9 +138,8 @@ class AgreementSpec(ApiModel):
         Field(
             description="Whether items on which the original itself is unsure of a decision (TopOne) count in the agreement. Skip leaves them out, "
             "as the analysis of a rollout does; status.candidates[].agreement.unsure says how many.",
-            exclude_if=lambda unsure: (
-                unsure == UnsureItems.COUNT
-            ),  # tasks and builds from before there was a choice stay as they were
+            # Tasks and builds from before there was a choice stay as they were.
+            exclude_if=lambda unsure: unsure == UnsureItems.COUNT,
         ),
     ] = UnsureItems.COUNT
 

@@ -10,9 +10,8 @@ from fettle.api.task import BuildTask, BuiltCandidate
 GROUP = 5  # candidates that are loaded at once beside the baseline, at most
 JOB_BYTES = 400 << 20  # the measuring process itself, with what it computes intervals with
 COMPILER_BYTES = 1 << 30  # of PyTorch's compiler and the C++ compiler, beside the model
-COPIES = (
-    3  # of a model's bytes while it loads: the file, the weights read from it, the weights as the kernels want them
-)
+# Copies of a model's bytes while it loads: the file, the weights read from it, and the weights as the kernels want them.
+COPIES = 3
 
 
 def process_bytes(candidate: BuiltCandidate) -> int:

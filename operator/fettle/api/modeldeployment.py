@@ -199,7 +199,6 @@ class RolloutSpec(ApiModel):
         Field(
             max_length=32,
             description="Steps in order. Empty means that the canary goes straight to 100 percent.",
-            json_schema_extra={"x-atomic": True},
         ),
     ] = ()
     analysis: Annotated[

@@ -83,7 +83,6 @@ class AnalysisStatus(ApiModel):
         Field(
             max_length=20,
             description="Last judged windows of this rollout, oldest first. They are kept in the ledger afterwards.",
-            json_schema_extra={"x-atomic": True},
         ),
     ] = ()
 
@@ -180,7 +179,7 @@ class ModelDeploymentStatus(ApiModel):
     canary: Annotated[CanaryStatus | None, Field(description="The canary revision, during a rollout.")] = None
     revisions: Annotated[
         tuple[RevisionRecord, ...],
-        Field(max_length=100, description="The ledger, oldest first.", json_schema_extra={"x-atomic": True}),
+        Field(max_length=100, description="The ledger, oldest first."),
     ] = ()
     last_command: Annotated[CommandStatus | None, Field(description="Last command that was handled.")] = None
     commands: Annotated[

@@ -35,7 +35,7 @@ class OptimizeGraphStep(StepParameters):
 
     @property
     def words(self) -> str:
-        """Empty, because the step has no parameters."""
+        """The step has no parameters."""
         return "optimize graph"
 
 

@@ -73,9 +73,8 @@ class PrepareReport(ApiModel):
     items: StoredData
     tokenizer: StoredTokenizer | None = None  # that made `items` of texts, where it can be served
     labels: LabelReading | None = None  # of `items` and `screening`; None where they have none
-    metric: Metric | None = (
-        None  # that judges the items: what was asked for, or what Auto recognized; None where nothing was asked
-    )
+    # The metric that judges the items: what was asked for, or what Auto recognized; None where nothing was asked.
+    metric: Metric | None = None
     # How many of `items` at most have something to find by that metric, where it is a task's; None: all of them count.
     informative: int | None = None
     custom_code: str | None = None  # what spec.data.evaluation.custom.uri held
@@ -83,9 +82,8 @@ class PrepareReport(ApiModel):
     generated: bool = False
     # PortableForm: the source as it came cannot be timed (`notes` say why); `original` is then the portable form.
     basis: Basis = Basis.SOURCE_RUNTIME
-    preparation: str = (
-        ""  # digest of what prepared it (revision, library versions): an answer of another one is not reused
-    )
+    # Digest of what prepared it (revision, library versions): an answer of another one is not reused.
+    preparation: str = ""
     builds: tuple[BuildEntry, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -30,7 +30,7 @@ KNOWN = {
     *COPIED,
     *COPIED_EXTENSIONS,
     *("additionalProperties", "default", "description", "exclusiveMinimum", "items", "properties", "required", "type"),
-    *("$defs", "title", "x-atomic", "readOnly", "x-map-keys", "x-preserve", "x-set", "x-unfilled"),
+    *("$defs", "title", "readOnly", "x-map-keys", "x-preserve", "x-set", "x-unfilled"),
 }
 
 

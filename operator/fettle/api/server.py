@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fettle.api import uris
 from fettle.api.base import ApiModel, Rule, rules
 from fettle.api.pods import EnvVar, ResourceSpec
+from fettle.api.uris import SecretName, store_rules
 from fettle.api.vocabulary import Uri
 
 
@@ -35,14 +35,15 @@ class BatchingSpec(ApiModel):
     ] = None
 
 
-SecretName = Annotated[str, Field(min_length=1, max_length=253)]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
+Names = tuple[ObjectName, ...]
 
 
 class TlsSpec(ApiModel):
     """TLS on every port of the server. A renewed Secret takes effect without a restart, and open connections are kept."""
 
     secret_name: Annotated[
-        SecretName,
+        ObjectName,
         Field(description="Secret of type kubernetes.io/tls in this namespace, with tls.crt and tls.key."),
     ]
     require_client_certificate: Annotated[
@@ -51,9 +52,6 @@ class TlsSpec(ApiModel):
             description="Whether clients must present a certificate signed by ca.crt of the Secret. Not required on the management port."
         ),
     ] = False
-
-
-Names = tuple[Annotated[str, Field(min_length=1, max_length=253)], ...]
 
 
 class TokenReviewSpec(ApiModel):
@@ -98,7 +96,7 @@ class AuthSpec(ApiModel):
     """Who may send requests: clients with a bearer token."""
 
     secret_name: Annotated[
-        SecretName | None,
+        ObjectName | None,
         Field(
             description="Secret in this namespace with one key per client. The value is the client's token, or several tokens, one per line. "
             "A change takes effect without a restart."
@@ -134,7 +132,7 @@ class TracingSpec(ApiModel):
     ] = 0.01
 
 
-@rules(*uris.store_rules("server.logging.requests.uri"))
+@rules(*store_rules("server.logging.requests.uri"))
 class RequestLoggingSpec(ApiModel):
     """A sample of the inputs that clients send, in .npz files that data.evaluation of an OptimizedModel reads. Inputs can be personal data."""
 
@@ -146,7 +144,7 @@ class RequestLoggingSpec(ApiModel):
             "share."
         ),
     ]
-    secret_name: uris.SecretName = None
+    secret_name: SecretName = None
     max_items: Annotated[
         int,
         Field(

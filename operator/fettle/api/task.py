@@ -301,9 +301,8 @@ class MeasureTask(ApiModel):
     constraints: Constraints = Constraints()
     objective: Objective = Objective.LATENCY
     places: int = 1
-    exhaustive: Annotated[bool, Field(exclude_if=lambda exhaustive: not exhaustive)] = (
-        False  # absent: tasks keep their hashes
-    )
+    # Left out where it is False, so that tasks keep their hashes.
+    exhaustive: Annotated[bool, Field(exclude_if=lambda exhaustive: not exhaustive)] = False
     # search.deadlineSeconds of an exhaustive search, which measures as many as that leaves time for: with more time it is another task.
     deadline_seconds: Annotated[int | None, Field(exclude_if=lambda seconds: seconds is None)] = None
     alpha: float

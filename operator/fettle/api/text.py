@@ -9,9 +9,8 @@ EVENT_LIMIT = 1024  # bytes of an Event's message; the API server refuses more
 MESSAGE_LIMIT = 512  # bytes of every other message: candidates, terminations, analysis
 QUOTED_LIMIT = 300  # bytes of what a library said, as a part of a message
 MARK = " … "
-RETRY_COMMAND = (
-    "kubectl fettle retry om/NAME"  # in a message of a Job, which does not know the name; the operator puts it in
-)
+# Stands in messages of a Job, which does not know the name; the operator puts it in.
+RETRY_COMMAND = "kubectl fettle retry om/NAME"
 WORD = 32  # letters: how far a cut moves to stand between words; what is longer is no word of a person
 
 
@@ -34,6 +33,11 @@ def clip(text: str, limit: int = MESSAGE_LIMIT) -> str:
 def quoted(said: object, limit: int = QUOTED_LIMIT) -> str:
     """The text of a library or a person, on one line and in at most `limit` bytes."""
     return clip(" ".join(str(said).split()), limit)
+
+
+def error_text(error: BaseException) -> str:
+    """What an error says; the name of its class if it says nothing, as `TimeoutError()` does."""
+    return str(error) or type(error).__name__
 
 
 def counted(number: int, noun: str) -> str:

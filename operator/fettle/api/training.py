@@ -22,6 +22,8 @@ from fettle.api.vocabulary import (
     TrainingLoss,
 )
 
+DEFAULT_RATIO, DEFAULT_SPARSITY, DEFAULT_ENERGY = 0.5, 0.8, 0.95  # of steps that do not say how much
+
 
 @rules(*function_rules("train.custom"))
 class CustomLossSpec(FunctionSpec):
@@ -158,7 +160,7 @@ class PruneStep(StepParameters):
             gt=0,
             le=0.99,
             description="Share that is removed: of the channels of each layer, of the heads of each attention, or of all blocks (Structured). "
-            "Default: 0.5.",
+            f"Default: {DEFAULT_RATIO}.",
         ),
     ] = None
     target_speedup: Annotated[
@@ -183,7 +185,11 @@ class PruneStep(StepParameters):
     ] = 1
     sparsity: Annotated[
         float | None,
-        Field(gt=0, le=0.99, description="Share of the weights that is set to 0 (Magnitude). Default: 0.8."),
+        Field(
+            gt=0,
+            le=0.99,
+            description=f"Share of the weights that is set to 0 (Magnitude). Default: {DEFAULT_SPARSITY}.",
+        ),
     ] = None
     granularity: Annotated[
         Granularity,
@@ -207,8 +213,9 @@ class PruneStep(StepParameters):
         if self.method == PruneMethod.NM:
             return f"prune {self.n}:{self.m}"
         if self.method == PruneMethod.MAGNITUDE:
-            return f"prune Magnitude, {self.sparsity or 0.8:g}"
-        how_much = f"to {self.target_speedup:g}x" if self.target_speedup is not None else f"{self.ratio or 0.5:g}"
+            return f"prune Magnitude, {self.sparsity or DEFAULT_SPARSITY:g}"
+        share = f"{self.ratio or DEFAULT_RATIO:g}"
+        how_much = f"to {self.target_speedup:g}x" if self.target_speedup is not None else share
         what = f"Structured {self.unit}" if self.unit is not PruneUnit.CHANNELS else "Structured"
         return f"prune {what}, {how_much}"
 
@@ -227,7 +234,7 @@ class LowRankStep(StepParameters):
         Field(
             gt=0,
             le=0.99,
-            description="Share of the energy (squared singular values) of each layer to keep. Default: 0.95.",
+            description=f"Share of the energy (squared singular values) of each layer to keep. Default: {DEFAULT_ENERGY}.",
         ),
     ] = None
     rank: Annotated[
@@ -250,7 +257,7 @@ class LowRankStep(StepParameters):
             return f"low rank, {self.rank:g} of the full rank"
         if self.target_speedup is not None:
             return f"low rank, to {self.target_speedup:g}x"
-        return f"low rank, {self.energy or 0.95:g} of the energy"
+        return f"low rank, {self.energy or DEFAULT_ENERGY:g} of the energy"
 
 
 class DepthwiseSeparableSpec(ApiModel):

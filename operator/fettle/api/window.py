@@ -1,4 +1,4 @@
-"""A pod's response to `GET /fettle/window`: `{start, now, kept, bucketBase, bucketRatio, agreement, windows: [second, …]}`.
+"""A pod's response to `GET /fettle/window`: `{start, now, kept, bucketBase, bucketRatio, agreement, drift, windows: [second, …]}`.
 
 The server writes it and the operator reads it. The reader treats it as untrusted data, so each field is bounded.
 """

@@ -13,6 +13,7 @@ from kubernetes.aio.client.rest import RESTResponse
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from fettle.api.reasons import Reason
+from fettle.api.text import error_text
 from fettle.cluster.kinds import LEASE, POD, Object, ResourceKind
 from fettle.cluster.refusal import Refusal
 from fettle.errors import ClusterError, MissingError, UsageError
@@ -40,7 +41,7 @@ class ObjectListing:
 def connection_refused(error: BaseException) -> ClusterError:
     """The error if the API server does not answer."""
     return ClusterError(
-        f"the API server did not answer: {error or type(error).__name__}",
+        f"the API server did not answer: {error_text(error)}",
         reason=Reason.CLUSTER_UNREACHABLE,
         retryable=True,
     )

@@ -11,7 +11,8 @@ from typing import Any, TypedDict
 import numpy as np
 
 from fettle.errors import UsageError
-from fettle.library.models import Array, named
+from fettle.library.models import named
+from fettle.runtimes.base import Array
 
 LABELS = "labels"
 

@@ -14,11 +14,11 @@ import numpy as np
 from fettle.api.signature import Signature, Tensor
 from fettle.api.text import installing
 from fettle.errors import DataError, FettleError, UsageError
+from fettle.runtimes.base import Array
 
 if TYPE_CHECKING:  # nothing of the optimizer is imported before it is needed
     from fettle.optimizer.sources.sklearn_onnx import FittedEstimator
 
-Array = np.ndarray[Any, Any]
 TAKEN = "a path, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram, a model of transformers or Keras, or a scikit-learn estimator"
 
 

@@ -13,9 +13,9 @@ from fettle.api.signature import Tensor
 from fettle.cli.local.served import served_folder
 from fettle.errors import UsageError
 from fettle.library.items import GivenItems
-from fettle.library.models import Array, named
+from fettle.library.models import named
 from fettle.runtimes.artifact import Parts, load
-from fettle.runtimes.base import numpy_dtype
+from fettle.runtimes.base import Array, numpy_dtype
 
 AT_ONCE = 256  # items of a run that takes any number: memory does not grow with what is asked
 

@@ -27,8 +27,9 @@ from fettle.cli.local.run import LocalRun
 from fettle.cli.views.progress import PlainDisplay, candidates_table, stage_line
 from fettle.errors import UsageError
 from fettle.library.items import LABELS, LearningItems, RunItems
-from fettle.library.models import Array, written
+from fettle.library.models import written
 from fettle.library.predict import Predictor
+from fettle.runtimes.base import Array
 
 WIDTH = 160  # columns of the table of candidates
 

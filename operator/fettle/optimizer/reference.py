@@ -10,13 +10,14 @@ import numpy as np
 
 from fettle.api.reasons import Reason
 from fettle.errors import SourceError
-from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.measure.agreement import OutputProfile, within_noise
-from fettle.optimizer.sources.base import NamedArrays, RunModel
+from fettle.optimizer.measure.items import MappedItems
+from fettle.optimizer.sources.base import RunModel
+from fettle.runtimes.base import Array, Arrays
 from fettle.store.comparison import has_nan
 
-REFERENCE_ITEMS = 3
+COMPARED_ITEMS = 3
 MOST_STEPS = 2  # of a quantized output
 SLOW_SECONDS = 0.5  # a run that takes longer is made less often
 
@@ -25,9 +26,15 @@ SLOW_SECONDS = 0.5  # a run that takes longer is made less often
 class OriginalAnswers:
     """What the original answers to some inputs. `steps`: see `RunnableModel.steps`."""
 
-    inputs: tuple[NamedArrays, ...]
-    answers: tuple[NamedArrays, ...]
+    inputs: tuple[Arrays, ...]
+    answers: tuple[Arrays, ...]
     steps: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: RunModel, items: MappedItems) -> OriginalAnswers:
+        """The answers of `run` to the first items. Raises RuntimeFailure."""
+        inputs = tuple(items.feed([place]) for place in range(min(COMPARED_ITEMS, len(items))))
+        return cls(inputs, tuple(run(given) for given in inputs))
 
     def differs(self, run: RunModel) -> str | None:
         """How `run` answers otherwise, for a person; None where it answers alike within float noise. Raises RuntimeFailure."""
@@ -47,8 +54,7 @@ def _difference(name: str, wanted: Array, answer: Array | None) -> str:
         return f"the output {name!r} is missing"
     if wanted.shape != answer.shape or wanted.dtype.kind not in "fiub":
         return f"the output {name!r} changed from {wanted.dtype} {list(wanted.shape)} to {answer.dtype} {list(answer.shape)}"
-    worst = np.max(np.abs(wanted.astype(np.float64) - answer.astype(np.float64)), initial=0.0)
-    return f"the output {name!r} differs by up to {worst:.3g}"
+    return f"the output {name!r} differs by up to {_apart(wanted, answer):.3g}"
 
 
 def alike(wanted: Array, found: Array, noise: tuple[float, float | Array], step: float = 0.0) -> bool:
@@ -60,8 +66,12 @@ def alike(wanted: Array, found: Array, noise: tuple[float, float | Array], step:
         return True
     if not step or wanted.shape != found.shape:
         return False
-    worst = np.max(np.abs(wanted.astype(np.float64) - found.astype(np.float64)), initial=0.0)
-    return bool(worst <= (MOST_STEPS + 0.01) * step)
+    return _apart(wanted, found) <= (MOST_STEPS + 0.01) * step
+
+
+def _apart(wanted: Array, found: Array) -> float:
+    """The largest difference of two numbers in the same place."""
+    return float(np.max(np.abs(wanted.astype(np.float64) - found.astype(np.float64)), initial=0.0))
 
 
 def reference(run: RunModel, items: Items, steps: Mapping[str, float] | None = None) -> OriginalAnswers:
@@ -71,7 +81,7 @@ def reference(run: RunModel, items: Items, steps: Mapping[str, float] | None = N
     """
     start = time.perf_counter()
     first = run(items.whole(0))
-    count = 1 if time.perf_counter() - start > SLOW_SECONDS else min(REFERENCE_ITEMS, len(items))
+    count = 1 if time.perf_counter() - start > SLOW_SECONDS else min(COMPARED_ITEMS, len(items))
     inputs = tuple(items.whole(index) for index in range(count))
     answers = (first, *(run(given) for given in inputs[1:]))
     made = OriginalAnswers(inputs, answers, steps or {})

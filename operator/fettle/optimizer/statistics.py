@@ -17,12 +17,12 @@ from scipy import special
 from fettle.api.bounds import RUNS_NEEDED
 from fettle.api.interval import tango
 from fettle.api.measured import Interval, Percentiles
+from fettle.runtimes.base import Array
 
 SEED = 20_240_229
 MINIMUM_GROUPS = 30  # fewer, and a bootstrap's ends are not to be believed
-MAXIMUM_GROUPS = (
-    1_000  # more items are put together into this many groups: the interval is the same, the work is bounded
-)
+# More items are put together into this many groups: the interval is the same, the work is bounded.
+MAXIMUM_GROUPS = 1_000
 RESAMPLES = 2_000
 BATCH_NUMBERS = 4_000_000  # numbers that a bootstrap may hold at once
 
@@ -36,7 +36,6 @@ OUT_OF_REACH = 1.5
 TRIMMED = 0.1  # of a block's runs, at either end
 UNSTABLE = 0.10  # a speed-up whose interval reaches further than this from its point is not claimed
 
-Array = np.ndarray[Any, Any]
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fettle.api.text import error_text
 from fettle.errors import DataError, FettleError
 
 
@@ -24,4 +25,4 @@ def readable(what: str, kind: str) -> Iterator[None]:
             raise
         raise DataError(f"{what} is not a readable {kind}: {error}") from error
     except Exception as error:
-        raise DataError(f"{what} is not a readable {kind}: {error or type(error).__name__}") from error
+        raise DataError(f"{what} is not a readable {kind}: {error_text(error)}") from error

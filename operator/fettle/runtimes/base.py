@@ -16,9 +16,9 @@ from fettle.api.recipe import RuntimeSettings
 from fettle.api.signature import BY_NUMPY, BY_V2, DATA_TYPES, Signature, Tensor
 from fettle.api.vocabulary import Precision, RuntimeName
 from fettle.errors import RuntimeFailure
+from fettle.store.arrays import Array as Array
+from fettle.store.arrays import Arrays as Arrays
 
-Array = np.ndarray[Any, Any]
-Arrays = Mapping[str, Array]
 _V2_NAMES = {np.dtype(row.numpy): row.v2 for row in DATA_TYPES if row.v2 not in ("BF16", "BYTES")}
 
 

@@ -287,9 +287,8 @@ def to_array(tensor: torch.Tensor) -> Array:
 def failure(what: str, error: Exception) -> RuntimeFailure:
     """The error with the relevant part of the library's message."""
     text = " ".join(str(error).split())
-    if (
-        isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text
-    ):  # an interpreter's error is no longer of that class
+    # What TorchScript's interpreter raises is no longer of that class.
+    if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
         found = text[text.rfind("CUDA out of memory") :] if "CUDA out of memory" in text else text
         return RuntimeFailure(
             f"the GPU, or this pod, is out of memory: {clip(found, 300)}", reason=Reason.OUT_OF_MEMORY

@@ -32,9 +32,8 @@ Tensors = dict[str, Array]
 Outcome = Tensors | BaseException
 Run = Callable[[Tensors, int, int], Tensors]  # inputs, how many items they are, and their bytes
 Gone = Callable[[], Awaitable[object]]  # ends when the client has left
-LOOK_AFTER_SECONDS = (
-    0.05  # whose request waits no longer is not watched: most wait less, and a look costs as much as a small request
-)
+# A request that waits less is not watched for its client: most wait less, and a look costs as much as a small request.
+LOOK_AFTER_SECONDS = 0.05
 
 
 class Watch(Protocol):

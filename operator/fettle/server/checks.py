@@ -11,7 +11,7 @@ from typing import Any
 
 from fettle.api.signature import Signature, Tensor
 from fettle.api.text import clip
-from fettle.server.elements import MOST_BYTES_OF_TEXTS, MOST_ELEMENTS
+from fettle.server.elements import MOST_BYTES_OF_TEXTS, MOST_ELEMENTS, ElementsError
 from fettle.server.request import Code, RequestError
 
 MOST_SAID = 300  # bytes of what a client wrote that an error repeats
@@ -22,6 +22,11 @@ _REFUSED = ("classification", "shared_memory_region", "shared_memory_offset", "s
 def invalid(message: str) -> RequestError:
     """The client's mistake."""
     return RequestError(Code.INVALID, message)
+
+
+def unfit(tensor: Tensor, error: ElementsError) -> RequestError:
+    """The error for elements that do not fit an input."""
+    return invalid(f"input {tensor.name}: {said(error)}")
 
 
 def said(value: Any) -> str:
@@ -63,6 +68,11 @@ def require_shape(tensor: Tensor, datatype: Any, shape: Sequence[int]) -> None:
         raise invalid(f"{where}: expected shape {tensor.free_shape} (-1 = any size), found {said(list(shape))}")
     if math.prod(filter(None, shape)) > MOST_ELEMENTS:
         raise invalid(f"{where}: shape {said(list(shape))} is too large: at most {MOST_ELEMENTS} elements")
+
+
+def least_shape(tensor: Tensor) -> list[int]:
+    """The smallest shape that clients may send: 1 where a size varies."""
+    return [1 if size == -1 else size for size in tensor.free_shape]
 
 
 def count_rows(signature: Signature, shapes: Mapping[str, Sequence[int]], max_rows: int) -> int:

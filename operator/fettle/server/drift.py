@@ -145,9 +145,8 @@ class Drift(Collector):
         )
         self._labels, self._clock = labels, clock
         self._lock = threading.Lock()
-        self._blocks: deque[tuple[int, list[Array]]] = (
-            deque()
-        )  # number of the block, and counts of each side; of items in front
+        # The number of each block, and the counts of each side in it; `_items` has its number of items.
+        self._blocks: deque[tuple[int, list[Array]]] = deque()
         self._items: deque[int] = deque()
 
     def count(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:

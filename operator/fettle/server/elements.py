@@ -24,9 +24,8 @@ from fettle.runtimes.base import Array, numpy_dtype
 
 PIECE = 1 << 18  # bytes of a request that are worked on at a time
 NUMBERS_AT_ONCE, TEXTS_AT_ONCE = 1 << 16, 1 << 8  # elements of an answer
-MOST_TEXTS = (
-    1 << 16
-)  # of one tensor: each is a Python object, of which the runtimes make others, all at once and with the lock held
+# Strings of one tensor: each is a Python object, of which the runtimes make others, all at once and with the lock held.
+MOST_TEXTS = 1 << 16
 MOST_TEXT_BYTES = 4 << 20  # of one text, as JSON
 MOST_BYTES_OF_TEXTS = 8 << 20  # of all texts of a request, as JSON, for the same reason
 MOST_ELEMENTS = 2**31 - 1
@@ -290,9 +289,8 @@ def _bfloat16(flat: list[Any], target: np.dtype[Any]) -> Array:
 def _odd(flat: list[Any], dtype: str) -> ElementsError:
     kind = _KINDS[dtype[:2]]
     value = next(value for value in flat if type(value) not in kind.types)
-    if (
-        kind is _WHOLE and type(value) is float and abs(value) >= 2**63
-    ):  # what orjson makes of whole numbers beyond 64 bits
+    # orjson makes floats of whole numbers beyond 64 bits.
+    if kind is _WHOLE and type(value) is float and abs(value) >= 2**63:
         return ElementsError(f"data contains values that do not fit {dtype}: {value}")
     return ElementsError(f"the elements of data do not fit {dtype}: expected {kind.called}")
 

@@ -12,9 +12,8 @@ import orjson
 from fettle.server.elements import MOST_TEXTS, PIECE, Span, without_escapes
 
 MOST_BESIDE = 1 << 20  # bytes of all that is no data: names, shapes, parameters
-MOST_MARKS = 4 * MOST_TEXTS + (
-    1 << 16
-)  # quotes and brackets of one tensor of texts: two quotes each, in a list of its own
+# Quotes and brackets of one tensor of texts: two quotes for each, and a list of its own.
+MOST_MARKS = 4 * MOST_TEXTS + (1 << 16)
 KEY = b'"data"'
 _OPENS = re.compile(rb"\s*+:\s*+\[")
 _LEAD = re.compile(rb"\[[\s\[]*+")

@@ -12,6 +12,7 @@ from fettle.api.signature import Signature
 from fettle.runtimes import base
 from fettle.runtimes.base import Array
 from fettle.server import elements
+from fettle.server.checks import least_shape
 from fettle.store.manifest import REFERENCE, read_reference
 
 
@@ -19,8 +20,7 @@ def item(signature: Signature, folder: Path) -> dict[str, Array]:
     """Inputs of one item by name: the first of the artifact in `folder`; of zeros, each free size 1, where it has none."""
     path = folder / REFERENCE
     if not path.is_file():
-        shapes = {tensor.name: [1 if size == -1 else size for size in tensor.free_shape] for tensor in signature.inputs}
-        return base.zeros(signature, shapes)
+        return base.zeros(signature, {tensor.name: least_shape(tensor) for tensor in signature.inputs})
     inputs, _ = read_reference(path)
     if not signature.batchable:
         return inputs

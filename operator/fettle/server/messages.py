@@ -24,6 +24,7 @@ from fettle.server.checks import (
     require_shape,
     require_texts,
     said,
+    unfit,
 )
 from fettle.server.elements import ElementsError
 from fettle.server.inference_pb2 import ModelInferRequest, ModelInferResponse
@@ -181,5 +182,5 @@ def _array(tensor: Tensor, shape: list[int], content: Content) -> Array:
     try:
         array: Array = module.read(content, tensor.dtype, shape)
     except ElementsError as error:
-        raise invalid(f"input {tensor.name}: {said(error)}") from error
+        raise unfit(tensor, error) from error
     return array

@@ -64,10 +64,8 @@ class Histogram(Collector):
 class Requests(Collector):
     """The counter of one model's and revision's requests, by code; as `Histogram`."""
 
-    name, documentation = (
-        "fettle_server_requests",
-        "Number of requests by outcome, as an HTTP status code, over all protocols.",
-    )
+    name = "fettle_server_requests"
+    documentation = "Number of requests by outcome, as an HTTP status code, over all protocols."
     label_names = (*LABELS, "code")
 
     def __init__(self, labels: tuple[str, ...]) -> None:

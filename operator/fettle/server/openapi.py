@@ -11,6 +11,7 @@ import numpy as np
 from fettle import __version__
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import numpy_dtype
+from fettle.server.checks import least_shape
 from fettle.server.protocol import LINES, PICTURES, TEXT
 from fettle.server.settings import ServerSettings
 
@@ -20,8 +21,6 @@ Json = dict[str, Any]
 _ERRORS = {
     "400": "The request is invalid. The message says what was expected and what was found.",
     "401": "The token is missing or unknown.",
-    "404": "This server has no such path, model or version.",
-    "405": "The path does not support this method.",
     "408": "The body did not arrive in time.",
     "413": "The body, or what is in it, is too large.",
     "415": "The body is compressed, or of a type that the model does not accept.",
@@ -104,7 +103,7 @@ def _infer(asked: Json) -> Json:
         "summary": "Inference by the V2 protocol.",
         "parameters": [_JSON_SIZE],
         "requestBody": {"required": True, "content": asked},
-        "responses": {"200": answered, **_errors("400", "401", "408", "413", "415", "429", "500", "503")},
+        "responses": _responses(answered),
     }
 
 
@@ -114,7 +113,7 @@ def _predict(example: Json) -> Json:
     return {
         "summary": "Inference by the V1 protocol.",
         "requestBody": {"required": True, "content": content},
-        "responses": {"200": answered, **_errors("400", "401", "408", "413", "415", "429", "500", "503")},
+        "responses": _responses(answered),
     }
 
 
@@ -122,7 +121,7 @@ def _infer_example(signature: Signature) -> Json:
     """An item of zeros, under the key `example`; nothing where it would be long."""
     tensors = []
     for tensor in signature.inputs:
-        shape = [1 if size == -1 else size for size in tensor.free_shape]
+        shape = least_shape(tensor)
         if math.prod(shape) > _MOST_IN_EXAMPLE:
             return {}
         data = [_zero(tensor.dtype)] * math.prod(shape)
@@ -152,11 +151,10 @@ def _zeros(dtype: str, shape: list[int]) -> Any:
     return values
 
 
-def _errors(*codes: str) -> Json:
-    return {
-        code: {"description": _ERRORS[code], "content": {"application/json": {"schema": _ref("Error")}}}
-        for code in codes
-    }
+def _responses(answered: Json) -> Json:
+    """The responses to a request for inference: `answered`, and the errors."""
+    content = {"application/json": {"schema": _ref("Error")}}
+    return {"200": answered, **{code: {"description": text, "content": content} for code, text in _ERRORS.items()}}
 
 
 def _ref(name: str) -> Json:

@@ -18,7 +18,7 @@ import orjson
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import Array
 from fettle.server import elements
-from fettle.server.checks import count_rows, invalid, require_shape, said
+from fettle.server.checks import count_rows, invalid, require_shape, said, unfit
 from fettle.server.elements import PIECE, ElementsError, Span
 from fettle.server.envelope import EnvelopeError, split
 from fettle.server.request import InferRequest
@@ -115,7 +115,7 @@ def _large(signature: Signature, span: Span) -> dict[str, Array]:
     try:
         return {tensor.name: elements.read(span, tensor.dtype, shape)}
     except ElementsError as error:
-        raise invalid(f"input {tensor.name}: {said(error)}") from error
+        raise unfit(tensor, error) from error
 
 
 def _named(values: Any, signature: Signature) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _array(tensor: Tensor, values: Any, are_items: bool) -> Array:
     try:
         array = elements.take(values if rank else [values], tensor.dtype, shape)
     except ElementsError as error:
-        raise invalid(f"input {tensor.name}: {said(error)}") from error
+        raise unfit(tensor, error) from error
     return np.ascontiguousarray(np.moveaxis(array, 0, axis)) if are_items and rank else array
 
 

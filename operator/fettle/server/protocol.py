@@ -25,7 +25,7 @@ from fettle.server.checks import (
     require_inputs,
     require_shape,
     require_texts,
-    said,
+    unfit,
 )
 from fettle.server.elements import ElementsError, Span
 from fettle.server.envelope import EnvelopeError, split
@@ -265,7 +265,7 @@ def _array(tensor: Tensor, shape: list[int], data: Data) -> Array:
             return binary.read(data, tensor.dtype, shape)
         return elements.take(data, tensor.dtype, shape)
     except ElementsError as error:
-        raise invalid(f"input {tensor.name}: {said(error)}") from error
+        raise unfit(tensor, error) from error
 
 
 def encode(

@@ -23,7 +23,7 @@ from typing import Any
 
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
-from fettle.api.text import clip
+from fettle.api.text import clip, error_text
 from fettle.api.window import Agreement, Problem
 from fettle.errors import DataError, RuntimeFailure
 from fettle.runtimes import cpu
@@ -83,7 +83,7 @@ class Exchange:
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.clear.discard(address)  # another pod may have it by now
             advice = _advice(error) if self.settings.tls_folder is not None else ""
-            message = f"{where}: {error or type(error).__name__}{advice}"
+            message = f"{where}: {error_text(error)}{advice}"
             raise Trouble(Reason.ANALYSIS_UNREACHABLE, message) from error
         try:
             return received(status, body)
@@ -252,7 +252,7 @@ class Replay:
                 self._trouble = trouble
             except Exception as error:  # this thread must not end unnoticed
                 log.exception("comparing answers failed")
-                message = f"comparing answers failed: {error or type(error).__name__}"
+                message = f"comparing answers failed: {error_text(error)}"
                 self._trouble = Trouble(Reason.ANALYSIS_INCONCLUSIVE, message)
             self._stop.wait(max(0.0, PAUSE_SECONDS - (time.monotonic() - began)))
 

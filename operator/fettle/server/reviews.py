@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from fettle.api.text import clip
+from fettle.api.text import clip, error_text
 from fettle.errors import ClusterError
 from fettle.server.request import Code, RequestError
 from fettle.server.settings import ServerSettings
@@ -78,7 +78,7 @@ class ApiServer:
         body = orjson.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec})
         own = (self._folder / "token").read_text().strip()
         if not (own.isascii() and own.isprintable()):  # the library's error for such a header would show it
-            raise ReviewError(f"{self._folder / 'token'} is no token: expected the one of the pod's service account")
+            raise ReviewError(f"{self._folder / 'token'} is not a token: expected that of the pod's service account")
         headers = {"Authorization": f"Bearer {own}", "Content-Type": "application/json", "Accept": "application/json"}
         connection = self._connection()
         try:
@@ -131,9 +131,8 @@ class Reviews:
         self._ask = ask or ApiServer(settings)
         self._users, self._groups = frozenset(settings.token_review_users), frozenset(settings.token_review_groups)
         self._seconds, self._clock = settings.token_review_cache_seconds, clock
-        self._good: OrderedDict[bytes, ReviewResult] = (
-            OrderedDict()
-        )  # as long as there is room: who was good is asked for first
+        # Kept as long as there is room: who was good is asked for first.
+        self._good: OrderedDict[bytes, ReviewResult] = OrderedDict()
         self._others: OrderedDict[bytes, ReviewResult] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[ReviewResult | None]] = {}
         self._strangers = 0  # of them
@@ -207,7 +206,7 @@ class Reviews:
         except ASK_ERRORS as error:
             if self._clock() >= self._next_log:
                 self._next_log = self._clock() + _LOG_SECONDS
-                log.warning("a token could not be reviewed: %s", clip(str(error) or type(error).__name__))
+                log.warning("a token could not be reviewed: %s", clip(error_text(error)))
             return None
         finally:
             self._strangers -= not known
@@ -248,4 +247,4 @@ async def require_permission(settings: ServerSettings) -> None:
         advice = "list template.serviceAccountName in the chart's rbac.tokenReviewers"
         raise ClusterError(f"server.auth.tokenReview: {error}; {advice}") from error
     except ASK_ERRORS as error:
-        log.warning("tokens of Kubernetes cannot be checked yet: %s", clip(str(error) or type(error).__name__))
+        log.warning("tokens of Kubernetes cannot be checked yet: %s", clip(error_text(error)))

@@ -251,7 +251,7 @@ class RpcFront:
             try:
                 request = kind.FromString(body)
             except DecodeError as error:
-                raise RequestError(Code.INVALID, f"the message is no {kind.__name__}: {error}") from error
+                raise RequestError(Code.INVALID, f"the message is not a valid {kind.__name__}: {error}") from error
             return Code.OK, function(request).SerializeToString()
 
         async def answer(requests: Any, context: Context) -> bytes:

@@ -50,9 +50,8 @@ class Texts:
 
     def __init__(self, signature: Signature, tokenizer: StoredTokenizer, folder: Path) -> None:
         """`folder`: the artifact's. Raises DataError if the file cannot be read, ModuleNotFoundError if the library is not installed."""
-        os.environ.setdefault(
-            "TOKENIZERS_PARALLELISM", "false"
-        )  # the library's own threads would take the model's cores
+        # The library's own threads would take the model's cores.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._signature = signature
         self._encoder = TextEncoder((folder / TOKENIZER).read_bytes(), lower=tokenizer.lower)
 

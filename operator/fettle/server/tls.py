@@ -162,13 +162,31 @@ class TlsPort:
         )
 
 
-class _Outside(asyncio.Protocol):
-    """A client's connection. It is read once the one to the inner port is there, and only as fast as that takes it."""
+class _Side(asyncio.Protocol):
+    """One of two connections: what arrives on it goes out on the other one, and is read only as fast as that takes it."""
+
+    transport: asyncio.Transport | None = None
+    other: _Side
+
+    def data_received(self, data: bytes) -> None:
+        if self.other.transport is not None:
+            self.other.transport.write(data)
+
+    def pause_writing(self) -> None:
+        if self.other.transport is not None:
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other.transport is not None:
+            self.other.transport.resume_reading()
+
+
+class _Outside(_Side):
+    """A client's connection. It is read once the one to the inner port is there."""
 
     def __init__(self, port: TlsPort) -> None:
         self._port = port
-        self.transport: asyncio.Transport | None = None
-        self._inside = _Inside(self)
+        self.other = _Inside(self)
         self._opening: asyncio.Task[None] | None = None
         self._key = ""  # under which the port knows it
 
@@ -180,7 +198,7 @@ class _Outside(asyncio.Protocol):
     async def _open(self, outside: asyncio.Transport) -> None:
         try:
             inside, _ = await asyncio.get_running_loop().create_connection(
-                lambda: self._inside, LOOPBACK, self._port.inner
+                lambda: self.other, LOOPBACK, self._port.inner
             )
         except OSError as error:
             log.info("a connection was not accepted: %s", error)
@@ -193,21 +211,9 @@ class _Outside(asyncio.Protocol):
         self._port.clients[self._key] = _name(outside, "peername")
         outside.resume_reading()
 
-    def data_received(self, data: bytes) -> None:
-        if self._inside.transport is not None:
-            self._inside.transport.write(data)
-
-    def pause_writing(self) -> None:
-        if self._inside.transport is not None:
-            self._inside.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        if self._inside.transport is not None:
-            self._inside.transport.resume_reading()
-
     def connection_lost(self, error: Exception | None) -> None:
-        if self._inside.transport is not None:
-            self._inside.transport.close()
+        if self.other.transport is not None:
+            self.other.transport.close()
 
     def forget(self) -> None:
         """The connection to the inner port has ended, and this one ends when all of it has been sent."""
@@ -217,27 +223,14 @@ class _Outside(asyncio.Protocol):
             self.transport.close()
 
 
-class _Inside(asyncio.Protocol):
+class _Inside(_Side):
     """The connection to the inner port."""
 
     def __init__(self, outside: _Outside) -> None:
-        self._outside = outside
-        self.transport: asyncio.Transport | None = None
+        self.other = self._outside = outside
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        if self._outside.transport is not None:
-            self._outside.transport.write(data)
-
-    def pause_writing(self) -> None:
-        if self._outside.transport is not None:
-            self._outside.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        if self._outside.transport is not None:
-            self._outside.transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._outside.forget()

@@ -17,7 +17,7 @@ from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import Array
 from fettle.server.batcher import Tensors
 from fettle.store.comparison import close, is_float, narrowed
-from fettle.store.manifest import Manifest, read_reference
+from fettle.store.manifest import REFERENCE, Manifest, read_reference
 
 log = logging.getLogger(__name__)
 Run = Callable[[Tensors, int], Tensors]  # inputs, and how many items they are
@@ -63,7 +63,7 @@ def warm_up(
     Without a reference nothing is known: no run is taken for short, and only artifact and setting say how requests share runs.
     """
     items = items_at_once(manifest, asked)
-    path = folder / "reference.npz"
+    path = folder / REFERENCE
     if not path.is_file():
         return Warmth(items or asked or 1, {})
     signature = manifest.signature

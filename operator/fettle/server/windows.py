@@ -13,9 +13,8 @@ from fettle.api.window import BUCKET_BASE, BUCKET_RATIO, Outcomes, Window, Windo
 from fettle.store.comparison import Outcome
 
 KEEP_SECONDS = 7 * 3600  # six intervals of an hour, which an analysis may ask for, and one in which it may be late
-MOST_BYTES = (
-    16 << 20
-)  # 600 a second, which is 60 different latencies; a pod that needs more forgets earlier, and says so
+# 600 bytes a second, which is 60 different latencies; a pod that needs more forgets earlier, and says so.
+MOST_BYTES = 16 << 20
 STEP_SECONDS = 1.0  # by which a clock that is set differs from one that is slowed or sped up
 LAST_BUCKET = 500  # half a million seconds
 _BOUNDS = [BUCKET_BASE * BUCKET_RATIO**index * (1 + 1e-12) for index in range(LAST_BUCKET)]

@@ -71,7 +71,7 @@ def split(body: bytes | bytearray) -> Request:
     try:
         return Request(ModelInferRequest.FromString(b"".join(beside)), contents, raw)
     except DecodeError as error:
-        raise WireError(f"the message is no ModelInferRequest: {error}") from error
+        raise WireError(f"the message is not a valid ModelInferRequest: {error}") from error
 
 
 def _without_contents(view: memoryview, room: int) -> tuple[bytes, list[memoryview], int]:

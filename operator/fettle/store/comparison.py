@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -16,8 +16,8 @@ from pydantic import Field
 from fettle.api.base import ApiModel
 from fettle.api.vocabulary import AgreementMode, Metric
 from fettle.errors import DataError
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 MOST_CHANNELS = 4096  # along one axis: what a manifest holds of an output stays below about 25 kB
 
 
@@ -80,9 +80,8 @@ class Comparison(ApiModel):
             return bool(np.array_equal(left, decisions(candidate, self.axis, self.threshold)))
         left, right = original.astype(np.float64), candidate.astype(np.float64)
         if self.mode == AgreementMode.COSINE:
-            same = np.array_equal(
-                left, right, equal_nan=True
-            )  # NaN and infinity have no direction, but may be the answer
+            # NaN and infinity have no direction, but may be the answer.
+            same = np.array_equal(left, right, equal_nan=True)
             return same or bool(np.all(cosine(left, right, self.axis) >= self.min_cosine))
         return close(left, right, self.rtol, self.tolerance(left.shape))
 

@@ -41,11 +41,8 @@ _IDENTITY = re.compile(
 )
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientStorage")
-IDENTITY_SERVICES = (
-    "169.254.169.254",
-    "metadata.google.internal",
-    "169.254.170.2",
-)  # asked where nothing says who we are
+# Addresses that are asked for an identity where nothing says who we are.
+IDENTITY_SERVICES = ("169.254.169.254", "metadata.google.internal", "169.254.170.2")
 NAMELESS = "no credentials: name a Secret with them in secretName, or give the pods an identity with access"
 STRAYED_BUCKET = "the server redirects to another address, which is not followed: set AWS_REGION and AWS_ENDPOINT_URL to those of the bucket"
 STRAYED_WEB = "the server redirects to an address that is not followed: only https:// is, or http:// from http://, and only where something is read"

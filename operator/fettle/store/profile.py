@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fettle.api.base import ApiModel
 from fettle.api.signature import Tensor
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 BINS = 10
 MOST_ELEMENTS = 64  # of an item's tensor, each of which is a feature
 MOST_FEATURES = 256  # of inputs, and of outputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
-Array = np.ndarray[Any, Any]
-Arrays = Mapping[str, Array]
+from fettle.store.arrays import Array, Arrays
+
 CANCER, IRIS, DIABETES = load_breast_cancer(), load_iris(), load_diabetes()
 CITIES = np.array(["Bern", "Oslo", "Rome"])
 

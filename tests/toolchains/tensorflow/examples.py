@@ -9,14 +9,14 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
 
-Array = np.ndarray[Any, Any]
+from fettle.store.arrays import Array
+
 ITEMS = 40
 
 

@@ -153,9 +153,8 @@ def test_what_a_failed_build_left_is_not_freed_in_the_middle_of_the_next(
     gc.set_threshold(0)  # garbage stays until then
     try:
         with pytest.raises(RuntimeFailure) as failure:
-            RUNTIME.build(
-                DIGITS.file, tmp_path / "model.rtx", "sm89", ()
-            )  # refused once the library has made its objects
+            # Refused once the library has made its objects.
+            RUNTIME.build(DIGITS.file, tmp_path / "model.rtx", "sm89", ())
         cycle: list[object] = [failure.value]
         cycle.append(cycle)
         del failure, cycle

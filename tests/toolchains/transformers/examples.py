@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import transformers as hf
 
-Array = np.ndarray[Any, Any]
+from fettle.store.arrays import Array
+
 ITEMS, WORDS = 24, 12
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 TEXT = {**SIZES, "vocab_size": 200, "max_position_embeddings": 40}

@@ -176,9 +176,8 @@ def test_each_step_names_a_function_that_is_there_or_changes_nothing() -> None:
 
 def test_every_runtime_and_every_format_has_its_module() -> None:
     assert all((SOURCE / "runtimes" / f"{entry.runtime.replace('-', '_')}.py").exists() for entry in catalog.RUNTIMES)
-    readable = {format.name for format in sources.FORMATS} | {
-        FormatName.MLFLOW
-    }  # what names a model that is in one of the others
+    # MLflow's folder names a model that is in one of the others.
+    readable = {format.name for format in sources.FORMATS} | {FormatName.MLFLOW}
     assert readable == {entry.format for entry in formats.FORMATS}
 
 

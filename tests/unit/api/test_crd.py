@@ -130,7 +130,7 @@ class Outer(ApiModel):
     inner: Annotated[Inner, Field(description="Object with defaults.")] = Inner()
     empty: Annotated[tuple[str, ...], Field(description="Empty list.")] = ()
     amount: Annotated[int | str | None, Field(description="Amount.")] = None
-    many: Annotated[tuple[Inner, ...], Field(description="Many.", json_schema_extra={"x-atomic": True})] = (Inner(),)
+    many: Annotated[tuple[Inner, ...], Field(description="Many.")] = (Inner(),)
 
 
 def test_a_model_becomes_a_structural_schema() -> None:

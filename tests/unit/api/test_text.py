@@ -6,7 +6,7 @@ import pytest
 
 from fettle.api.conditions import Condition, with_condition
 from fettle.api.reasons import Reason
-from fettle.api.text import CONDITION_LIMIT, EVENT_LIMIT, beyond, clip, quoted, rounded
+from fettle.api.text import CONDITION_LIMIT, EVENT_LIMIT, beyond, clip, error_text, quoted, rounded
 
 
 def test_what_fits_is_left_alone() -> None:
@@ -34,6 +34,11 @@ def test_what_is_longer_than_a_word_is_cut_all_the_same() -> None:
 
 def test_what_a_library_said_goes_on_one_line() -> None:
     assert quoted(ValueError("[ShapeInferenceError]\n\t  Output:y ")) == "[ShapeInferenceError] Output:y"
+
+
+def test_an_error_without_a_message_is_told_by_its_class() -> None:
+    assert error_text(TimeoutError()) == "TimeoutError"
+    assert error_text(ConnectionRefusedError(111, "Connection refused")) == "[Errno 111] Connection refused"
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,8 @@ from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.pods import EnvVar, LocalReference, ResourceSpec, Toleration
 
 PAGE = Path(__file__).parents[3] / "docs" / "design" / "where.md"
-COPIED_WHOLE = {
-    EnvVar,
-    LocalReference,
-    ResourceSpec,
-    Toleration,
-}  # into pods, so that Kubernetes reacts to their fields
+# Copied into pods, so that Kubernetes reacts to their fields.
+COPIED_WHOLE = {EnvVar, LocalReference, ResourceSpec, Toleration}
 DATA = ("calibration", "evaluation", "training")  # what data.* stands for
 KINDS = {"OptimizedModel": OptimizedModelSpec, "ModelDeployment": ModelDeploymentSpec}
 STATUSES = {

@@ -19,8 +19,8 @@ from fettle.api.conditions import find
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.reasons import Reason
 from fettle.api.vocabulary import CandidateState
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 ITEMS, INPUTS, HIDDEN = 420, 12, 48
 OF_SPEED = (Reason.MEASUREMENT_UNSTABLE, Reason.NOT_FASTER, Reason.NOT_PREFERRED)
 NAMES = np.array(["bird", "cat", "dog", "fish", "horse"])

@@ -14,8 +14,8 @@ from tests.unit.cli.test_misfits import let_through
 
 from fettle.api.optimizedmodel_status import OptimizedModelStatus
 from fettle.api.vocabulary import Evidence, Metric
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 ITEMS, INPUTS, HIDDEN, OUTPUTS = 300, 12, 48, 3
 
 

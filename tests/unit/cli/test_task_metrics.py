@@ -14,9 +14,9 @@ from tests.unit.cli.test_misfits import let_through
 
 from fettle.api.optimizedmodel_status import CandidateStatus, OptimizedModelStatus
 from fettle.api.vocabulary import Metric
+from fettle.store.arrays import Array
 from fettle.store.manifest import Manifest
 
-Array = np.ndarray[Any, Any]
 ITEMS, SIDE = 240, 24
 
 

@@ -141,9 +141,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_job_looks_like_its_golden_file(name: str) -> None:
     jobs, task = CASES[name]
-    plain = json.loads(
-        json.dumps(render(OWNER, jobs, task, Address(task.task.store, "minio"), SETTINGS))
-    )  # no YAML anchors for what is said twice
+    # Without what is said twice as one object, for which YAML would write anchors.
+    plain = json.loads(json.dumps(render(OWNER, jobs, task, Address(task.task.store, "minio"), SETTINGS)))
     text = yaml.safe_dump(plain, sort_keys=False, width=120)
     file = GOLDEN / f"{name}.yaml"
     if os.environ.get("FETTLE_UPDATE_GOLDEN"):

@@ -18,8 +18,8 @@ from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
 from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.chance import Chance, refuse_chance
 from fettle.optimizer.measure.metrics import Scores, ScoringRule
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 EYE = np.eye(4, dtype=np.float32)
 SCORES = [EYE[2], EYE[0], EYE[3]]
 SOFTMAX = [np.array([0.1, 0.1, 0.7, 0.1], np.float32)] * 3

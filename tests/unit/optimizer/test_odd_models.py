@@ -51,17 +51,8 @@ REFUSED: dict[str, tuple[Reason, str]] = {
     "branches of two ranks": (Reason.UNSUPPORTED_MODEL, "'y' has a different number of dimensions from item to item"),
     "texts of no utf8": (Reason.EVALUATION_DATA_MISSING, "utf-8"),
 }
-NOT_SERVED = (
-    "undefined",
-    "complex",
-    "float8",
-    "float4",
-    "float6",
-    "int4",
-    "uint4",
-    "int2 ",
-    "uint2 ",
-)  # V2 has no word for them
+# V2 has no word for them.
+NOT_SERVED = ("undefined", "complex", "float8", "float4", "float6", "int4", "uint4", "int2 ", "uint2 ")
 
 
 @pytest.fixture(autouse=True)

@@ -84,10 +84,8 @@ def ran_in(cuda: FakeCuda) -> set[int]:
     return set(scratch[:100].tolist())
 
 
-THREE: dict[str, Any] = {
-    "ranges": ((9, 32), (1, 1), (2, 8)),
-    "scratch": (300, 100, 200),
-}  # not in the order of their sizes
+# Not in the order of their sizes.
+THREE: dict[str, Any] = {"ranges": ((9, 32), (1, 1), (2, 8)), "scratch": (300, 100, 200)}
 
 
 @pytest.mark.parametrize(("rows", "profile"), [(1, 1), (2, 2), (5, 2), (8, 2), (9, 0), (32, 0)])

@@ -186,10 +186,8 @@ HOSTILE = {
 }
 ONE_OF_EACH_WAY = ("FP32", "FP16", "BF16", "UINT8", "INT64", "BOOL", "BYTES")  # in which elements are read
 SIZE = 100_000
-FACTOR, FACTOR_OF_TEXTS = (
-    8,
-    16,
-)  # a peak of at most this many times the body's bytes; of short texts each is an object of 50 bytes
+# A peak of at most this many times the body's bytes; of short texts each is an object of 50 bytes.
+FACTOR, FACTOR_OF_TEXTS = 8, 16
 FACTOR_OF_A_PIECE = 20  # which orjson reads at once, with room for twelve times its bytes; at most MOST_TEXT_BYTES
 CONSTANT = 1_000_000  # what a piece of 8 KiB takes
 

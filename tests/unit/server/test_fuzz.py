@@ -33,9 +33,8 @@ from fettle.store.manifest import fetch_artifact
 from fettle.store.uris import Mounts
 
 INPUTS = 100_000
-MEASURED_EVERY = int(
-    os.environ.get("FETTLE_TEST_FUZZ_MEASURED_EVERY", "20")
-)  # whose memory is measured, which takes ten times as long
+# Of these the memory is measured, which takes ten times as long.
+MEASURED_EVERY = int(os.environ.get("FETTLE_TEST_FUZZ_MEASURED_EVERY", "20"))
 # Bytes of memory for each byte of a request, and for any request. An empty input of gRPC is two bytes; 4,096 are looked at.
 FACTOR, CONSTANT = 160, 100_000
 LONGEST = 4096  # bytes that one change adds at most

@@ -9,9 +9,8 @@ import psutil
 from tests.unit.server.serving import EchoServer, answers_with
 
 SIZE = 30 << 20  # bytes of a body; its numbers take four times as much
-SPARE = (
-    96 << 20
-)  # bytes of address space that are left to the server: a body has room even while it is copied, its numbers never have
+# Bytes of address space that are left to the server: a body has room even while it is copied, its numbers never have.
+SPARE = 96 << 20
 USUAL = 1 << 20  # bytes of a body that the thread for large ones decodes
 
 

@@ -226,7 +226,7 @@ ODD: dict[str, tuple[Signature, bytes, str]] = {
     ),
     "no message": (X, b"\xff" * 20, "the message is not valid: a number at byte 0 does not end"),
     "half a message": (X, message(tensor("FP32", [1, 2], [1, 2]))[:-3], "goes beyond the end"),
-    "a name that is no text": (X, message() + b"\x1a\x01\xff", "the message is no ModelInferRequest"),
+    "a name that is no text": (X, message() + b"\x1a\x01\xff", "the message is not a valid ModelInferRequest"),
     "inputs without end": (X, b"\x2a\x00" * (MOST_FIELDS + 1), f"more than {MOST_FIELDS} fields"),
     "raw contents without end": (X, b"\x3a\x00" * (MOST_FIELDS + 1), f"more than {MOST_FIELDS} fields"),
     "contents without end": (X, b"\x2a" + b"\x82\x80\x01" + b"\x2a\x00" * (1 << 13) + b"\x0a\x00", "fields"),

@@ -239,7 +239,7 @@ async def test_a_pods_own_token_that_is_none_is_not_shown_in_the_log(
     access = Access(settings(cluster, tmp_path), clock)
     (tmp_path / "token").write_text("precious\nline")
     assert (await refusal(access, "web")).code is Code.UNAVAILABLE
-    assert "is no token" in caplog.text and "precious" not in caplog.text
+    assert "is not a token" in caplog.text and "precious" not in caplog.text
 
 
 async def test_a_pod_that_can_start_no_thread_lets_nobody_in(clock: Clock) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from kubernetes.stream import portforward
 
 from fettle.api.reasons import Reason
-from fettle.api.text import joined
+from fettle.api.text import error_text, joined
 from fettle.cli.access.cluster import Cluster, Object, api_errors
 from fettle.cluster.serving import MANAGEMENT_PORT, management_scheme, samples_name
 from fettle.errors import ClusterError
@@ -61,7 +61,7 @@ class PodPort(http.client.HTTPConnection):
             return received(response.status, response.read(MOST_BYTES))[1]
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
-            message = f"pod {self.name} returned no samples: {error or type(error).__name__}"
+            message = f"pod {self.name} returned no samples: {error_text(error)}"
             raise ClusterError(message, reason=Reason.ANALYSIS_UNREACHABLE, retryable=True) from error
 
 

@@ -30,9 +30,8 @@ OPTIONS: Mapping[str, str] = {
     "constraints.accuracy.maxDrop": "--max-drop",
 }
 _ONLY_ON_CLUSTERS = frozenset({"source.format"})
-_BARE = re.compile(
-    r"(?<![\w.])(labelOffset|severalLabels|ignoreLabel)\b"
-)  # of data.evaluation, where the message said that before
+# Fields of data.evaluation, where the message has named it before.
+_BARE = re.compile(r"(?<![\w.])(labelOffset|severalLabels|ignoreLabel)\b")
 _FIELD = re.compile(r"(?<![\w./-])(?:source|data|targets\[\]|constraints|search)(?:\.[a-zA-Z]+(?:\[\])?)+")
 
 

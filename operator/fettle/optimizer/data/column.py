@@ -7,8 +7,9 @@ import sys
 import numpy as np
 
 from fettle.errors import DataError
-from fettle.optimizer.data.columns import ITEM_BYTES, Array, ReadRequest
+from fettle.optimizer.data.columns import ITEM_BYTES, ReadRequest
 from fettle.preprocess.cast import cast, plain, texts_of
+from fettle.runtimes.base import Array
 
 LONG = 256  # characters from which on it is worth the while to keep a text once
 EXACT = 1 << 53  # integers up to here are exact as floats

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from fettle.errors import DataError
 from fettle.optimizer.measure.cgroup import Limits
+from fettle.runtimes.base import Array
 
-Array = np.ndarray[Any, Any]
 LABELS = "labels"
 SHARE = 4  # items may hold this part of the process's memory: they are copied once when they are split, and the model needs some
 ITEM_BYTES = 256  # what telling an item apart costs beside its values: its digest, its place in each part of the split

@@ -13,10 +13,9 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.api.source import InputSpec
 from fettle.errors import DataError, RuntimeFailure
-from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.onnx.inputs import Hint
-from fettle.runtimes.base import numpy_dtype
+from fettle.runtimes.base import Array, numpy_dtype
 
 COUNT = 64
 MOST_NUMBERS = 1 << 27  # of an item that is made up: a gigabyte while it is drawn

@@ -16,8 +16,9 @@ from fettle.api.data import PreprocessSpec
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature, Tensor
 from fettle.errors import DataError
-from fettle.optimizer.data.columns import LABELS, Array, Columns, Encoder, ReadRequest, Room, listed
+from fettle.optimizer.data.columns import LABELS, Columns, Encoder, ReadRequest, Room, listed
 from fettle.optimizer.data.files import column_names, read_columns
+from fettle.runtimes.base import Array
 from fettle.store.arrays import item_digest
 from fettle.store.beside import not_there
 from fettle.store.comparison import is_float

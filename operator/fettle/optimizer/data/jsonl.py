@@ -13,9 +13,9 @@ import numpy as np
 
 from fettle.errors import DataError
 from fettle.optimizer.data.column import EXACT, Column
-from fettle.optimizer.data.columns import Array, Columns, ReadRequest, Room, listed
+from fettle.optimizer.data.columns import Columns, ReadRequest, Room, listed
 from fettle.preprocess.cast import texts_of
-from fettle.runtimes.base import numpy_dtype
+from fettle.runtimes.base import Array, numpy_dtype
 
 FLOATING = frozenset({"FP16", "FP32", "FP64", "BF16"})
 PARSED = 32  # Python's objects take up to so many times the bytes of the line that they were written in

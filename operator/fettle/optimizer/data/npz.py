@@ -12,8 +12,9 @@ import numpy as np
 
 from fettle.errors import DataError
 from fettle.optimizer.data.column import Column
-from fettle.optimizer.data.columns import Array, Columns, ReadRequest
+from fettle.optimizer.data.columns import Columns, ReadRequest
 from fettle.preprocess.reading import readable
+from fettle.runtimes.base import Array
 
 HEADER_MOST = 1 << 16  # bytes; a longer header could hold anything
 BLOCK_BYTES = 8 << 20
@@ -80,9 +81,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, wanted:
         if header.fortran:
             column.add(_turned(stream, header, items, wanted, where))
             return column.array()
-        wanted.room.require(
-            header.item_bytes, where
-        )  # texts of fixed width may be much shorter, but one is unpacked as a whole
+        # Texts of fixed width may be much shorter, but one is unpacked as a whole.
+        wanted.room.require(header.item_bytes, where)
         at_once = max(1, BLOCK_BYTES // max(header.item_bytes, 1))
         for first in range(0, max(items, 1), at_once):  # a block of no items too: its data type must fit
             count = min(at_once, items - first)

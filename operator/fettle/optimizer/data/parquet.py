@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from fettle.errors import DataError
 from fettle.optimizer.data.column import Column
-from fettle.optimizer.data.columns import Array, Columns, ReadRequest
+from fettle.optimizer.data.columns import Columns, ReadRequest
 from fettle.preprocess.cast import texts_of
 from fettle.preprocess.reading import readable
+from fettle.runtimes.base import Array
 
 ROWS_MOST = 1024
 ROWS_OF_TEXTS = 64  # how long a text will be is not known before it is read

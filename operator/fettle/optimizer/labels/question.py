@@ -12,10 +12,8 @@ import numpy as np
 from fettle.api.data import EvaluationSpec
 from fettle.api.labels import LabelForm, LabelReading, not_counted
 from fettle.errors import DataError
-from fettle.runtimes.base import as_text, as_texts
+from fettle.runtimes.base import Array, as_text, as_texts
 from fettle.store.comparison import class_count, decisions, is_float
-
-Array = np.ndarray[Any, Any]
 
 SHOWN = 3
 LARGEST_WHOLE = 2.0**53  # beyond, floats skip integers

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
 
 import numpy as np
 
 from fettle.api.labels import LabelForm, LabelReading
-from fettle.runtimes.base import as_text, as_texts
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array, as_text, as_texts
 
 NOT_COUNTED = -1  # in place of a class number
 

@@ -20,10 +20,8 @@ from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
 from fettle.optimizer.labels.question import SHOWN, Answered, Answers, Question, Values, squeezed
 from fettle.optimizer.labels.reader import written_alike
-from fettle.runtimes.base import as_text
+from fettle.runtimes.base import Array, as_text
 from fettle.store.comparison import is_float
-
-Array = np.ndarray[Any, Any]
 
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d{1,18}\s*")
 

@@ -20,7 +20,7 @@ from fettle.api.vocabulary import AgreementMode, Evidence, Metric, UnsureItems
 from fettle.errors import DataError, RuntimeFailure
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, own_tolerance
 from fettle.optimizer.measure.chance import FEWEST, Chance, refuse_chance
-from fettle.optimizer.measure.items import Answer, Array
+from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.metrics import Changes, OtherDecisions, Scores, ScoringRule, drop, flips
 from fettle.optimizer.measure.one_answer import enough_for_all
@@ -32,6 +32,7 @@ from fettle.optimizer.measure.tasks.base import TaskMetric, examples_of
 from fettle.optimizer.measure.tasks.judging import TaskReference, TaskVerdict
 from fettle.optimizer.measure.unsure import Skipped, skipped
 from fettle.optimizer.statistics import agreement_interval
+from fettle.runtimes.base import Array
 from fettle.store.comparison import Comparison, agreeing, decisions, has_nan
 
 MOST_PLACE = 253  # characters of a channel's name in status

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -15,9 +14,8 @@ from fettle.api.signature import Tensor
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
 from fettle.optimizer.measure.scales import RANGE_SHARE, Scales, Tolerances
+from fettle.runtimes.base import Array
 from fettle.store.comparison import Comparison, class_count, close, is_float
-
-Array = np.ndarray[Any, Any]
 
 # What a different order of the same float operations may change: relative, and absolute as a share of the output's scale.
 FLOAT_NOISE: dict[str, tuple[float, float]] = {
@@ -27,9 +25,8 @@ FLOAT_NOISE: dict[str, tuple[float, float]] = {
     "bfloat16": (5e-2, 1e-2),
 }
 OVERSHOOT = 1e-3  # of a probability: a sigmoid that is approximated may answer 1.0000001
-FLOAT_FLOOR = (
-    1e-6  # of the output's scale: a small channel may be the difference of numbers as large as the large ones are
-)
+# A share of the output's scale: a small channel may be the difference of numbers as large as the large ones are.
+FLOAT_FLOOR = 1e-6
 
 
 @dataclass

@@ -45,9 +45,8 @@ def write(
     calibrated = any(entry.calibration for entry in entries)
     libraries = {catalog.runtime(plan.runtime).library, *(name for entry in entries for name in entry.libraries)}
     ran = candidate.executed
-    quantized = (
-        ran is not None and ran.rounds
-    )  # where weights alone are integers, runtimes round activations on the way
+    # Where weights alone are integers, runtimes round activations on the way.
+    quantized = ran is not None and ran.rounds
     skipped = bench.reference.skipped
     return manifests.write_artifact(
         store,

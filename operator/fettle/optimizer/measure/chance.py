@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +15,7 @@ from fettle.api.vocabulary import Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.metrics import Scores, ScoringRule
 from fettle.optimizer.measure.misplaced import described, misplaced
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array
 
 FEWEST = 10  # items from which a constant predictor says something; fewer certify nothing lossy anyhow
 FEWEST_SHUFFLED = 20
@@ -37,9 +35,8 @@ class Chance:
     shares: dict[Hashable, float] = field(default_factory=dict)  # by label: its share of each item's labels, summed up
     labels: Counter[Hashable] = field(default_factory=Counter)
     answers: Counter[Hashable] = field(default_factory=Counter)
-    pairs: Counter[tuple[Hashable, Hashable]] = field(
-        default_factory=Counter
-    )  # (label, answer), of one class a decision
+    # (label, answer), of one class a decision.
+    pairs: Counter[tuple[Hashable, Hashable]] = field(default_factory=Counter)
     sums: Array | None = None  # of the labels, by element
     squares: Array | None = None
 
@@ -140,9 +137,8 @@ class Chance:
         if average == Average.MICRO:
             return max(self.labels.values()) / self.decisions
         if average == Average.BINARY:
-            return float(
-                each[max(each, key=lambda key: str(key).zfill(20))]
-            )  # of two classes, the greater is the positive one
+            # Of two classes, the greater is the positive one.
+            return float(each[max(each, key=lambda key: str(key).zfill(20))])
         return float(max(each.values())) / present
 
 

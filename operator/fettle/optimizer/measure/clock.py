@@ -74,9 +74,8 @@ class TimedCandidate:
     ratios: list[list[float]] = field(default_factory=list)  # by start, by round: baseline's cost over its own
     costs: dict[int, list[float]] = field(default_factory=dict)  # by batch size, by block: milliseconds per item
     milliseconds: dict[int, list[float]] = field(default_factory=dict)  # by batch size: every timed run
-    gpu_milliseconds: dict[int, list[float]] = field(
-        default_factory=dict
-    )  # the same between CUDA events, where the runtime tells them
+    # The same between CUDA events, where the runtime tells them.
+    gpu_milliseconds: dict[int, list[float]] = field(default_factory=dict)
     peak_memory_bytes: dict[int, int] = field(default_factory=dict)  # by batch size
     starts: int = 0
     spent: Spent = field(default_factory=Spent)

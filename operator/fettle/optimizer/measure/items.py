@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,13 +19,13 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import BY_V2, Signature, Tensor
 from fettle.api.text import counted
 from fettle.errors import DataError, RuntimeFailure
+from fettle.runtimes.base import Array
 from fettle.store.arrays import Texts, mapped, restored, unpack_npz
 
 if TYPE_CHECKING:  # a worker unpacks nothing: without them it starts sooner
     from fettle.api.task import StoredData
     from fettle.store.store import Store
 
-Array = np.ndarray[Any, Any]
 Answer = dict[str, Array]  # the outputs for one item, without their batch axis
 
 LARGEST_BATCH = 32

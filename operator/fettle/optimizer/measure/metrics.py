@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -16,10 +15,8 @@ from fettle.api.vocabulary import AgreementMode, Average, Metric
 from fettle.errors import DataError
 from fettle.optimizer.labels.reader import NOT_COUNTED, LabelReader
 from fettle.optimizer.statistics import Indices, bca, by_group, clipped, draws_at_once, groups_of, mean_interval, ratio
-from fettle.runtimes.base import as_texts
+from fettle.runtimes.base import Array, as_texts
 from fettle.store.comparison import Comparison, cosine, decisions
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

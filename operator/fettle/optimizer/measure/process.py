@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from fettle.api.executed import Executed
 from fettle.api.reasons import Reason
 from fettle.errors import RuntimeFailure
-from fettle.optimizer.measure.items import Answer, Array
+from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.protocol import (
     Block,
     Judge,
@@ -31,6 +31,7 @@ from fettle.optimizer.measure.protocol import (
     WorkerFailure,
     WorkerRequest,
 )
+from fettle.runtimes.base import Array
 
 LOAD_SECONDS = 600.0  # a worker that says nothing for that long hangs
 RUN_SECONDS = 300.0

@@ -12,9 +12,9 @@ from fettle.api.signature import Tensor
 from fettle.api.text import percent
 from fettle.api.vocabulary import AgreementMode
 from fettle.optimizer.measure.agreement import FLOAT_NOISE, OutputProfile
-from fettle.optimizer.measure.items import Answer, Array
+from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.variance import LEAST_ITEMS, Kept, Variance
-from fettle.runtimes.base import as_text
+from fettle.runtimes.base import Array, as_text
 from fettle.store.comparison import Comparison, decisions
 
 MOST_VALUES = 1000  # more different decisions than that are numbers, not classes

@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from fettle.runtimes.base import Array
 from fettle.store.comparison import MOST_CHANNELS, Channels, narrowed
-
-Array = np.ndarray[Any, Any]
 
 DIFFERENT = 4.0  # times another slice's range, in each half of the items: another scale
 RANGE_SHARE = 0.01  # Elementwise without tolerances: within 1 % of the range of the original's answers
 MOST_ELEMENTS = 1 << 17  # of an item's answer that are looked at: a few MB for each output, however large it is
-MOST_OF_SECOND = (
-    64  # slices of a second axis: steps of a forecast, not the pixels of a picture or the anchors of a detector
-)
+# The most slices of a second axis: steps of a forecast, not the pixels of a picture or the anchors of a detector.
+MOST_OF_SECOND = 64
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,8 @@ class Scales:
     """
 
     def __init__(self) -> None:
-        self._sizes: list[int] | None = (
-            None  # as they were in all answers so far; an axis that varies has 1 in the grids
-        )
+        # The sizes in all answers so far; an axis that varies has 1 in the grids.
+        self._sizes: list[int] | None = None
         self._varying: tuple[int, ...] = ()
         self._steps: tuple[int, ...] = ()
         self._count = 0
@@ -133,9 +130,8 @@ class Scales:
             return None
         whole = np.stack([self._low.min(axis=0)]), np.stack([self._high.max(axis=0)])
         slice_tolerances = RANGE_SHARE * _slice_ranges(*whole, axis)[0]
-        slice_tolerances[slice_tolerances <= RANGE_SHARE * 2 * noise * self.magnitudes(axis)] = (
-            0  # constant: it has no scale of its own
-        )
+        # A slice that is constant has no scale of its own.
+        slice_tolerances[slice_tolerances <= RANGE_SHARE * 2 * noise * self.magnitudes(axis)] = 0
         least = slice_tolerances[slice_tolerances > 0].min()
         atols = np.where(slice_tolerances > 0, slice_tolerances, np.maximum(least, noise * self.magnitudes(axis)))
         channels = [_channels(axis - self.rank, atols)]

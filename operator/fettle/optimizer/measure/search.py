@@ -114,9 +114,8 @@ class Certificate:
 
 
 Certify = Callable[[ScreenedCandidate, bool], Certificate]  # (candidate, whether a share of the error is left for it)
-Time = Callable[
-    [Sequence[ScreenedCandidate]], Iterable[str]
-]  # returns the names of those that satisfy every constraint
+# Returns the names of those that satisfy every constraint.
+Time = Callable[[Sequence[ScreenedCandidate]], Iterable[str]]
 
 
 @dataclass

@@ -6,15 +6,13 @@ By the same margin, `agreement.unsure: Skip` leaves out items on which the origi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from fettle.api.vocabulary import AgreementMode
 from fettle.optimizer.measure.agreement import OutputProfile
+from fettle.runtimes.base import Array
 from fettle.store.comparison import Comparison, decisions, is_float, margins
-
-Array = np.ndarray[Any, Any]
 
 WRONG_SHARE = 0.005  # of the decisions taken by the margin or a larger one; a model is sure where it is wrong as rarely
 MOST_UNSURE = 0.5  # of all decisions: a model that is often wrong is still compared on the surer half of its decisions

@@ -11,7 +11,8 @@ from fettle.api.reasons import Reason
 from fettle.api.signature import Tensor
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.measure.agreement import OutputProfile, within_noise
-from fettle.optimizer.measure.items import Answer, Array
+from fettle.optimizer.measure.items import Answer
+from fettle.runtimes.base import Array
 from fettle.store.comparison import Comparison, agreeing, is_float
 
 

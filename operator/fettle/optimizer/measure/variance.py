@@ -7,15 +7,13 @@ does but stays close: a score that is 0 for nearly every item, or a box whose co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fettle.api.signature import Tensor
 from fettle.optimizer.measure.scales import DIFFERENT, Scales
+from fettle.runtimes.base import Array
 from fettle.store.comparison import Channels, narrowed
-
-Array = np.ndarray[Any, Any]
 
 LEAST_KEPT = 0.5  # of a channel's variance: below, its errors are as large as what it says
 DEAD = 0.01  # of the original's variance: a candidate whose own is less answers one number to everything

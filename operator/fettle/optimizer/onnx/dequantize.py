@@ -20,8 +20,7 @@ from onnx import helper, numpy_helper
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.fuse import Graph, drop_unused
 from fettle.optimizer.onnx.qlinear import QLinearOperators, constant, numbers_of, scaled
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array
 
 OPSET = 11  # of Clip with its bounds as inputs
 _PRODUCTS = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}

@@ -15,15 +15,8 @@ import onnx
 from fettle.api.reasons import Reason
 from fettle.errors import SourceError
 
-_SMALL = {
-    "UINT4": 4,
-    "INT4": 4,
-    "FLOAT4E2M1": 4,
-    "UINT2": 2,
-    "INT2": 2,
-    "FLOAT6E2M3": 6,
-    "FLOAT6E3M2": 6,
-}  # bits, packed
+# Types whose elements are packed, and the bits of one.
+_SMALL = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 _NO_BYTES = ("UNDEFINED", "STRING")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +14,7 @@ from onnx import helper, numpy_helper
 
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.onnx.fuse import Graph
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,8 @@ class QLinearOperators:
             for place in range(len(rule.operands))
         ]
         yield from (pair for _, pair in given if pair is not None)
-        plain = (
-            fresh(self._known, f"{out}_plain") if names[rule.result[0]] else out
-        )  # a QGemm without a scale answers in float32
+        # A QGemm without a scale answers in float32.
+        plain = fresh(self._known, f"{out}_plain") if names[rule.result[0]] else out
         made = helper.make_node(rule.kind, [*[name for name, _ in given], *biases], [plain], name=f"{out}_{rule.kind}")
         made.attribute.extend(a for a in node.attribute if a.name not in _OF_QLINEAR_ONLY)
         yield from self._softmax(node, made) if rule.kind == "Softmax" else (made,)

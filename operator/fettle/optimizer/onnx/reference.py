@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
@@ -11,8 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from fettle.api.text import quoted
 from fettle.errors import RuntimeFailure
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array
 
 
 def evaluate(model: onnx.ModelProto) -> Callable[[Mapping[str, Array]], dict[str, Array]]:

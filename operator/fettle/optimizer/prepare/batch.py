@@ -13,11 +13,11 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.source import InputSpec
 from fettle.api.text import quoted
 from fettle.errors import RuntimeFailure, SourceError
-from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.measure.agreement import OutputProfile, within_noise
 from fettle.optimizer.onnx.inputs import Hint
-from fettle.optimizer.sources.base import NamedArrays, RunModel
+from fettle.optimizer.sources.base import RunModel
+from fettle.runtimes.base import Array, Arrays
 
 BATCH_NAMES = frozenset({"n", "b", "batch", "batch_size", "batchsize", "bs", "none", "unk__batch", "num_samples"})
 PROOF_ITEMS = 3
@@ -91,7 +91,7 @@ def prove_batch(run: RunModel, signature: Signature, axes: Mapping[str, int], it
     return BatchProof(proved)
 
 
-def _runs(run: RunModel, given: NamedArrays) -> bool:
+def _runs(run: RunModel, given: Arrays) -> bool:
     try:
         run(given)
     except RuntimeFailure:
@@ -126,7 +126,7 @@ def _alike(wanted: Array, answer: Array) -> bool:
     return within_noise(wanted, answer, profile.noise())
 
 
-def settled(signature: Signature, proof: BatchProof, answers: Sequence[NamedArrays]) -> Signature:
+def settled(signature: Signature, proof: BatchProof, answers: Sequence[Arrays]) -> Signature:
     """The signature with the proved batch axes, with 1 where there can be one item only, and with those dimensions of the output shapes that the
     answers confirm."""
 

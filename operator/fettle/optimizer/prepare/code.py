@@ -18,9 +18,8 @@ from fettle.store.uris import Location, Mounts, locate
 FIELD = "source.factory.uri"
 MOST_BYTES = 64 << 20
 MOST_FUNCTION = 64 << 10  # bytes of a file that defines a function
-MODELS = tuple(
-    suffix for entry in formats.FORMATS for suffix in entry.suffixes
-)  # no code, although they may lie beside it
+# No code, although they may lie beside it.
+MODELS = tuple(suffix for entry in formats.FORMATS for suffix in entry.suffixes)
 MADE = (".pyc", ".pyo")  # from code
 
 

@@ -15,11 +15,11 @@ import numpy as np
 from fettle.api.reasons import Reason
 from fettle.api.signature import Signature
 from fettle.errors import ConversionError
-from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.measure.agreement import OutputProfile
 from fettle.optimizer.reference import alike
-from fettle.optimizer.sources.base import NamedArrays, RunModel, RunnableModel
+from fettle.optimizer.sources.base import RunModel, RunnableModel
+from fettle.runtimes.base import Array, Arrays
 
 MOST_ITEMS = 1000
 ALONE = 50  # a model without a batch axis is run as often
@@ -65,7 +65,7 @@ def difference(original: RunnableModel, portable: RunModel, items: Items, signat
     )
 
 
-def _runs(items: Items, signature: Signature) -> Iterator[NamedArrays]:
+def _runs(items: Items, signature: Signature) -> Iterator[Arrays]:
     """The inputs of each run: one item, or several if a batch axis was proved."""
     axes = {tensor.name: tensor.batch_axis for tensor in signature.inputs}
     if not signature.batchable:

@@ -14,7 +14,6 @@ from fettle.api.labels import LabelForm, LabelReading
 from fettle.api.signature import Signature
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
-from fettle.optimizer.data.columns import Array
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.data.split import Split
 from fettle.optimizer.labels.question import SHOWN, Answered
@@ -30,6 +29,7 @@ from fettle.optimizer.measure.tasks.judging import refuse_unlike_itself
 from fettle.optimizer.measure.tasks.sample import LabelSample
 from fettle.optimizer.sources.base import RunModel
 from fettle.optimizer.statistics import SEED, agreement_interval
+from fettle.runtimes.base import Array
 
 ASKED = 256  # items that the original answers here at most; measuring asks it for all of them
 ASKED_SECONDS = 10.0

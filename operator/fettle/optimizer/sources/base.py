@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -19,10 +19,9 @@ from fettle.errors import FettleError, SourceError
 from fettle.optimizer.data.columns import Encoder
 from fettle.optimizer.onnx.inputs import Hint
 from fettle.optimizer.onnx.model import READABLE_OPSET
-from fettle.runtimes.base import numpy_dtype
+from fettle.runtimes.base import Arrays, numpy_dtype
 
-NamedArrays = Mapping[str, np.ndarray[Any, Any]]
-RunModel = Callable[[NamedArrays], NamedArrays]
+RunModel = Callable[[Arrays], Arrays]
 Beside = Callable[[], Sequence[str]]  # lists what lies in the folder of a source and below it, relative to that folder
 CODE = "source.factory"  # folder beside the weights of a module, with the code that makes it
 ADVICE = {Reason.UNSUPPORTED_OPSET: f"; export it again with an opset of at most {READABLE_OPSET}"}
@@ -170,7 +169,7 @@ class SourceFormat(Protocol):
         ...
 
 
-def frozen_arrays(signature: Signature, frozen: Mapping[str, float]) -> NamedArrays:
+def frozen_arrays(signature: Signature, frozen: Mapping[str, float]) -> Arrays:
     """The inputs of `signature` that are frozen to a value, as arrays."""
     return {
         tensor.name: np.full(tensor.shape, frozen[tensor.name], numpy_dtype(tensor.dtype))

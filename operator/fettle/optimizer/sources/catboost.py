@@ -15,9 +15,10 @@ from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError
 from fettle.optimizer.onnx.portable import strip_zip_map
-from fettle.optimizer.sources.base import Inputs, NamedArrays
-from fettle.optimizer.sources.framework import Array, FrameworkFormat, LoadedModel
+from fettle.optimizer.sources.base import Inputs
+from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel
 from fettle.optimizer.sources.sklearn_onnx import TABLE
+from fettle.runtimes.base import Array, Arrays
 
 _BEGIN = b"CBM1"
 _NUMBERS = "predictions"
@@ -69,7 +70,7 @@ class _Loaded:
             self.model.save_model(str(path), format="onnx")
             return _named(strip_zip_map(onnx.load(str(path))))
 
-    def run(self, inputs: NamedArrays) -> Sequence[Array]:
+    def run(self, inputs: Arrays) -> Sequence[Array]:
         """See `LoadedModel.run`."""
         table = inputs[TABLE]
         if not len(self.model.classes_):

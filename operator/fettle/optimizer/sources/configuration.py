@@ -13,7 +13,7 @@ MOST_BYTES = 16 << 20  # the names of a hundred thousand classes take less
 
 
 def read_json(path: Path) -> Any:
-    """What the file holds. Raises FileNotFoundError, and SourceError (SourceCorrupted) for what is no JSON, or too much of it."""
+    """What the file holds. Raises FileNotFoundError, and SourceError (SourceCorrupted) for what is not JSON, or is too large."""
     with path.open("rb") as stream:
         content = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
@@ -22,5 +22,5 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        message = f"{path.name} is damaged: it is no JSON: {error}"
+        message = f"{path.name} is damaged: it is not JSON: {error}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import onnx
@@ -27,7 +27,6 @@ from fettle.optimizer.sources import newer
 from fettle.optimizer.sources.base import (
     Beside,
     Inputs,
-    NamedArrays,
     Original,
     Plain,
     RunModel,
@@ -35,9 +34,7 @@ from fettle.optimizer.sources.base import (
     frozen_arrays,
 )
 from fettle.optimizer.sources.onnx import saved
-from fettle.runtimes.base import as_text, numpy_dtype, v2_dtype
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array, Arrays, as_text, numpy_dtype, v2_dtype
 
 
 class LoadedModel(Protocol):
@@ -47,7 +44,7 @@ class LoadedModel(Protocol):
         """Converted. Raises SourceError, or whatever the converter raises."""
         ...
 
-    def run(self, inputs: NamedArrays) -> Sequence[Array] | NamedArrays:
+    def run(self, inputs: Arrays) -> Sequence[Array] | Arrays:
         """The framework's own answers, by the names of the ONNX outputs or in their order. May raise whatever the framework raises."""
         ...
 
@@ -174,7 +171,7 @@ def runner(model: LoadedModel, framework: str, signature: Signature, frozen: Map
     """A function that runs `model` in its framework. `signature` is the source's own; `frozen` inputs are filled in."""
     constants = frozen_arrays(signature, frozen)
 
-    def run(inputs: NamedArrays) -> NamedArrays:
+    def run(inputs: Arrays) -> Arrays:
         try:
             answers = model.run({**inputs, **constants})
         except (FettleError, MemoryError):
@@ -191,7 +188,7 @@ def runner(model: LoadedModel, framework: str, signature: Signature, frozen: Map
     return run
 
 
-def _in_order(answers: Sequence[Array], signature: Signature) -> NamedArrays:
+def _in_order(answers: Sequence[Array], signature: Signature) -> Arrays:
     return {tensor.name: answer for tensor, answer in zip(signature.outputs, answers, strict=False)}
 
 

@@ -20,8 +20,9 @@ from fettle.api.text import joined, quoted
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer.sources import tensorflow
-from fettle.optimizer.sources.base import Inputs, NamedArrays
+from fettle.optimizer.sources.base import Inputs
 from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel
+from fettle.runtimes.base import Arrays
 
 # The first field of a GraphDef is a node, whose first fields are its name and its operator.
 _FIRST_NODE = re.compile(rb"\n[\x80-\xff]{0,4}[\x00-\x7f]\n[\x80-\xff]?[\x01-\x7f][A-Za-z0-9.][\w./>\\-]*(?:\x12|\Z)")
@@ -209,10 +210,8 @@ class _Loaded:
             raise SourceError(message, reason=Reason.INVALID_SPEC)
         return f"[{','.join(str(size) if isinstance(size, int) and size > 0 else '-1' for size in spec.shape)}]"
 
-    def run(self, inputs: NamedArrays) -> NamedArrays:
+    def run(self, inputs: Arrays) -> Arrays:
         """See `LoadedModel.run`."""
         fetches = {name: tensor.name for name, tensor in self.outputs.items()}
-        answers: NamedArrays = self._session.run(
-            fetches, {self.inputs[name].name: array for name, array in inputs.items()}
-        )
+        answers: Arrays = self._session.run(fetches, {self.inputs[name].name: array for name, array in inputs.items()})
         return answers

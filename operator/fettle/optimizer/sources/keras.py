@@ -15,8 +15,9 @@ from fettle.api.text import quoted
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer.sources import archive, newer, tensorflow
-from fettle.optimizer.sources.base import Inputs, NamedArrays
+from fettle.optimizer.sources.base import Inputs
 from fettle.optimizer.sources.framework import FrameworkFormat, require_modules
+from fettle.runtimes.base import Arrays
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CONFIG, _WEIGHTS, _METADATA = "config.json", "model.weights.h5", "metadata.json"
@@ -123,7 +124,7 @@ def _parsed(path: Path, text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        message = f"{path.name} is damaged: its configuration is no JSON: {error}"
+        message = f"{path.name} is damaged: its configuration is not JSON: {error}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
 
 
@@ -177,7 +178,7 @@ class _Loaded:
         archive.write_out(str(folder), verbose=False)
         return folder / tensorflow.ENTRY
 
-    def run(self, inputs: NamedArrays) -> NamedArrays:
+    def run(self, inputs: Arrays) -> Arrays:
         """See `LoadedModel.run`."""
         import tensorflow as tf
 

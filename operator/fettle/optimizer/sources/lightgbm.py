@@ -15,9 +15,10 @@ from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.sources import newer, trees
-from fettle.optimizer.sources.base import Inputs, NamedArrays
-from fettle.optimizer.sources.framework import Array, FrameworkFormat, LoadedModel
+from fettle.optimizer.sources.base import Inputs
+from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel
 from fettle.optimizer.sources.sklearn_onnx import TABLE
+from fettle.runtimes.base import Array, Arrays
 
 _FIRST_LINE, _LAST_LINE = b"tree", b"\nend of trees"
 _VERSION = re.compile(rb"tree\s+version=v(\d{1,6})")  # of the format: LightGBM reads a file of any as one of its own
@@ -79,7 +80,7 @@ class _Loaded:
             for node in _nodes(tree["tree_structure"]):
                 if node.get("leaf_coeff"):
                     raise ConversionError(
-                        "the LightGBM model has linear models in its leaves (linear_tree), which ONNX trees do not"
+                        "the LightGBM model has linear models in its leaves (linear_tree), which trees in ONNX cannot have"
                     )
                 if node.get("decision_type") == "<=":
                     node["threshold"] = below(float(node["threshold"]))
@@ -89,7 +90,7 @@ class _Loaded:
         )
         return model
 
-    def run(self, inputs: NamedArrays) -> Sequence[Array]:
+    def run(self, inputs: Arrays) -> Sequence[Array]:
         """See `LoadedModel.run`."""
         answer = np.asarray(self.booster.predict(inputs[TABLE]))
         if self.objective.startswith("binary"):

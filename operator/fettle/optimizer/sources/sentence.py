@@ -82,7 +82,9 @@ def files(names: Sequence[str]) -> list[str]:
 def _pooling(path: Path) -> str:
     config = _json(path)
     if not isinstance(config, dict):
-        raise SourceError(f"{path.parent.name}/{CONFIG} is damaged: it is no object", reason=Reason.SOURCE_CORRUPTED)
+        raise SourceError(
+            f"{path.parent.name}/{CONFIG} is damaged: it is not an object", reason=Reason.SOURCE_CORRUPTED
+        )
     asked: list[Any] = [pooling for key, pooling in POOLINGS.items() if config.get(key)] or [config.get("pooling_mode")]
     if len(asked) != 1 or asked[0] not in POOLINGS.values():
         others = sorted(key for key, value in config.items() if key.startswith("pooling_mode") and value)

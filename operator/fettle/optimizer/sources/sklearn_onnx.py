@@ -20,8 +20,8 @@ from onnx import TensorProto, helper
 from fettle.api.reasons import Reason
 from fettle.api.source import InputSpec
 from fettle.errors import SourceError
+from fettle.runtimes.base import Array
 
-Array = np.ndarray[Any, Any]
 TABLE = "X"  # one matrix with all columns
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 SECOND = ("predict_proba", "decision_function", "transform")  # what an estimator that predicts answers besides
@@ -111,31 +111,35 @@ def converted(estimator: Any, inputs: Sequence[Column]) -> onnx.ModelProto:
     types = [(column.name, _type(column)) for column in inputs]
     # As scikit-learn scales: multiplied by the inverse, a value next to a threshold of a tree may take another branch.
     scaling = {StandardScaler: {"div": "div"}}
+
+    def made(options: dict[Any, dict[str, Any]]) -> onnx.ModelProto:
+        with _ints_for_bools():
+            model = to_onnx(estimator, initial_types=types, options={**scaling, **options}, target_opset=OPSETS)
+        return _finished(estimator, model, inputs)
+
     *first, last = _options(estimator)
     for options in first:
-        with (
-            suppress(NameError),
-            _ints_for_bools(),
-        ):  # what skl2onnx raises for an option that this estimator does not have
-            model = to_onnx(estimator, initial_types=types, options={**scaling, **options}, target_opset=OPSETS)
-            return _finished(estimator, model, inputs)
-    with _ints_for_bools():
-        model = to_onnx(estimator, initial_types=types, options={**scaling, **last}, target_opset=OPSETS)
-    return _finished(estimator, model, inputs)
+        with suppress(NameError):  # skl2onnx raises it for an option that this estimator does not have
+            return made(options)
+    return made(last)
 
 
 def _finished(estimator: Any, model: onnx.ModelProto, inputs: Sequence[Column]) -> onnx.ModelProto:
     from sklearn.svm import SVC, NuSVC
 
-    final = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    final = _final(estimator)
     if isinstance(final, SVC | NuSVC) and len(final.classes_) == 2 and not hasattr(final, "predict_proba"):
         _turn_scores(model.graph)
     for node in model.graph.node:
-        if (
-            node.op_type == "StringNormalizer"
-        ):  # the default, en_US, is not installed in every image; this one is part of the C library
+        if node.op_type == "StringNormalizer":
+            # The default, en_US, is not installed in every image; this one is part of the C library.
             node.attribute.append(helper.make_attribute("locale", "C.UTF-8"))
     return one_value_per_item(model, [column.name for column in inputs if column.width is None])
+
+
+def _final(estimator: Any) -> Any:
+    """The estimator that answers: of a pipeline, its last step."""
+    return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
 
 
 def _turn_scores(graph: onnx.GraphProto) -> None:
@@ -154,8 +158,7 @@ def _options(estimator: Any) -> list[dict[Any, dict[str, Any]]]:
     if hasattr(estimator, "predict_proba"):
         return [tensor]
     if hasattr(estimator, "predict") and hasattr(estimator, "decision_function"):
-        final = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
-        return [tensor, {id(final): {"raw_scores": True}}, {}]
+        return [tensor, {id(_final(estimator)): {"raw_scores": True}}, {}]
     return [{}]
 
 
@@ -191,7 +194,6 @@ def _type(column: Column) -> Any:
 
 def one_value_per_item(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
     """`model`, in which the inputs of `names`, columns `[N, 1]`, are `[N]`: a column of a file of items has one value for each."""
-    graph = model.graph
     if not names:
         return model
     changed = deepcopy(model)

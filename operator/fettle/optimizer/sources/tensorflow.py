@@ -21,8 +21,9 @@ from fettle.api.text import clip
 from fettle.api.vocabulary import FormatName
 from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.onnx import operators
-from fettle.optimizer.sources.base import Beside, Inputs, NamedArrays
+from fettle.optimizer.sources.base import Beside, Inputs
 from fettle.optimizer.sources.framework import FrameworkFormat
+from fettle.runtimes.base import Arrays
 
 ENTRY = "saved_model.pb"
 OPSET = 18  # the newest that tf2onnx writes
@@ -157,7 +158,7 @@ class _Loaded:
         tensorflow.saved_model.save(self.owner, str(folder), signatures={SERVING: self.function})
         return folder / ENTRY
 
-    def run(self, inputs: NamedArrays) -> NamedArrays:
+    def run(self, inputs: Arrays) -> Arrays:
         """See `LoadedModel.run`."""
         import tensorflow
 

@@ -13,10 +13,10 @@ from fettle.api.signature import Signature
 from fettle.api.vocabulary import FormatName, ModelFormat, RuntimeName
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.sources import newer, tensorflow
-from fettle.optimizer.sources.base import Inputs, NamedArrays, Original, Plain, RunnableModel, failure_of
+from fettle.optimizer.sources.base import Inputs, Original, Plain, RunnableModel, failure_of
 from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel
 from fettle.runtimes import base, cpu
-from fettle.runtimes.base import Session
+from fettle.runtimes.base import Arrays, Session
 
 _IDENTIFIER = b"TFL3"
 
@@ -69,7 +69,7 @@ class _Loaded:
         made, _ = convert.from_tflite(str(self.path), opset=tensorflow.OPSET)
         return tensorflow.known(made)
 
-    def run(self, inputs: NamedArrays) -> NamedArrays:
+    def run(self, inputs: Arrays) -> Arrays:
         """See `LoadedModel.run`."""
         names = {_plain(tensor.name): tensor.name for tensor in self.signature.inputs}
         return self.session.infer({names[_plain(name)]: array for name, array in inputs.items()})

@@ -10,10 +10,11 @@ import numpy as np
 from fettle.api.reasons import Reason
 from fettle.api.text import joined, quoted
 from fettle.errors import DataError, SourceError
-from fettle.optimizer.data.columns import Array, Portable
+from fettle.optimizer.data.columns import Portable
 from fettle.optimizer.sources.configuration import read_json
 from fettle.optimizer.sources.sentence import Texts
 from fettle.preprocess.text import COLUMNS, TextEncoder
+from fettle.runtimes.base import Array
 
 TEXTS = COLUMNS
 # Any of them, as far as there are.

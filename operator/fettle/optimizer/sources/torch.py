@@ -22,7 +22,6 @@ from fettle.optimizer.sources import archive, newer, pickles
 from fettle.optimizer.sources.base import (
     Beside,
     Inputs,
-    NamedArrays,
     Original,
     Plain,
     RunModel,
@@ -33,6 +32,7 @@ from fettle.optimizer.sources.base import (
 from fettle.optimizer.sources.framework import not_installed
 from fettle.optimizer.sources.onnx import saved
 from fettle.runtimes import base, cpu
+from fettle.runtimes.base import Arrays
 from fettle.runtimes.torch_archive import Contents, contents
 
 
@@ -157,7 +157,7 @@ def _runner(path: Path, signature: Signature, frozen: Mapping[str, float]) -> Ru
     session = base.get(RuntimeName.TORCHSCRIPT).load(path, settings, signature)
     constants = frozen_arrays(signature, frozen)
 
-    def run(inputs: NamedArrays) -> NamedArrays:
+    def run(inputs: Arrays) -> Arrays:
         return session.infer({**inputs, **constants})
 
     return run

@@ -94,7 +94,7 @@ def script_inputs(program: Program, specs: Sequence[InputSpec]) -> Signature:
     unknown = sorted(set(given) - set(program.inputs))
     names = [name for name in program.inputs if name in given]
     needed = program.inputs[: len(program.inputs) - program.optional]
-    lacking = [name for name in needed if name not in given or given[name].dtype is None or given[name].shape is None]
+    lacking = undescribed(needed, given)
     if unknown or lacking or tuple(names) != program.inputs[: len(names)]:
         example = f'{{name: {[*lacking, *program.inputs, "x"][0]}, dtype: FP32, shape: ["N", 3, 224, 224]}}'
         message = (
@@ -103,6 +103,11 @@ def script_inputs(program: Program, specs: Sequence[InputSpec]) -> Signature:
         )
         raise SourceError(message, reason=Reason.INVALID_SPEC)
     return tensors_of(names, given)
+
+
+def undescribed(names: Sequence[str], given: Mapping[str, InputSpec]) -> list[str]:
+    """The inputs of `names` for which `given` lacks the data type or the shape."""
+    return [name for name in names if name not in given or given[name].dtype is None or given[name].shape is None]
 
 
 def tensors_of(names: Sequence[str], given: Mapping[str, InputSpec]) -> Signature:

@@ -20,8 +20,8 @@ from fettle.api.source import InputSpec
 from fettle.api.text import joined
 from fettle.errors import ConversionError, SourceError
 from fettle.optimizer.sources import torch_onnx
-from fettle.optimizer.sources.base import NamedArrays
-from fettle.optimizer.sources.torch_boundary import first_that_runs, names_of, tensors_of
+from fettle.optimizer.sources.torch_boundary import first_that_runs, names_of, tensors_of, undescribed
+from fettle.runtimes.base import Arrays
 from fettle.runtimes.torchscript import Program, exported_program, named_outputs, to_array, to_tensor
 
 Shape = tuple[int | str, ...]
@@ -46,9 +46,8 @@ class EagerModel:
 
     def to_onnx(self) -> onnx.ModelProto:
         """See `LoadedModel.to_onnx`. Raises SourceError, ConversionError."""
-        program = replace(
-            exported_program(self._exported()), inputs=tuple(self.shapes)
-        )  # PyTorch has other names for some
+        # PyTorch has other names for some inputs.
+        program = replace(exported_program(self._exported()), inputs=tuple(self.shapes))
         with tempfile.TemporaryDirectory() as folder:
             made = onnx.load(str(torch_onnx.convert(program, (), Path(folder) / "model.onnx")))
         _name_sizes(made, self.shapes)
@@ -60,7 +59,7 @@ class EagerModel:
         torch.export.save(self._exported(), folder / "model.pt2")
         return folder / "model.pt2"
 
-    def run(self, inputs: NamedArrays) -> NamedArrays:
+    def run(self, inputs: Arrays) -> Arrays:
         """See `LoadedModel.run`."""
         with torch.inference_mode():
             answer = self.module(**{name: to_tensor(array) for name, array in inputs.items()})
@@ -131,7 +130,7 @@ def _names(module: Any, given: Mapping[str, InputSpec]) -> tuple[str, ...]:
         message = f"source.inputs names {joined(unknown)}, which the forward of {kind} does not take; it takes {joined(names)}"
         raise SourceError(message, reason=Reason.INVALID_SPEC)
     needed = [one.name for one in taken if one.default is one.empty or one.name in given]
-    lacking = [name for name in needed if name not in given or given[name].dtype is None or given[name].shape is None]
+    lacking = undescribed(needed, given)
     if lacking:
         message = (
             f"a PyTorch module does not record the types of its inputs: source.inputs must give dtype and shape of {joined(lacking)}, "

@@ -16,9 +16,10 @@ from fettle.api.reasons import Reason
 from fettle.api.vocabulary import FormatName
 from fettle.errors import SourceError
 from fettle.optimizer.sources import newer, trees
-from fettle.optimizer.sources.base import Inputs, NamedArrays
-from fettle.optimizer.sources.framework import Array, FrameworkFormat, LoadedModel
+from fettle.optimizer.sources.base import Inputs
+from fettle.optimizer.sources.framework import FrameworkFormat, LoadedModel
 from fettle.optimizer.sources.sklearn_onnx import TABLE
+from fettle.runtimes.base import Array, Arrays
 
 _UBJSON = b"{L"  # an object whose first key has a length of 64 bits
 _OLD = b"binf"
@@ -92,7 +93,7 @@ class _Loaded:
         model: onnx.ModelProto = convert_xgboost(self.estimator, initial_types=types, target_opset=trees.OPSET)
         return model
 
-    def run(self, inputs: NamedArrays) -> Sequence[Array]:
+    def run(self, inputs: Arrays) -> Sequence[Array]:
         """See `LoadedModel.run`."""
         table = inputs[TABLE]
         predicted = np.asarray(self.estimator.predict(table))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # PyTorch is there only for steps that train
     from fettle.optimizer.training.session import Training
 
 Parameters_co = TypeVar("Parameters_co", bound=StepParameters, covariant=True)
+# By the end of the entry's name.
 FORMATS: dict[str, ModelFormat] = {
     ".onnx": "ONNX",
     ".xml": "OpenVINO",
@@ -40,8 +41,7 @@ FORMATS: dict[str, ModelFormat] = {
     ".tflite": "TFLite",
     ".engine": "TensorRT",
     ".rtx": "TensorRT-RTX",
-}  # by the end of the entry's name
-COMPARED = 3  # items on which an exact step must leave the outputs as they were
+}
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,8 @@ def _broken(row: StepEntry, made: Path, folder: Path) -> str | None:
 def _moved(row: StepEntry, entry: Path, made: Path, items: MappedItems) -> str | None:
     """How the outputs after an exact step differ from those before it; None if they do not."""
     runtime, settings = base.get(row.family), RuntimeSettings(threads=1)
-    inputs = tuple(items.feed([index]) for index in range(min(COMPARED, len(items))))
     original = runtime.load(entry, settings)
-    reference = OriginalAnswers(inputs, tuple(original.infer(given) for given in inputs))
+    reference = OriginalAnswers.of(original.infer, items)
     original.close()
     after = runtime.load(made, settings)
     moved = reference.differs(after.infer)

@@ -27,9 +27,8 @@ from fettle.runtimes import base
 RANKING_PRODUCTS = 2e11  # of the whole ranking; what goes beyond is ranked in coarser groups
 RANKED_ON = 3  # items at most
 FEWEST_RANKED = 2
-UNKNOWN_PRODUCTS = (
-    1e10  # of one answer, where shapes are known only as it runs: rather too coarse a ranking than one without end
-)
+# Products of one answer, where shapes are known only as it runs: rather too coarse a ranking than one without end.
+UNKNOWN_PRODUCTS = 1e10
 JUDGING_PRODUCTS = 3e10  # of judging a model once
 JUDGED_ON = 256  # items at most
 FEWEST_JUDGED = 10

@@ -11,9 +11,9 @@ from fettle.api.recipe import OptimizeGraphStep, QuantizeStep
 from fettle.api.step import StepParameters
 from fettle.api.vocabulary import QuantizePreset
 from fettle.errors import RecipeError
-from fettle.optimizer.measure.items import Array
 from fettle.optimizer.sources import tensorflow
 from fettle.optimizer.steps import Work
+from fettle.runtimes.base import Array
 
 _UNKNOWN = re.compile(r"'?tf\.(\w+)'? op is neither a custom op nor a flex op")
 

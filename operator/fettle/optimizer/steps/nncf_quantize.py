@@ -40,9 +40,8 @@ def mixed(work: Work[QuantizeStep]) -> Path:
 
     Where the tool's usual patterns lose too much, those for transformers are tried before any layer is ranked. Raises RecipeError.
     """
-    model = ov.Core().read_model(
-        work.entry
-    )  # once: operations without a name of their own get another one at each reading
+    # Read once: operations without a name of their own get another one at each reading.
+    model = ov.Core().read_model(work.entry)
     presets = dict.fromkeys((work.step.preset, QuantizePreset.TRANSFORMER))
     schemes = [_scheme(work, model, preset) for preset in presets]
     return partly(work, RuntimeName.OPENVINO, lambda feed: products(model, feed), schemes).entry
@@ -80,10 +79,11 @@ def _quantized(
     if any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops()):
         raise RecipeError("the model is already quantized")
     own = {operation.get_friendly_name() for operation in model.get_ops()}
+    # Of `kept`, only what the model has: the tool adds operations of its own.
     ignored = [
         *left_alone(model, work.step.operators, before=kept is None),
         *(name for name in kept or () if name in own),
-    ]  # the tool adds operations of its own
+    ]
     names = _input_names(model)
 
     def feed(index: int) -> dict[str, np.ndarray[Any, Any]]:

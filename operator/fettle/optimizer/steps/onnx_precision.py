@@ -26,13 +26,11 @@ from fettle.optimizer.steps import Device, Work, onnx_autocast
 from fettle.optimizer.steps.onnx_float8 import PAIR
 
 FLOAT = onnx.TensorProto.FLOAT
-LARGEST = (
-    65504.0  # of float16: what is beyond, such as a mask's -1e9, is cut off there; small numbers are rounded as usual
-)
+# The largest number of float16: what is beyond, such as a mask's -1e9, is cut off there; small numbers are rounded as usual.
+LARGEST = 65504.0
 SMALLEST = np.finfo(np.float16).smallest_subnormal
-SCALED_OPSET = (
-    19  # from here on Q and DQ take scales of float16, and a product stays between them: that is what runs in int8
-)
+# From here on Q and DQ take scales of float16, and a product stays between them: that is what runs in int8.
+SCALED_OPSET = 19
 BFLOAT16_OPSET = 13  # from here on Cast knows the type
 log = logging.getLogger(__name__)
 

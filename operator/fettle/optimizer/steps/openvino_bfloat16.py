@@ -36,9 +36,8 @@ def where_it_holds(work: Work[QuantizeStep]) -> Path:
     """The model for OpenVINO, with a mark on the layers that change too many answers in bfloat16. Raises RecipeError."""
     if Precision.BFLOAT16 not in base.get(RuntimeName.OPENVINO).capabilities():
         raise RecipeError("this node's CPU does not compute BFloat16 in hardware")
-    model = ov.Core().read_model(
-        work.entry
-    )  # once: operations without a name of their own get another one at each reading
+    # Read once: operations without a name of their own get another one at each reading.
+    model = ov.Core().read_model(work.entry)
     scheme = Scheme(
         lambda folder, kept: _saved(model, folder, kept),
         lambda _: Roundings(model.clone()),

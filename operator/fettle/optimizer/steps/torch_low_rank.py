@@ -17,7 +17,7 @@ import torch
 from tensorly.decomposition import partial_tucker
 from torch import fx, nn
 
-from fettle.api.training import LowRankStep
+from fettle.api.training import DEFAULT_ENERGY, LowRankStep
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
 from fettle.optimizer.steps.torch_replace import put
@@ -27,7 +27,6 @@ from fettle.optimizer.training.program import Module, call
 from fettle.optimizer.training.session import Phase, Training, parameters
 from fettle.runtimes.torchscript import to_tensor
 
-ENERGY = 0.95
 LOOKED_AT = 256  # items whose inputs to a layer are gathered
 ROUNDED = 4
 DAMPING = 1e-4  # of the mean variance: directions that no item brings must not be infinitely cheap
@@ -115,7 +114,7 @@ def _moments(student: Module, layers: dict[str, nn.Linear], training: Training) 
 def _rank(values: Iterable[float], full: int, step: LowRankStep) -> int:
     """How many of these singular values to keep."""
     energies = np.square(np.asarray(list(values), np.float64))
-    enough = int(np.searchsorted(np.cumsum(energies), (step.energy or ENERGY) * energies.sum())) + 1
+    enough = int(np.searchsorted(np.cumsum(energies), (step.energy or DEFAULT_ENERGY) * energies.sum())) + 1
     rank = enough if step.rank is None else step.rank * full
     return min(max(math.ceil(rank / ROUNDED) * ROUNDED, 1), full)
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import fx
 
-from fettle.api.training import PruneStep
+from fettle.api.training import DEFAULT_RATIO, PruneStep
 from fettle.api.vocabulary import Importance, PruneUnit
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
@@ -21,8 +21,6 @@ from fettle.optimizer.training.heads import Heads
 from fettle.optimizer.training.pace import BEFORE_TRAINING, least_for
 from fettle.optimizer.training.program import Module
 from fettle.optimizer.training.session import Phase, Training, parameters
-
-RATIO = 0.5
 
 
 class Unit(Protocol):
@@ -84,7 +82,7 @@ def _ratio(work: Work[PruneStep], student: fx.GraphModule, unit: Unit) -> float:
     """The requested ratio, or the smallest that reaches the requested speed-up. Raises RecipeError."""
     training, wanted = work.trained, work.step.target_speedup
     if wanted is None:
-        return work.step.ratio or RATIO
+        return work.step.ratio or DEFAULT_RATIO
 
     def changed(share: float) -> Module:
         trial = copy.deepcopy(student)

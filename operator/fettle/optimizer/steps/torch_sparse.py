@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fettle.api.text import percent
-from fettle.api.training import PruneStep
+from fettle.api.training import DEFAULT_SPARSITY, PruneStep
 from fettle.api.vocabulary import Granularity
 from fettle.errors import RecipeError
 from fettle.optimizer.steps import Work
@@ -19,13 +19,12 @@ from fettle.optimizer.training.export import save
 from fettle.optimizer.training.layers import LAYERS
 from fettle.optimizer.training.program import Module
 
-SPARSITY = 0.8
 Masks = list[tuple[nn.Parameter, torch.Tensor]]
 
 
 def magnitude(work: Work[PruneStep]) -> Path:
     """Set the smallest weights to 0. Raises RecipeError."""
-    sparsity = work.step.sparsity or SPARSITY
+    sparsity = work.step.sparsity or DEFAULT_SPARSITY
     student = work.trained.open(work.entry)
     weights = _weights(student)
     if work.step.granularity is Granularity.GLOBAL:

@@ -23,7 +23,6 @@ SMALLER = 0.2  # at most: what a crop leaves out of each side
 SHIFTED = 0.125  # at most, of each side
 NOISE = 0.02  # of the standard deviation of the images of a batch
 FLIPS = {Augmentation.HORIZONTAL_FLIP: -1, Augmentation.VERTICAL_FLIP: -2}
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -126,11 +126,8 @@ def _can_go(student: fx.GraphModule, example: Sequence[torch.Tensor], name: str,
     layer = trial.get_submodule(name)
     try:
         graph = torch_pruning.DependencyGraph().build_dependency(trial, tuple(example))
-        group = (
-            graph.get_pruning_group(layer, torch_pruning.prune_conv_out_channels, [0])
-            if not isinstance(layer, nn.Linear)
-            else (graph.get_pruning_group(layer, torch_pruning.prune_linear_out_channels, [0]))
-        )
+        dense, convolution = torch_pruning.prune_linear_out_channels, torch_pruning.prune_conv_out_channels
+        group = graph.get_pruning_group(layer, dense if isinstance(layer, nn.Linear) else convolution, [0])
         if not graph.check_pruning_group(group):
             return False
         group.prune()

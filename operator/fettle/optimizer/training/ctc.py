@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,7 @@ from fettle.api.vocabulary import TrainingLoss
 from fettle.errors import DataError
 from fettle.optimizer.measure.tasks.text import Letters, Text
 from fettle.optimizer.training.losses import Output, Tensors
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array
 
 
 @dataclass(frozen=True)
@@ -75,5 +73,7 @@ def _numbers(truth: Letters, text: Text) -> tuple[int, ...]:
     numbers: dict[Hashable, int] = {letter: number for number, letter in enumerate(text.classes or range(text.scores))}
     strange = next((letter for letter in truth if numbers.get(letter, text.blank) == text.blank), None)
     if strange is not None:
-        raise DataError(f"the label {truth!r} has {strange!r}, which is no single character of data.evaluation.classes")
+        raise DataError(
+            f"the label {truth!r} has {strange!r}, which is not a single character of data.evaluation.classes"
+        )
     return tuple(numbers[letter] for letter in truth)

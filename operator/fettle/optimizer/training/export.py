@@ -17,7 +17,7 @@ from fettle.errors import ConversionError, RecipeError, RuntimeFailure
 from fettle.optimizer.measure.items import MappedItems
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.prepare.portable import portable
-from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
+from fettle.optimizer.reference import OriginalAnswers
 from fettle.optimizer.sources.base import Inputs, Original
 from fettle.optimizer.sources.boundary import plain
 from fettle.optimizer.sources.torch_onnx import convert
@@ -77,8 +77,7 @@ def to_portable(program: Path, signature: Signature, items: MappedItems, folder:
         graph = _renamed(convert(open_program(program), (), folder / "converted" / "model.onnx"), signature)
         bounded = plain(onnx_model.load(graph), Inputs((), lambda: ()))
         run = runner(opened(program, signature), signature)
-        inputs = tuple(items.feed([place]) for place in range(min(REFERENCE_ITEMS, len(items))))
-        reference = OriginalAnswers(inputs, tuple(run(given) for given in inputs))
+        reference = OriginalAnswers.of(run, items)
         original = Original(bounded.model, graph, signature, {}, run, untouched=False, converted=True)
         return portable(original, reference, folder / "work").path
     except (ConversionError, RuntimeFailure) as error:

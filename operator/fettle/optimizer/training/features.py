@@ -46,11 +46,8 @@ class Pair:
 
     def projection(self) -> nn.Module:
         """What brings the student's value to the teacher's size, untrained."""
-        return (
-            Projection(axis, self.own[axis], self.wanted[axis])
-            if (axis := next(iter(self._apart), 0))
-            else nn.Identity()
-        )
+        axis = next(iter(self._apart), None)
+        return nn.Identity() if axis is None else Projection(axis, self.own[axis], self.wanted[axis])
 
     @property
     def _apart(self) -> list[int]:

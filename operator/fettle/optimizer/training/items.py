@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,10 @@ from fettle.api.signature import Signature
 from fettle.errors import RecipeError
 from fettle.optimizer.measure.items import MappedItems, digests
 from fettle.optimizer.training.augment import Augmenter
+from fettle.runtimes.base import Array
 from fettle.runtimes.torchscript import to_tensor
 from fettle.store.arrays import Texts
 
-Array = np.ndarray[Any, Any]
 LEAST_ITEMS = 20  # distinct ones; fewer are neither enough to learn from nor to hold some out
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 1000
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -24,8 +23,7 @@ from fettle.optimizer.measure.tasks.segmentation import Segmentation
 from fettle.optimizer.measure.tasks.text import Text, by_step
 from fettle.optimizer.training.ctc import letter_loss
 from fettle.optimizer.training.losses import ClassLoss, DecisionLoss, LabelLoss, NumberLoss, Output, OwnLoss
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,12 @@ class Labelled:
         profile = self.profile
         answered = Answered(self.name, self.answers, profile.axis, profile.threshold, profile.softmax)
         return understand(self.labels, answered, self.spec.model_copy(update={"metric": metric}))
+
+
+def by_output(signature: Signature, examples: Sequence[Sequence[Array]]) -> list[dict[str, Array]]:
+    """Answers with an array per output, by the outputs' names."""
+    names = [tensor.name for tensor in signature.outputs]
+    return [dict(zip(names, one, strict=True)) for one in examples]
 
 
 def label_loss(given: Labelled, asked: TrainSpec) -> LabelLoss | None:
@@ -144,10 +148,8 @@ def _toward(given: Labelled, targets: Array, absolute: bool = False) -> NumberLo
 
 
 def _letters(given: Labelled) -> LabelLoss:
-    names = [tensor.name for tensor in given.signature.outputs]
-    examples = [dict(zip(names, one, strict=True)) for one in given.examples]
     spec = given.spec.model_copy(update={"metric": Metric.TEXT, "output": given.name})
-    text = Text.fit(given.signature, examples, spec)
+    text = Text.fit(given.signature, by_output(given.signature, given.examples), spec)
     return letter_loss(replace(given.output, axis=-1), given.name, text, len(by_step(given.answers[0])), given.labels)
 
 

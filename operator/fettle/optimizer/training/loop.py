@@ -171,7 +171,7 @@ class Trainer:
 
     def _rate(self, share: float) -> float:
         """The learning rate when that share of the training is done."""
-        rate = self.spec.learning_rate or RATES[self.spec.optimizer]
+        rate = learning_rate(self.spec)
         return rate * (1 + math.cos(math.pi * share)) / 2 if self.spec.schedule is Schedule.COSINE else rate
 
     def _epoch(self, epoch: int, optimizer: torch.optim.Optimizer, started: float) -> float | None:
@@ -278,9 +278,9 @@ class Trainer:
     def _stopped(self, progress: Progress, why: str) -> Progress:
         """A training that went wrong: with the best so far, if there is any. Raises RecipeError."""
         if progress.best == 0:
-            rate = self.spec.learning_rate or RATES[self.spec.optimizer]
             raise RecipeError(
-                f"the training was stopped: {why}, before it improved the model; set train.learningRate below {rate:g}"
+                f"the training was stopped: {why}, before it improved the model; "
+                f"set train.learningRate below {learning_rate(self.spec):g}"
             )
         return replace(progress, ended=why)
 
@@ -320,6 +320,11 @@ class Trainer:
         size = min(EVALUATED, self.spec.batch_size)
         for start in range(0, len(places), size):
             yield from self.teacher.items.runs(places[start : start + size])
+
+
+def learning_rate(spec: TrainSpec, share: float = 1.0) -> float:
+    """The learning rate at the start: the one that is set, else that `share` of what is usual for the optimizer."""
+    return spec.learning_rate or RATES[spec.optimizer] * share
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from fettle.api.training import CustomLossSpec
 from fettle.api.vocabulary import TrainingLoss
 from fettle.errors import RecipeError
 from fettle.optimizer.own_code import Function, failure, guarded, load
+from fettle.runtimes.base import Array
 
-Array = np.ndarray[Any, Any]
 Tensors = Sequence[torch.Tensor]
 TINY = 1e-7  # of a probability whose logarithm is taken
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +20,11 @@ from fettle.api.vocabulary import Metric, TrainingLoss
 from fettle.errors import DataError, RecipeError
 from fettle.optimizer.measure.agreement import OutputProfile, item_axis
 from fettle.optimizer.measure.tasks.segmentation import Segmentation
-from fettle.optimizer.training.labelled import Labelled, label_loss
+from fettle.optimizer.training.labelled import Labelled, by_output, label_loss
 from fettle.optimizer.training.losses import TINY, LabelLoss, Output, Tensors
+from fettle.runtimes.base import Array
 from fettle.store.arrays import Texts, restored
 
-Array = np.ndarray[Any, Any]
 BY_CLASS = (TrainingLoss.CROSS_ENTROPY, TrainingLoss.CTC)  # losses of scores of which only one is right
 
 
@@ -191,10 +190,8 @@ def _masks(taught: Taught) -> Segmentation | None:
     each place. Raises RecipeError."""
     if taught.spec.metric != Metric.SEGMENTATION:
         return None
-    names = [tensor.name for tensor in taught.signature.outputs]
     try:
-        examples = [dict(zip(names, one, strict=True)) for one in taught.examples]
-        return Segmentation.fit(taught.signature, examples, taught.spec)
+        return Segmentation.fit(taught.signature, by_output(taught.signature, taught.examples), taught.spec)
     except DataError as error:
         raise RecipeError(error.message) from error
 

@@ -23,9 +23,8 @@ from fettle.runtimes import base
 LEAST, MOST = 0.05, 0.875  # with less than an eighth of its channels a layer has none left to round to
 STEPS = 5
 ROUNDS, SECONDS = 5, 0.1
-BEFORE_TRAINING = (
-    "in ONNX Runtime, before it was trained"  # what the clock here says is no promise: the candidate is measured
-)
+# What the clock here says is no promise: the candidate is measured.
+BEFORE_TRAINING = "in ONNX Runtime, before it was trained"
 log = logging.getLogger(__name__)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx
 from torch.nn import Module as Module
@@ -19,9 +18,8 @@ from fettle.api.signature import Signature
 from fettle.errors import RecipeError
 from fettle.optimizer.training.functional import without_changes_in_place
 from fettle.optimizer.training.layers import as_layers
+from fettle.runtimes.base import Array
 from fettle.runtimes.torchscript import open_program, to_array, to_tensor
-
-Array = np.ndarray[Any, Any]
 
 
 def opened(path: Path, signature: Signature, example: Sequence[torch.Tensor] = ()) -> fx.GraphModule:

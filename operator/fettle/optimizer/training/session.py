@@ -22,14 +22,15 @@ from fettle.api.training import FeaturesSpec, TrainSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import RecipeError, WorkerLostError
 from fettle.optimizer.data.columns import LABELS
-from fettle.optimizer.measure.items import MappedItems, of, unpack
+from fettle.optimizer.measure.items import MappedItems, unpack
+from fettle.optimizer.measure.items import opened as opened_items
 from fettle.optimizer.onnx.session import session
-from fettle.optimizer.reference import REFERENCE_ITEMS, OriginalAnswers
+from fettle.optimizer.reference import OriginalAnswers
 from fettle.optimizer.training.augment import augmenter
 from fettle.optimizer.training.checkpoints import Checkpoints
 from fettle.optimizer.training.features import Revealing, paired
 from fettle.optimizer.training.items import TrainingItems, training_items
-from fettle.optimizer.training.loop import RATES, Progress, Trainer, mixed_precision, rounded
+from fettle.optimizer.training.loop import Progress, Trainer, learning_rate, mixed_precision, rounded
 from fettle.optimizer.training.losses import Tensors
 from fettle.optimizer.training.objective import Taught, TrainingObjective, Weights, objective
 from fettle.optimizer.training.program import Module, call, opened, runner
@@ -107,9 +108,8 @@ class Training:
         return module
 
     def _differs(self, path: Path, module: Module) -> str | None:
-        inputs = tuple(self.seen.feed([place]) for place in range(min(REFERENCE_ITEMS, len(self.seen))))
         original = session(path, self.signature)
-        reference = OriginalAnswers(inputs, tuple(original.infer(given) for given in inputs))
+        reference = OriginalAnswers.of(original.infer, self.seen)
         original.close()
         return reference.differs(runner(module, self.signature))
 
@@ -254,7 +254,7 @@ class Training:
         Raises RecipeError.
         """
         self._try_precision(student)
-        judging, rate = self.objective(weights), self.spec.learning_rate or RATES[self.spec.optimizer] * rate_share
+        judging, rate = self.objective(weights), learning_rate(self.spec, rate_share)
         spec, epochs = self.spec.model_copy(update={"learning_rate": rate}), phase.epochs or self.epochs
         learner, teacher = student, self.remembered
         if weights.features is not None:
@@ -333,7 +333,7 @@ def begin(
     if task.training is not None:
         files = unpack(checkpoints.store, task.training, folder)
         labels = mapped(files[LABELS]) if LABELS in files else None
-        items = training_items(of({name: mapped(path) for name, path in files.items()}, task.signature), labels)
+        items = training_items(opened_items(files, task.signature), labels)
         changes = augmenter(plan.augment, task.signature, items.tensors(items.teaching[:1]), labels)
         items = replace(items, augmenter=changes)
         _require_precision(plan.spec)

@@ -114,13 +114,8 @@ def test_roundings_that_are_all_off_change_nothing_and_all_on_round_as_bfloat16_
 ) -> None:
     entry = bench.store.fetch_model(report.portable, bench.folder / "given")
     roundings = Roundings(ov.Core().read_model(entry))
-    assert roundings.products == {
-        "first",
-        "large",
-        "difference",
-        "fourth",
-        "scores",
-    }  # OpenVINO calls the last one as its output
+    # OpenVINO calls the last one as its output.
+    assert roundings.products == {"first", "large", "difference", "fourth", "scores"}
     feed = {"x": vectors(23, 40)}
     expected = base.get(ORT).load(entry, RuntimeSettings(threads=1), report.signature).infer(feed)["scores"]
     exact = roundings.infer(frozenset())(feed)["scores"]

@@ -272,9 +272,8 @@ def test_nothing_that_a_job_runs_connects_out(bench: Workbench) -> None:
     bench.put(models.dynamic_batch())
     evaluation = EvaluationSpec(uri=bench.data("items", image=models.images(40)))
     report = bench.prepare(bench.task(evaluation=evaluation))
-    plan = BuildPlan(
-        name="int8", family=RuntimeName.OPENVINO, steps=(RecipeStep(quantize=QuantizeStep()),)
-    )  # NNCF sends telemetry unless it is told not to
+    # NNCF sends telemetry unless it is told not to.
+    plan = BuildPlan(name="int8", family=RuntimeName.OPENVINO, steps=(RecipeStep(quantize=QuantizeStep()),))
     task = BuildTask(
         store=bench.task().store,
         plan=plan,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -27,10 +26,10 @@ from fettle.optimizer.measure import items
 from fettle.optimizer.onnx import model as onnx_model
 from fettle.optimizer.steps import Work, onnxruntime_weights
 from fettle.runtimes import base
+from fettle.store.arrays import Array
 
 OPENVINO = RuntimeName.OPENVINO
 WEIGHTS, INT4 = QuantizeMode.WEIGHT_ONLY, QuantizeMode.WEIGHT_ONLY_INT4
-Array = np.ndarray[Any, Any]
 ITEMS = 300
 
 

@@ -25,10 +25,9 @@ from fettle.api.vocabulary import Metric, Precision, QuantizeMode, RuntimeName
 from fettle.optimizer import measure
 from fettle.optimizer.measure import process
 from fettle.optimizer.measure.schedule import TimingSchedule
+from fettle.store.arrays import Array
 from fettle.store.store import Store
 from fettle.store.uris import Mounts
-
-Array = np.ndarray[Any, Any]
 
 SIGNATURE = Signature(
     inputs=(Tensor(name="pixels", dtype="FP32", shape=(-1, 64), batch_axis=0),),

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from tests.unit.optimizer.measure import task_answers
 from tests.unit.optimizer.measure.task_answers import judged, rows
 
 from fettle.api.vocabulary import Metric
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.judgement import Judgement
-
-Array = np.ndarray[Any, Any]
+from fettle.store.arrays import Array
 
 
 def reference(

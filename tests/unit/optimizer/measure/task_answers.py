@@ -20,8 +20,8 @@ from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.tasks import METRICS
 from fettle.optimizer.measure.tasks.base import Pool, Scorer, drop
 from fettle.optimizer.measure.tasks.boxes import Boxes
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 Answers = list[dict[str, Array]]
 RANDOM = 20_261_128
 POPULATION = 2000  # items of which a sample's interval has to tell

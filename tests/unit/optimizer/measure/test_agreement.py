@@ -12,9 +12,8 @@ from fettle.api.signature import Tensor
 from fettle.api.vocabulary import AgreementMode
 from fettle.errors import DataError
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons, item_axis, within_noise
+from fettle.store.arrays import Array
 from fettle.store.comparison import Comparison
-
-Array = np.ndarray[Any, Any]
 
 
 def profile(*answers: Any) -> OutputProfile:

@@ -12,8 +12,8 @@ from fettle.api.vocabulary import Average, Metric, SeveralLabels
 from fettle.errors import DataError
 from fettle.optimizer.measure.chance import Chance, refuse_chance
 from fettle.optimizer.measure.metrics import Scores
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 EYE = np.eye(3, dtype=np.float32)
 RNG = np.random.default_rng(7)
 CLASSES = np.arange(90) % 3

@@ -11,8 +11,8 @@ from tests.unit.optimizer.measure.quantities import judge, passes, reference
 from fettle.api.data import CustomMetricSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(20_261_201)
 ITEMS = 160
 PRICES = RANDOM.uniform(50, 150, ITEMS)

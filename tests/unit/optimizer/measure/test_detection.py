@@ -32,8 +32,7 @@ from fettle.optimizer.measure.tasks.base import Pool
 from fettle.optimizer.measure.tasks.boxes import Boxes, suppress
 from fettle.optimizer.measure.tasks.detection import F1
 from fettle.optimizer.measure.tasks.judging import TaskReference
-
-Array = np.ndarray[Any, Any]
+from fettle.store.arrays import Array
 
 
 def coco_average_precision(pairs: list[tuple[Boxes, Boxes]]) -> float:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from tests.unit.optimizer.measure.task_answers import RANDOM, apart, fitted, judged, passes, reference, yolo
 
 from fettle.api.vocabulary import Metric
 from fettle.optimizer.measure.tasks.instance_masks import mask_overlaps
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 CELLS = 2100  # of a picture of 320 x 320 in YOLO's three grids
 PLANES = 4
 

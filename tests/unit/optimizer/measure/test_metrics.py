@@ -16,7 +16,6 @@ from fettle.optimizer.labels.question import Answered
 from fettle.optimizer.labels.readings import understand
 from fettle.optimizer.measure.metrics import Changes, Scores, ScoringRule, drop, flips
 
-Array = np.ndarray[Any, Any]
 EYE = np.eye(3, dtype=np.float32)
 
 

@@ -17,8 +17,8 @@ from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.tasks.base import Pool
 from fettle.optimizer.measure.tasks.multi_label import Found, SameTags
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(20_261_130)
 ITEMS, TAGS = 120, 6
 LOGITS = RANDOM.normal([-1.5, -0.5, 0, 0.5, -1, -2], 1.5, (ITEMS, TAGS))

@@ -15,8 +15,8 @@ from fettle.optimizer.measure import items
 from fettle.optimizer.measure.neighbours import depends
 from fettle.optimizer.measure.process import WorkerDied
 from fettle.optimizer.measure.protocol import Judge
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 TENSOR = Tensor(name="x", dtype="FP32", shape=(-1, 6), batch_axis=0)
 SIGNATURE = Signature(inputs=(TENSOR,), outputs=(TENSOR.model_copy(update={"name": "y"}),))
 ROWS = np.random.default_rng(3).normal(size=(12, 6)).astype(np.float32)

@@ -22,8 +22,8 @@ from fettle.optimizer import statistics
 from fettle.optimizer.measure.tasks.base import Pool
 from fettle.optimizer.measure.tasks.ranking import _pairs, area_under_curve, same_order
 from fettle.optimizer.statistics import groups_of
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(20_261_131)
 ITEMS = 120
 SCORES = RANDOM.normal(size=ITEMS)

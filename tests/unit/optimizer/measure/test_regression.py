@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import hypothesis.extra.numpy
 import numpy as np
@@ -18,8 +17,8 @@ from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.tasks.base import Pool
 from fettle.optimizer.measure.tasks.regression import Near, explained, tolerances
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(20_261_129)
 ITEMS = 120
 NOISE = np.full(3, 1e-4)

@@ -15,8 +15,8 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, Metric
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.measure.judgement import Judgement
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(8)
 
 

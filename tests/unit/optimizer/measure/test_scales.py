@@ -11,9 +11,9 @@ import pytest
 from fettle.api.data import AgreementSpec
 from fettle.optimizer.measure.agreement import OutputProfile, comparisons
 from fettle.optimizer.measure.scales import MOST_ELEMENTS, Scales
+from fettle.store.arrays import Array
 from fettle.store.comparison import Comparison
 
-Array = np.ndarray[Any, Any]
 NOISE = 1e-4
 BOXES, SCORES = 640.0, 1.0
 RNG = np.random.default_rng(5)
@@ -187,6 +187,5 @@ def test_noise_is_told_apart_as_well_so_that_dead_scores_are_not_exact() -> None
     _, noise = profile.noise_of((8,))
     allowed = np.broadcast_to(noise, (8,))
     assert allowed[0] == pytest.approx(NOISE * BOXES, rel=0.1)
-    assert allowed[7] == pytest.approx(
-        6.4e-4, rel=0.2
-    )  # a millionth of the largest number: what cancels may leave that
+    # A millionth of the largest number: what cancels may leave that.
+    assert allowed[7] == pytest.approx(6.4e-4, rel=0.2)

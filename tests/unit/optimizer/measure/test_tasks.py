@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,8 +33,7 @@ from fettle.optimizer.measure.judgement import Judgement
 from fettle.optimizer.measure.tasks.base import examples_of
 from fettle.optimizer.measure.tasks.judging import TaskReference
 from fettle.optimizer.measure.tasks.segmentation import Segmentation
-
-Array = np.ndarray[Any, Any]
+from fettle.store.arrays import Array
 
 # -------------------------------------------------------------------------------------------------------------- segmentation
 
@@ -187,9 +185,8 @@ def test_a_candidate_that_answers_as_the_original_lost_nothing_but_what_few_item
 
 
 def test_a_class_that_is_never_found_any_more_is_missed_though_it_is_rare() -> None:
-    answers = [
-        {"output0": yolo(apart(8 if item % 10 == 0 else 2)).T} for item in range(100)
-    ]  # the third class in every tenth item
+    # The third class in every tenth item.
+    answers = [{"output0": yolo(apart(8 if item % 10 == 0 else 2)).T} for item in range(100)]
     without = [{"output0": yolo(apart(2)).T} for _ in answers]
     reference = TaskReference(Metric.DETECTION, fitted(Metric.DETECTION, answers), answers, None)
     for candidates, gone in ((answers, None), (without, "loses class or character 2 in 10 of 10 items")):

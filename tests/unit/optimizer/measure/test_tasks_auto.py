@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import hypothesis.extra.numpy
 import numpy as np
 import pytest
@@ -21,8 +19,7 @@ from tests.unit.optimizer.measure.task_answers import (
 
 from fettle.api.vocabulary import Metric
 from fettle.optimizer.measure.tasks import likely, recognized
-
-Array = np.ndarray[Any, Any]
+from fettle.store.arrays import Array
 
 SHAPES = hypothesis.extra.numpy.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=20)
 TYPES = strategies.sampled_from(["float32", "float16", "float64", "int64", "uint8", "bool", "object", "complex64"])

@@ -21,8 +21,8 @@ from tests.unit.optimizer.measure.task_answers import (
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.tasks.boxes import Boxes
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 ITEMS = 60
 LETTERS = "-abcdefg"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +21,8 @@ from tests.unit.optimizer.measure.task_answers import (
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.tasks.boxes import Boxes
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 ITEMS = 300
 Case = tuple[Metric, Answers, Answers, Array | None]  # the original's answers, a candidate's, and labels
 

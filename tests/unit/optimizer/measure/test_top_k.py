@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
@@ -15,8 +13,8 @@ from fettle.api.data import EvaluationSpec
 from fettle.api.vocabulary import Metric
 from fettle.errors import DataError
 from fettle.optimizer.measure.tasks.top_k import SameBest
+from fettle.store.arrays import Array
 
-Array = np.ndarray[Any, Any]
 RANDOM = np.random.default_rng(20_261_132)
 ITEMS, CLASSES = 240, 20
 LOGITS = 2 * RANDOM.normal(size=(ITEMS, CLASSES))

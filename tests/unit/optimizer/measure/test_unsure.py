@@ -17,10 +17,10 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.vocabulary import AgreementMode, Metric, Objective, UnsureItems
 from fettle.optimizer.measure.accuracy import Reference
 from fettle.optimizer.report import text
+from fettle.store.arrays import Array
 from fettle.store.comparison import Outcome, compare
 from fettle.store.manifest import read_stored
 
-Array = np.ndarray[Any, Any]
 SURE, UNSURE = 300, 100  # items in this order
 EVALUATION = EvaluationSpec(uri="-")
 

@@ -9,7 +9,8 @@ from fettle.api.signature import Signature, Tensor
 from fettle.errors import RuntimeFailure
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.prepare.batch import prove_batch
-from fettle.optimizer.sources.base import NamedArrays, RunModel
+from fettle.optimizer.sources.base import RunModel
+from fettle.runtimes.base import Arrays
 
 ITEMS = 6
 SIGNATURE = Signature(
@@ -25,7 +26,7 @@ def alone(run: RunModel) -> dict[str, int]:
     return dict(proof.alone)
 
 
-def sums(given: NamedArrays) -> NamedArrays:
+def sums(given: Arrays) -> Arrays:
     return {"y": given["x"].sum(-1)}
 
 
@@ -33,7 +34,7 @@ def sums(given: NamedArrays) -> NamedArrays:
 def test_a_model_that_fails_on_two_items_takes_one_and_one_that_fails_on_more_does_not(
     most: int, axes: dict[str, int]
 ) -> None:
-    def run(given: NamedArrays) -> NamedArrays:
+    def run(given: Arrays) -> Arrays:
         if len(given["x"]) > most:
             raise RuntimeFailure("bad allocation")
         return sums(given)
@@ -44,7 +45,7 @@ def test_a_model_that_fails_on_two_items_takes_one_and_one_that_fails_on_more_do
 def test_a_run_that_fails_once_does_not_limit_the_batch() -> None:
     failures = ["the first run of two items"]
 
-    def run(given: NamedArrays) -> NamedArrays:
+    def run(given: Arrays) -> Arrays:
         if len(given["x"]) == 2 and failures:
             raise RuntimeFailure(failures.pop())
         return sums(given)

@@ -72,9 +72,8 @@ def test_a_source_that_is_not_there_is_not_found(bench: Workbench, uri: str, wor
 def test_a_model_in_core_ml_is_refused_by_what_it_is(bench: Workbench, file: str, uri: str, named: str) -> None:
     path = bench.folder / "mine" / file
     path.parent.mkdir(parents=True)
-    path.write_bytes(
-        b"\x08\x07\x12\x11\n\x0f\n\x05image\x1a\x06*\x04\x10\xa0\x80\x04"
-    )  # specification 7, with an input
+    # Specification 7, with an input.
+    path.write_bytes(b"\x08\x07\x12\x11\n\x0f\n\x05image\x1a\x06*\x04\x10\xa0\x80\x04")
     error = bench.refused(uri=uri)
     assert error.reason == Reason.UNSUPPORTED_FORMAT
     assert (

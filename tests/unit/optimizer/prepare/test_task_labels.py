@@ -14,8 +14,7 @@ from fettle.errors import DataError
 from fettle.optimizer.data.items import Items
 from fettle.optimizer.data.split import Split
 from fettle.optimizer.prepare.labels import Reading, read
-
-Array = np.ndarray[Any, Any]
+from fettle.store.arrays import Array
 
 
 def prepared(answers: Answers, labels: Array | None = None, metric: Metric = Metric.AUTO, **spec: Any) -> Reading:

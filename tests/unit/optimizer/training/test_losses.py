@@ -203,7 +203,7 @@ def test_labels_and_outputs_that_do_not_fit_the_loss_are_refused_with_the_reason
 def test_a_character_that_is_no_class_is_refused() -> None:
     labels = np.array([text.replace("b", "c") for text in TEXTS], dtype=object)
     with pytest.raises(
-        RecipeError, match=r"the label 'ac' has 'c', which is no single character of data\.evaluation\.classes"
+        RecipeError, match=r"the label 'ac' has 'c', which is not a single character of data\.evaluation\.classes"
     ):
         asked(STEPS, labels, {"loss": "CTC"}, classes=("", "a", "b"))
 

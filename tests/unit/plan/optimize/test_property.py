@@ -51,9 +51,8 @@ def test_a_run_always_settles(
         assert decision.finished or (decision.requeue_seconds or 0) > 0
         if data.draw(st.booleans()):
             world.finish()
-        world.now += timedelta(
-            seconds=data.draw(st.integers(0, 60) | st.sampled_from([3600, -3600]))
-        )  # a clock may jump
+        # A clock may jump.
+        world.now += timedelta(seconds=data.draw(st.integers(0, 60) | st.sampled_from([3600, -3600])))
     decision = world.settle()
     assert decision.requests == ()
     assert (world.ready.reason == Reason.PUBLISHED) == (world.ready.status == "True")

@@ -12,9 +12,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from fettle.errors import DataError
-from fettle.optimizer.measure.tasks.base import Array, Pool
+from fettle.optimizer.measure.tasks.base import Pool
 from fettle.optimizer.measure.tasks.boxes import Boxes, assign, overlaps
 from fettle.optimizer.statistics import Indices, groups_of, ratio, times
+from fettle.runtimes.base import Array
 
 RECALLS = np.linspace(0, 1, 101)
 MOST_OF_CLASS = 100  # boxes of a class and item

@@ -20,9 +20,9 @@ from fettle.api.signature import Signature
 from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.statistics import MINIMUM_GROUPS, Indices, bca, by_group, draws_at_once, group_mean, ratio
+from fettle.runtimes.base import Array
 from fettle.store.comparison import Comparison
 
-Array = np.ndarray[Any, Any]
 EXAMPLES, LEAST_EXAMPLES = 32, 4  # answers that a metric is fitted to
 EXAMPLE_BYTES = 64 << 20  # of all of them
 STRANGE = 3  # labels out of range that a message shows
@@ -41,9 +41,8 @@ class TaskMetric(ABC):
 
     told: str  # what the answers were taken for, for a person
     outputs: frozenset[str]  # outputs that it judges
-    one_scale: ClassVar[bool] = (
-        False  # whether these have one scale: then a channel that is nearly 0 has none of its own
-    )
+    # Whether these have one scale: then a channel that is nearly 0 has none of its own.
+    one_scale: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,8 @@ from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import item_of
 from fettle.optimizer.measure.tasks.instance_masks import MaskParts, mask_overlaps, mask_parts
 from fettle.optimizer.statistics import ratio
+from fettle.runtimes.base import Array
 from fettle.store.comparison import is_float
-
-Array = np.ndarray[Any, Any]
 
 IOU = 0.5  # from which on two boxes are of one object, and of two of a class one is suppressed
 SURE = 0.25  # score from which on a box counts as found: what YOLO's own tools show

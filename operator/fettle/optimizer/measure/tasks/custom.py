@@ -18,9 +18,9 @@ from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, sums
 from fettle.optimizer.own_code import Function, failure, guarded, load
+from fettle.runtimes.base import Array
 from fettle.store.comparison import is_float
 
-Array = np.ndarray[Any, Any]
 FIELD = "data.evaluation.custom"
 
 

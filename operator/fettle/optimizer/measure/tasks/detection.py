@@ -21,7 +21,6 @@ from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.average_precision import AveragePrecision
 from fettle.optimizer.measure.tasks.base import (
-    Array,
     Likeness,
     Pool,
     Scorer,
@@ -44,13 +43,13 @@ from fettle.optimizer.measure.tasks.boxes import (
     overlaps,
 )
 from fettle.optimizer.measure.tasks.pictures import pictures
+from fettle.runtimes.base import Array
 
 SCORES = (SURE, 0.5, 0.75)  # where boxes are counted: users cut them off at different scores
 OVERLAPS = (IOU, 0.75)  # as COCO's strict metric
 MOVED = 0.2  # a score that moves further says something else; between two of `SCORES` nothing else would show it
-MOVED_BESIDE_LABELS = (
-    0.1  # average precision does not look at the scores themselves, and `maxChanged` allows a tenth more than `maxDrop`
-)
+# Average precision does not look at the scores themselves, and `maxChanged` allows a tenth more than `maxDrop`.
+MOVED_BESIDE_LABELS = 0.1
 STILL_THERE = 0.15  # score of an object that was found before: what moves across `SURE` is counted by F1, and not lost
 SMALL = 32**2  # pixels: COCO's small objects
 SMALL_OBJECTS = "objects smaller than 32 x 32"

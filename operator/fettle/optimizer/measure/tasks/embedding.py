@@ -7,7 +7,7 @@ the original's vector has, and among the original's vectors it is nearest to tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -25,10 +25,8 @@ from fettle.optimizer.measure.tasks.base import (
     shapes,
     share,
 )
-from fettle.runtimes.base import as_text
+from fettle.runtimes.base import Array, as_text
 from fettle.store.comparison import Comparison, is_float
-
-Array = np.ndarray[Any, Any]
 
 LEAST_NUMBERS = 8  # of a vector
 LEAST_UNASKED = 32  # where nobody says that it is a vector

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fettle.optimizer.measure.tasks.base import item_of
 from fettle.optimizer.statistics import ratio
+from fettle.runtimes.base import Array
 from fettle.store.comparison import is_float
-
-Array = np.ndarray[Any, Any]
 
 MOST_MASKS = 100  # of an item, those of the surest boxes
 SMALLEST_SIDE = 16  # of a plane

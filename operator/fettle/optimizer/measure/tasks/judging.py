@@ -18,8 +18,7 @@ from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import Pool, Scorer, TaskMetric, drop
 from fettle.optimizer.measure.tasks.sample import ITEMS, LabelSample, size_of, tried
 from fettle.optimizer.statistics import clipped, least_share
-
-Array = np.ndarray[Any, Any]
+from fettle.runtimes.base import Array
 
 SAME = 1 - 1e-9
 HELD_BYTES = 64 << 20  # of what the original says: more is decoded again for each candidate

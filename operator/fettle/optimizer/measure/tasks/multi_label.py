@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import Likeness, Pool, Scorer, TaskMetric, f1, require_names, shapes, sums
 from fettle.optimizer.measure.variance import LEAST_ITEMS
 from fettle.optimizer.statistics import ratio
+from fettle.runtimes.base import Array
 from fettle.store.comparison import is_float
 
-Array = np.ndarray[Any, Any]
 Prediction = tuple[Array, ...]  # by output, [places, tags]: how many of the thresholds a score is above
 
 PROBABILITIES = (0.3, 0.5, 0.7)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -20,9 +20,8 @@ from fettle.errors import DataError
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import Collected, Likeness, Pool, Scorer, TaskMetric, shapes
 from fettle.optimizer.statistics import Indices, groups_of, ratio, times
+from fettle.runtimes.base import Array
 from fettle.store.comparison import is_float
-
-Array = np.ndarray[Any, Any]
 
 ENDS = 0.1  # share of the items at the top, and at the bottom, whose order against all others is looked at by itself
 

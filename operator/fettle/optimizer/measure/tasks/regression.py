@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -20,9 +20,8 @@ from fettle.optimizer.measure.chance import FEWEST
 from fettle.optimizer.measure.items import Answer
 from fettle.optimizer.measure.tasks.base import Collected, Likeness, Pool, Scorer, TaskMetric, shapes, share
 from fettle.optimizer.statistics import Indices, by_group, ratio, times
+from fettle.runtimes.base import Array
 from fettle.store.comparison import is_float
-
-Array = np.ndarray[Any, Any]
 
 TOLERANCE = 0.1  # of a channel's spread over the items
 CONSTANT = 0.01  # of its magnitude: what a channel without a spread may differ by

@@ -130,7 +130,6 @@ def size_of(prediction: Any) -> int:
     """About how many bytes a prediction takes."""
     if isinstance(prediction, tuple):
         return sum(size_of(part) for part in prediction)
-    size = getattr(
-        prediction, "nbytes", None
-    )  # of an array or of boxes; a text has letters, a number or a yes has no parts
+    # Arrays and boxes have it; a text has letters, and a number or a yes has no parts.
+    size = getattr(prediction, "nbytes", None)
     return int(size) if size is not None else 8 * (len(prediction) if isinstance(prediction, Sized) else 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -33,9 +33,8 @@ from fettle.optimizer.measure.tasks.base import (
 )
 from fettle.optimizer.measure.tasks.pictures import pictures
 from fettle.optimizer.statistics import ratio
+from fettle.runtimes.base import Array
 from fettle.store.comparison import is_float
-
-Array = np.ndarray[Any, Any]
 
 LEAST_PLACES = 16  # fewer decisions an item are no mask
 MOST_CLASSES = 1024

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -34,15 +34,13 @@ from fettle.optimizer.measure.tasks.base import (
     whole_numbers,
 )
 from fettle.optimizer.statistics import ratio
-from fettle.runtimes.base import as_text
+from fettle.runtimes.base import Array, as_text
 from fettle.store.comparison import Comparison, is_float
 
-Array = np.ndarray[Any, Any]
 Letters = Sequence[Hashable]  # characters, or numbers of classes
 
-BLANK_SHARE = (
-    0.4  # of all changes of class are changes to the blank: half of them, but for characters without one between
-)
+# The share of all changes of class that are changes to the blank: half of them, but for characters without one between.
+BLANK_SHARE = 0.4
 
 
 class Text(TaskMetric):

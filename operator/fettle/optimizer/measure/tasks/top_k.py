@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -31,10 +31,8 @@ from fettle.optimizer.measure.tasks.base import (
     share,
     whole_numbers,
 )
-from fettle.runtimes.base import as_text
+from fettle.runtimes.base import Array, as_text
 from fettle.store.comparison import is_float
-
-Array = np.ndarray[Any, Any]
 
 LEAST_SKILL = 0.5  # of what the most frequent answer gets wrong a candidate may get half as much wrong
 
