@@ -9,12 +9,15 @@ import asyncio
 import itertools
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from aiohttp import web
 
+from fettle.api.compatibility import differences
+from fettle.api.signature import Signature
 from fettle.cluster.cache import Cache
 from fettle.cluster.client import Client
 from fettle.cluster.events import EventRecorder
@@ -78,6 +81,7 @@ class Bench:
     offset: timedelta = timedelta()
     errors: dict[str, float] = field(default_factory=dict)  # artifact letter -> share of failed requests
     unready: set[str] = field(default_factory=set)  # artifact letters whose pods never get ready
+    signatures: dict[str, Signature] = field(default_factory=dict)  # by artifact letter, as its pods tell
     runners: list[web.AppRunner] = field(default_factory=list)
     kinds: tuple[ResourceKind, ...] = WATCHED  # that the operator lists
     user: Client | None = None  # of everybody else; the operator's where none is given
@@ -146,16 +150,29 @@ class Bench:
         for pod in await self.pods():
             if is_ready(pod) or self.artifact_of(pod) in self.unready:
                 continue
+            if (refusal := self._refusal(pod)) is not None:
+                told = {"conditions": _holding("PodScheduled"), "initContainerStatuses": [_fetched(pod, refusal, 1)]}
+                await self._put_status(pod, {"phase": "Pending", **told})
+                continue
             address = (pod.get("status") or {}).get("podIP") or await self._listen(pod)
-            ready = [
-                {"type": kind, "status": "True", "lastTransitionTime": _time(utc_now())}
-                for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
-            ]
+            ready = _holding("PodScheduled", "Initialized", "ContainersReady", "Ready")
             status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": ready}
-            try:
-                await self.others.put_status(POD, pod, {**pod["status"], **status})
-            except ClusterError:
-                continue  # the scheduler wrote meanwhile, or it is gone: next time
+            if (signature := self.signatures.get(self.artifact_of(pod))) is not None:
+                status["initContainerStatuses"] = [_fetched(pod, signature.canonical().decode(), 0)]
+            await self._put_status(pod, status)
+
+    async def _put_status(self, pod: Object, status: Object) -> None:
+        with suppress(ClusterError):  # the scheduler wrote meanwhile, or it is gone: next time
+            await self.others.put_status(POD, pod, {**pod["status"], **status})
+
+    def _refusal(self, pod: Object) -> str | None:
+        """The termination message of its init container, if clients of the stable revision could not use its artifact."""
+        told = {one["name"]: one.get("value") for one in pod["spec"]["initContainers"][0]["env"]}
+        signature = self.signatures.get(self.artifact_of(pod))
+        if signature is None or (before := told.get("FETTLE_SERVER_REPLACES")) is None:
+            return None
+        found = differences(Signature.model_validate_json(before), signature)
+        return f"SignatureIncompatible: {'; '.join(found)}" if found else None
 
     async def _listen(self, pod: Object) -> str:
         address = next(ADDRESSES)
@@ -245,6 +262,20 @@ class Bench:
     async def is_ready(self) -> bool:
         """Whether the ModelDeployment is Ready."""
         return (await self.condition("Ready"))[0] == "True"
+
+
+def _holding(*kinds: str) -> list[Object]:
+    """Conditions that are True."""
+    return [{"type": kind, "status": "True", "lastTransitionTime": _time(utc_now())} for kind in kinds]
+
+
+def _fetched(pod: Object, message: str, code: int) -> Object:
+    """The status of an init container that ended."""
+    now = _time(utc_now())
+    ended = {"exitCode": code, "reason": "Error" if code else "Completed", "message": message}
+    state = {"terminated": {**ended, "startedAt": now, "finishedAt": now}}
+    image = pod["spec"]["initContainers"][0]["image"]
+    return {"name": "fetch", "image": image, "imageID": "", "ready": not code, "restartCount": 0, "state": state}
 
 
 def _time(moment: datetime) -> str:

@@ -9,6 +9,7 @@ import pytest
 from tests.cluster.operator_process import eventually, operator
 from tests.cluster.rollout_bench import Bench, model_deployment
 
+from fettle.api.signature import Signature, Tensor
 from fettle.cluster.client import Client
 from fettle.cluster.kinds import (
     CONTROLLER_REVISION,
@@ -114,6 +115,40 @@ async def test_a_bad_canary_is_rolled_back_and_not_tried_again(served: Bench) ->
     assert await served.ledger() == [("a", None), ("b", "AnalysisFailed")]
     assert "AnalysisFailed" in await served.reasons()
     assert first & uids(await served.pods(), "a"), "the stable revision's pods were restarted"
+
+
+async def test_a_revision_that_clients_could_not_use_gets_no_traffic_until_a_person_insists(
+    served: Bench, client: Client, namespace: str
+) -> None:
+    """Its pods compare what they were told of the stable revision's inputs and outputs; here the test's pods do so."""
+
+    def takes(*shape: int) -> Signature:
+        return Signature(inputs=(Tensor(name="x", dtype="FP32", shape=shape),), outputs=())
+
+    served.signatures |= {"a": takes(-1, 4), "b": takes(1, 4), "c": takes(-1, 4)}
+    await served.apply("c")
+    await served.until(lambda: only(served, "c"))
+
+    async def refused() -> Any:
+        assert "b" not in await served.serving()
+        return await served.condition("Degraded") == ("True", "SignatureIncompatible")
+
+    await served.apply("b")
+    await served.until(refused)
+    await served.settle()
+    assert (await served.stable(), await served.serving()) == ("c", {"c": 2})
+    obj = await client.get(MODEL_DEPLOYMENT, namespace, "digits")
+    assert obj is not None
+    (degraded,) = (one for one in obj["status"]["conditions"] if one["type"] == "Degraded")
+    assert degraded["message"].endswith("input x is FP32 [1, 4] instead of FP32 [-1, 4]")
+    await served.order("retry", f"{obj['status']['failedRevision']}/1")
+    await served.until(lambda: only(served, "b"))
+    assert await served.ledger() == [
+        ("a", "Superseded"),
+        ("c", "Superseded"),
+        ("b", "SignatureIncompatible"),
+        ("b", None),
+    ]
 
 
 async def test_a_to_b_to_a_restarts_no_pod_that_serves(served: Bench) -> None:

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"
     ARTIFACT_TAMPERED = "ArtifactTampered"
     NODE_INCOMPATIBLE = "NodeIncompatible"
+    SIGNATURE_INCOMPATIBLE = "SignatureIncompatible"
     MODEL_LOAD_FAILED = "ModelLoadFailed"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     ANALYSIS_FAILED = "AnalysisFailed"

@@ -63,6 +63,11 @@ class Tensor(ApiModel):
         Field(description="Dimension along which independent items are stacked. Absent if it could not be verified."),
     ] = None
 
+    @property
+    def free_shape(self) -> list[int]:
+        """The shape as clients see it: -1 where a size varies, that of the batch always."""
+        return [-1 if axis == self.batch_axis else size for axis, size in enumerate(self.shape)]
+
 
 class Signature(ApiModel):
     """A model's inputs and outputs, in the model's order."""

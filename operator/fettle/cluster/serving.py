@@ -14,6 +14,7 @@ from fettle.api import catalog, images
 from fettle.api.base import GROUP, MANAGED_LABEL, MODEL_DEPLOYMENT_LABEL, REVISION_LABEL
 from fettle.api.pods import ResourceSpec
 from fettle.api.server import BatchingSpec, ServerSpec, TokenReviewSpec
+from fettle.api.signature import Signature
 from fettle.api.vocabulary import DeviceKind
 from fettle.cluster import serving_stores as stores
 from fettle.cluster.kinds import DEPLOYMENT, MODEL_DEPLOYMENT, POD_DISRUPTION_BUDGET, SECRET, SERVICE, Object
@@ -156,8 +157,13 @@ def disruption_budget(owner: Object) -> Object:
     }
 
 
-def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
-    """The pod template of a revision, rendered with the current defaults. It is stored in the ledger and never rendered again."""
+def pod_template(
+    owner: Object, revision: ModelRevision, settings: Settings, replaces: Signature | None = None
+) -> Object:
+    """The pod template of a revision, rendered with the current defaults. It is stored in the ledger and never rendered again.
+
+    `replaces`: the inputs and outputs that clients use now. Pods whose artifact does not fit them do not start.
+    """
     name = owner["metadata"]["name"]
     template, placement = revision.template, revision.artifact.placement
     optional = {
@@ -188,7 +194,7 @@ def pod_template(owner: Object, revision: ModelRevision, settings: Settings) -> 
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": settings.drain_seconds + LONGEST_REQUEST_SECONDS,
             "securityContext": pod_security(),
-            "initContainers": [_fetch(owner, revision, settings)],
+            "initContainers": [_fetch(owner, revision, settings, replaces)],
             "containers": [_serve(owner, revision, settings)],
             "volumes": _volumes(owner, revision),
         },
@@ -200,9 +206,9 @@ def _scheme(revision: ModelRevision) -> dict[str, str]:
     return {SCHEME_ANNOTATION: "https"} if revision.server.tls is not None else {}
 
 
-def _fetch(owner: Object, revision: ModelRevision, settings: Settings) -> Object:
+def _fetch(owner: Object, revision: ModelRevision, settings: Settings, replaces: Signature | None) -> Object:
     """The init container that fetches the artifact; the only container that reads the store."""
-    container = _container(FETCH, "fetch", owner, revision, settings)
+    container = _container(FETCH, "fetch", owner, revision, settings, replaces)
     container["env"] += stores.environment(stores.read_from(revision))
     container["volumeMounts"] += stores.volume_mounts(revision, stores.read_from(revision), writes=False)
     return container
@@ -263,8 +269,18 @@ def uses_tls(deployment: Object) -> bool:
     return management_scheme((deployment.get("spec") or {}).get("template") or {}) == "https"
 
 
-def _container(container: str, verb: str, owner: Object, revision: ModelRevision, settings: Settings) -> Object:
+def _container(
+    container: str,
+    verb: str,
+    owner: Object,
+    revision: ModelRevision,
+    settings: Settings,
+    replaces: Signature | None = None,
+) -> Object:
     environment = _environment(owner, revision, settings)
+    if replaces is not None:
+        # Kubernetes would put the value of a variable in place of $(NAME).
+        environment["FETTLE_SERVER_REPLACES"] = replaces.canonical().decode().replace("$", r"\u0024")
     given = [variable.to_json() for variable in revision.server.env if variable.name not in environment]
     return {
         "name": container,

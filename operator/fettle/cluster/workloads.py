@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
+
+from pydantic import ValidationError
 
 from fettle.api.base import REVISION_LABEL
 from fettle.api.reasons import Reason
+from fettle.api.signature import Signature
 from fettle.api.text import clip
 from fettle.cluster.kinds import DISRUPTION, Object, held_condition, holds
 from fettle.cluster.owner import terminating
-from fettle.cluster.serving import ARTIFACT_ANNOTATION, SERVER, uses_tls
+from fettle.cluster.serving import ARTIFACT_ANNOTATION, FETCH, SERVER, uses_tls
 from fettle.cluster.waiting import IMAGE_WAITS, REMAINS, START_WAITS, container_of, not_pulled, refused, unscheduled
 from fettle.plan import timestamps
 from fettle.plan.rollout.state import TRAFFIC_LABEL, PodFault, Workload
@@ -20,6 +24,7 @@ HOPELESS = frozenset(
     {Reason.ARTIFACT_TAMPERED, Reason.ARTIFACT_NOT_FOUND, Reason.MODEL_LOAD_FAILED, Reason.OUT_OF_MEMORY}
 )
 OOM_KILLED = "OOMKilled"
+CERTAIN = frozenset({Reason.SIGNATURE_INCOMPATIBLE})  # it follows from the two artifacts alone
 ATTEMPTS = 3  # after so many the same answer is final
 NO_FAULT = ("Completed", *REMAINS)  # ends of a container that its revision is not blamed for
 
@@ -34,6 +39,19 @@ def revision_of(obj: Object) -> str | None:
 def artifact_of(deployment: Object) -> str:
     """The URI of the artifact that its pods serve."""
     return str((deployment["metadata"].get("annotations") or {}).get(ARTIFACT_ANNOTATION, ""))
+
+
+def signature_of(pods: Iterable[Object]) -> Signature | None:
+    """The inputs and outputs of a revision's artifact, as the init container of one of its pods told them when it ended.
+
+    None if none of them did: without pods, with a server image of before, or with too many inputs and outputs for such a message.
+    """
+    statuses = (status for pod in pods for status in (pod.get("status") or {}).get("initContainerStatuses") or ())
+    ends = (((one.get("state") or {}).get("terminated") or {}) for one in statuses if one["name"] == FETCH)
+    for ended in ends:
+        with suppress(ValidationError):
+            return Signature.model_validate_json(ended.get("message") or "")
+    return None
 
 
 def observe(deployment: Object, pods: Iterable[Object], told: Mapping[str, PodFault] | None = None) -> Workload:
@@ -115,8 +133,8 @@ def _container_fault(container: Object, *, limited: bool) -> PodFault | None:
         return None
     reason, message = exit_reason(ended, limited=limited)
     own = reason is not Reason.OUT_OF_MEMORY or limited
-    final = own and reason in HOPELESS and int(container.get("restartCount") or 0) >= ATTEMPTS - 1
-    return PodFault(reason, message, final)
+    again = own and reason in HOPELESS and int(container.get("restartCount") or 0) >= ATTEMPTS - 1
+    return PodFault(reason, message, final=again or reason in CERTAIN)
 
 
 def exit_reason(ended: Any, *, limited: bool) -> tuple[Reason, str]:

@@ -146,7 +146,8 @@ def _template(context: Context, observed: Observed, write: OpenEntry) -> Object:
         return known
     if isinstance(observed.wanted, NotReady) or observed.wanted.revision != write.revision:
         raise ConflictError(f"revision {write.revision} is no longer known; reconciling again", retryable=True)
-    return serving.pod_template(observed.obj, observed.wanted, context.settings)
+    serves = observed.pods.get(write.replaces, []) if write.replaces is not None else []
+    return serving.pod_template(observed.obj, observed.wanted, context.settings, workloads.signature_of(serves))
 
 
 async def _apply_service(context: Context, observed: Observed, stable: str) -> None:

@@ -44,7 +44,7 @@ def _run(action: Callable[[ServerSettings], None]) -> None:
 
 def _terminate(message: str) -> None:
     try:
-        with open("/dev/termination-log", "w") as stream:
+        with open("/dev/termination-log", "r+") as stream:  # the kubelet made it, empty
             stream.write(message)
     except OSError as error:
         logging.getLogger(__name__).info("no termination log here: %s", error)
@@ -54,8 +54,10 @@ def _terminate(message: str) -> None:
 def fetch() -> None:
     """The init container's work."""
     from fettle.server.fetch import fetch as run
+    from fettle.server.fetch import told
 
-    _run(run)
+    # With it, the operator knows what the next revision's clients expect.
+    _run(lambda settings: _terminate(told(run(settings))))
 
 
 @main.command(help="Serve the fetched artifact until SIGTERM.")

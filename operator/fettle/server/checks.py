@@ -65,19 +65,14 @@ def require_shape(tensor: Tensor, datatype: Any, shape: Sequence[int]) -> None:
         for axis, (size, given) in enumerate(zip(expected, shape, strict=True))
     )
     if not fits:
-        raise invalid(f"{where}: expected shape {free_shape(tensor)} (-1 = any size), found {said(list(shape))}")
+        raise invalid(f"{where}: expected shape {tensor.free_shape} (-1 = any size), found {said(list(shape))}")
     if math.prod(filter(None, shape)) > MOST_ELEMENTS:
         raise invalid(f"{where}: shape {said(list(shape))} is too large: at most {MOST_ELEMENTS} elements")
 
 
-def free_shape(tensor: Tensor) -> list[int]:
-    """The shape as clients see it: -1 where a size varies, that of the batch always."""
-    return [-1 if axis == tensor.batch_axis else size for axis, size in enumerate(tensor.shape)]
-
-
 def least_shape(tensor: Tensor) -> list[int]:
     """The smallest shape that clients may send: 1 where a size varies."""
-    return [1 if size == -1 else size for size in free_shape(tensor)]
+    return [1 if size == -1 else size for size in tensor.free_shape]
 
 
 def count_rows(signature: Signature, shapes: Mapping[str, Sequence[int]], max_rows: int) -> int:

@@ -6,7 +6,6 @@ from typing import Any
 
 from fettle import __version__
 from fettle.api.signature import Tensor
-from fettle.server.checks import free_shape
 from fettle.server.model import ServedModel
 from fettle.server.settings import ServerSettings
 
@@ -59,4 +58,4 @@ def status(settings: ServerSettings, ready: bool) -> dict[str, Any]:
 
 
 def _tensors(side: tuple[Tensor, ...]) -> list[dict[str, Any]]:
-    return [{"name": tensor.name, "datatype": tensor.dtype, "shape": free_shape(tensor)} for tensor in side]
+    return [{"name": tensor.name, "datatype": tensor.dtype, "shape": tensor.free_shape} for tensor in side]

@@ -11,7 +11,7 @@ import numpy as np
 from fettle import __version__
 from fettle.api.signature import Signature, Tensor
 from fettle.runtimes.base import numpy_dtype
-from fettle.server.checks import free_shape, least_shape
+from fettle.server.checks import least_shape
 from fettle.server.protocol import LINES, PICTURES, TEXT
 from fettle.server.settings import ServerSettings
 
@@ -212,7 +212,7 @@ def _list(items: Json) -> Json:
 
 
 def _shape(tensor: Tensor) -> Json:
-    sizes = [{"type": "integer", "minimum": 0} if size == -1 else {"const": size} for size in free_shape(tensor)]
+    sizes = [{"type": "integer", "minimum": 0} if size == -1 else {"const": size} for size in tensor.free_shape]
     return {"type": "array", "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)}
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic.networks import IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fettle.api.signature import Signature
 from fettle.server.logs import LogFormat
 
 MOST_PROCESSES = 64
@@ -24,6 +25,10 @@ class ServerSettings(BaseSettings):
         description="Address of the artifact: pvc://CLAIM/artifacts/SHA256, or oci://REGISTRY/REPOSITORY@sha256:DIGEST.",
     )
     sha256: str = Field(default="", description="sha256 of the artifact's manifest.")
+    replaces: Signature | None = Field(
+        default=None,
+        description="JSON of the inputs and outputs that clients of the stable revision use. `fetch` refuses an artifact that they could not use.",
+    )
     folder: Path = Field(
         default=Path("/model"), description="Folder where `fetch` puts the artifact and `serve` reads it."
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from tests.unit.cluster.test_serving import EVERYTHING, OWNER, SETTINGS, revision
 
+from fettle.api.signature import Signature, Tensor
 from fettle.api.window import BUCKET_BASE, BUCKET_RATIO, written
-from fettle.cluster import figures, serving
+from fettle.cluster import figures, serving, workloads
+from fettle.server.fetch import told
 from fettle.server.settings import ServerSettings
 from fettle.server.windows import Outcome, Windows
 
@@ -43,3 +45,18 @@ def test_the_operator_reads_every_figure_that_a_server_tells_of_a_second() -> No
     assert (second.second, second.requests, second.errors) == (1000, 4, 1)
     assert second.outcomes.to_json() == {outcome.value: 1 for outcome in Outcome}
     assert len(second.latencies()) == 3
+
+
+def test_what_a_server_tells_of_its_artifact_is_what_the_next_revisions_server_compares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    odd = Tensor(name='ü "$(HOME)" $$', dtype="FP32", shape=(-1, 4), batch_axis=0)
+    signature = Signature(inputs=(odd, Tensor(name="n", dtype="INT64", shape=())), outputs=(odd,))
+    ended = {"name": "fetch", "state": {"terminated": {"exitCode": 0, "message": told(signature)}}}
+    read = workloads.signature_of([{"metadata": {}, "status": {"initContainerStatuses": [ended]}}])
+    spec = serving.pod_template(OWNER, EVERYTHING, SETTINGS, read)["spec"]
+    (value,) = (one["value"] for one in spec["initContainers"][0]["env"] if one["name"] == f"{PREFIX}REPLACES")
+    assert "$" not in value, "Kubernetes would expand it"
+    assert f"{PREFIX}REPLACES" not in {one["name"] for one in spec["containers"][0]["env"]}
+    monkeypatch.setenv(f"{PREFIX}REPLACES", value)
+    assert ServerSettings().replaces == signature

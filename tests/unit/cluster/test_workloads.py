@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fettle.api.reasons import Reason
+from fettle.api.signature import Signature, Tensor
 from fettle.cluster import ledger, serving, workloads
 from fettle.cluster.kinds import Object
 from fettle.cluster.waiting import quiet_in
@@ -129,6 +130,12 @@ def test_what_a_pod_does_that_a_person_looks_at_is_no_fault_of_its_revision() ->
             pod(initContainerStatuses=[container("fetch", 9, lastState=ended("NodeIncompatible: no AVX512"))]),
             Reason.NODE_INCOMPATIBLE,
             False,
+        ),
+        (
+            "clients of the stable revision could not use it",
+            pod(initContainerStatuses=[container("fetch", state=ended("SignatureIncompatible: input x is new"))]),
+            Reason.SIGNATURE_INCOMPATIBLE,
+            True,
         ),
         (
             "it may not check tokens, until somebody grants that",
@@ -290,3 +297,33 @@ def test_a_deployment_that_lost_its_labels_is_known_by_its_selector() -> None:
     made = serving.deployment(owner, "r1", "pvc://s/a", {}, 3)
     made["metadata"]["labels"] = {"fettle.dev/revision": "another"}
     assert workloads.revision_of(made) == "r1"
+
+
+SIGNATURE = Signature(inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4), batch_axis=0),), outputs=())
+
+
+def fetched(message: str, *, code: int = 0) -> Object:
+    """A pod whose init container ended so."""
+    return pod(initContainerStatuses=[container("fetch", state=ended(message, code=code, reason="Completed"))])
+
+
+def test_a_revisions_inputs_and_outputs_are_known_from_any_pod_that_told_them() -> None:
+    named = fetched(SIGNATURE.canonical().decode())
+    assert workloads.signature_of([pod(), fetched(""), named]) == SIGNATURE
+
+
+@pytest.mark.parametrize(
+    "pods",
+    [
+        [],
+        [pod()],
+        [fetched("")],
+        [fetched("null")],
+        [fetched(SIGNATURE.canonical().decode()[:40])],
+        [fetched("ArtifactTampered: blob differs", code=1)],
+        [pod(initContainerStatuses=[container("proxy", state=ended(SIGNATURE.canonical().decode(), code=0))])],
+    ],
+    ids=["no pods", "still fetching", "a server of before", "nothing", "cut off", "it failed", "another container"],
+)
+def test_what_no_pod_told_is_unknown(pods: list[Object]) -> None:
+    assert workloads.signature_of(pods) is None

@@ -12,6 +12,7 @@ from tests.unit.plan.rollout.toys import weighted, weighted_routes
 
 from fettle.api.modeldeployment import TrafficProvider
 from fettle.api.modeldeployment_status import ModelDeploymentStatus
+from fettle.api.signature import Signature, Tensor
 from fettle.cluster import kinds, routes
 from fettle.cluster.cache import Cache, version_of
 from fettle.cluster.client import Client
@@ -343,3 +344,59 @@ async def test_a_provider_without_routes_has_no_object_for_them(ground: Ground) 
 def test_every_provider_has_its_objects_and_each_kind_of_them_is_watched() -> None:
     assert routes.ROUTE_OBJECTS.keys() == set(TrafficProvider)
     assert {kind for objects in routes.ROUTE_OBJECTS.values() for kind in objects.kinds} <= set(kinds.WATCHED)
+
+
+SIGNATURE = Signature(inputs=(Tensor(name="x", dtype="FP32", shape=(-1, 4)),), outputs=())
+
+
+def fetch_ended(ground: Ground, digest: str, message: str, *, code: int = 0, ready: bool = True) -> None:
+    """The init containers of all pods of an artifact ended so."""
+    for deployment in ground.deployments():
+        if deployment["metadata"]["annotations"]["fettle.dev/artifact"][-1] != digest:
+            continue
+        name, labels = deployment["metadata"]["name"], deployment["spec"]["template"]["metadata"]["labels"]
+        ended = {"name": "fetch", "state": {"terminated": {"exitCode": code, "message": message}}}
+        conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+        for index in range(deployment["spec"]["replicas"]):
+            status = {"conditions": conditions, "initContainerStatuses": [ended]}
+            body = {"metadata": {"labels": labels}, "spec": {}, "status": status}
+            ground.server.store(POD.path("team", f"{name}-{index}"), body)
+
+
+def compared(ground: Ground, digest: str) -> list[str]:
+    """What the pods of an artifact compare their inputs and outputs with."""
+    found = (one for one in ground.deployments() if one["metadata"]["annotations"]["fettle.dev/artifact"][-1] == digest)
+    containers = (one["spec"]["template"]["spec"]["initContainers"][0] for one in found)
+    return [one["value"] for container in containers for one in container["env"] if one["name"].endswith("_REPLACES")]
+
+
+async def test_a_revision_that_clients_could_not_use_is_refused_by_its_own_pods_until_a_person_insists(
+    ground: Ground,
+) -> None:
+    await ground.serve()
+    fetch_ended(ground, "a", SIGNATURE.canonical().decode())
+    ground.ask("b")
+    await ground.look()
+    assert [Signature.model_validate_json(value) for value in compared(ground, "b")] == [SIGNATURE]
+    fetch_ended(ground, "b", "SignatureIncompatible: input z is new", code=1, ready=False)
+    await ground.look()
+    assert ground.replicas() == {"a": 10, "b": 0}
+    conditions = {one["type"]: one for one in ground.server.objects[PATH]["status"]["conditions"]}
+    assert conditions["Degraded"]["reason"] == conditions["Stalled"]["reason"] == "SignatureIncompatible"
+    assert conditions["Degraded"]["message"].endswith("input z is new")
+    assert conditions["Ready"]["status"] == "True"
+    model = ground.server.objects[PATH]
+    failed = model["status"]["failedRevision"]
+    noted = {**model["metadata"], "annotations": {"fettle.dev/retry": f"{failed}/1"}}
+    ground.server.store(PATH, {**model, "metadata": noted})
+    del ground.server.objects[POD.path("team", f"digits-{failed}-0")]  # as its Deployment was told
+    await ground.look()
+    assert ground.replicas()["b"] > 0 and compared(ground, "b") == []
+
+
+async def test_pods_that_tell_nothing_of_their_inputs_hold_no_rollout(ground: Ground) -> None:
+    await ground.serve()
+    fetch_ended(ground, "a", "")
+    ground.ask("b")
+    await ground.look()
+    assert ground.replicas()["b"] > 0 and compared(ground, "b") == []

@@ -16,14 +16,15 @@ from tests.servers.registry import RAW, TITLE, RegistryServer
 from tests.servers.web import serving
 from tests.unit.cli.test_pull import artifact
 from tests.unit.runtimes.fake_cuda import FakeCuda
-from tests.unit.server.serving import publish
+from tests.unit.server.serving import SIGNATURE, publish
 
 from fettle.api.reasons import Reason
+from fettle.api.signature import Signature, Tensor
 from fettle.api.uris import store_of
 from fettle.cli.access.packs import files_at, pack_of, push_pack
 from fettle.errors import FettleError
 from fettle.runtimes import cuda
-from fettle.server.fetch import fetch
+from fettle.server.fetch import fetch, told
 from fettle.server.settings import ServerSettings
 from fettle.store.manifest import check_fetched, read_stored, write_artifact
 from fettle.store.store import Store
@@ -37,10 +38,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def settings_of(root: Path, sha256: str) -> ServerSettings:
+    return ServerSettings(artifact=f"pvc://store/artifacts/{sha256}", sha256=sha256, folder=root / "model", model="m")
+
+
 def refused(root: Path, sha256: str) -> FettleError:
-    settings = ServerSettings(
-        artifact=f"pvc://store/artifacts/{sha256}", sha256=sha256, folder=root / "model", model="m"
-    )
+    settings = settings_of(root, sha256)
     with pytest.raises(FettleError) as caught:
         fetch(settings)
     return caught.value
@@ -108,6 +111,43 @@ def test_a_node_whose_disk_is_full_is_told_apart_from_a_store_that_is(
     assert error.reason == Reason.MODEL_LOAD_FAILED and error.retryable
     assert "this node's disk has no room" in error.message and os.strerror(code) in error.message
     assert not list((root / "model").rglob("*.partial"))
+
+
+def expecting(signature: Signature, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stable revision's clients use `signature`: as a pod is told."""
+    monkeypatch.setenv("FETTLE_SERVER_REPLACES", told(signature))
+
+
+def test_an_artifact_that_clients_of_the_stable_revision_could_not_use_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = publish(root)
+    (y,) = SIGNATURE.outputs
+    expecting(Signature(inputs=(Tensor(name="x", dtype="FP32", shape=(-1, -1)),), outputs=(y,)), monkeypatch)
+    error = refused(root, sha256)
+    assert error.reason == Reason.SIGNATURE_INCOMPATIBLE and not error.retryable
+    assert error.message == (
+        "clients of the stable revision could not use this one (-1 = any size): input x is FP32 [-1, 4] instead of FP32 [-1, -1]. "
+        "Publish a model that takes the same requests, or run kubectl fettle retry m to roll this one out all the same"
+    )
+
+
+def test_an_artifact_that_takes_more_than_the_stable_one_is_brought_in(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = publish(root)
+    expecting(Signature(inputs=(Tensor(name="x", dtype="FP32", shape=(1, 4)),), outputs=()), monkeypatch)
+    assert fetch(settings_of(root, sha256)) == SIGNATURE
+
+
+def test_inputs_and_outputs_that_kubernetes_would_cut_off_are_not_told() -> None:
+    def wide(inputs: int) -> Signature:
+        return Signature(
+            inputs=tuple(Tensor(name=f"x{n}", dtype="FP32", shape=(-1,)) for n in range(inputs)), outputs=()
+        )
+
+    assert Signature.model_validate_json(told(wide(40))) == wide(40)
+    assert told(wide(200)) == ""
 
 
 @pytest.fixture(scope="module")

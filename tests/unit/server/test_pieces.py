@@ -15,7 +15,6 @@ from fettle.api.signature import Signature, Tensor
 from fettle.api.window import BUCKET_BASE, BUCKET_RATIO
 from fettle.cluster.windows import CLOCK_SLACK_SECONDS
 from fettle.plan.rollout.analysis import PATIENCE
-from fettle.server.checks import free_shape
 from fettle.server.connections import Connections
 from fettle.server.protocol import decode, encode
 from fettle.server.request import Code, InferRequest, RequestError
@@ -201,4 +200,4 @@ def test_nan_and_infinity_are_null_in_the_answer() -> None:
 
 
 def test_metadata_shows_the_batch_as_free_though_the_file_is_static() -> None:
-    assert free_shape(Tensor(name="x", dtype="FP32", shape=(1, 4), batch_axis=0)) == [-1, 4]
+    assert Tensor(name="x", dtype="FP32", shape=(1, 4), batch_axis=0).free_shape == [-1, 4]

@@ -54,6 +54,12 @@ def handled_before(status: ModelDeploymentStatus, command: Command) -> str | Non
     return next((entry.value for entry in status.commands if entry.name == command.value), None)
 
 
+def latest(orders: Orders, status: ModelDeploymentStatus, command: Command) -> str | None:
+    """The revision for which `command` was given last, in this pass or before."""
+    revision, _, token = (orders.values.get(command) or handled_before(status, command) or "").partition("/")
+    return revision if token else None
+
+
 def read(
     annotations: Mapping[str, str], status: ModelDeploymentStatus, subjects: Collection[str], *, forgotten: bool
 ) -> Orders:

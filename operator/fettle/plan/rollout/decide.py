@@ -53,7 +53,14 @@ def decide(snapshot: RolloutSnapshot) -> RolloutDecision:
     serving = {revision: _artifact(snapshot, revision) for revision in _serving(transition)}
     allocation = _allocation(snapshot, transition)
     kept = ground.rollback.holds.target if ground.rollback.holds else None
-    ledger = rollout_ledger.writes(snapshot, serving, transition.exits, rendered=ground.desired, kept=kept)
+    ledger = rollout_ledger.writes(
+        snapshot,
+        serving,
+        transition.exits,
+        rendered=ground.desired,
+        kept=kept,
+        replaced=_replaced_by_canary(ground, transition),
+    )
     ledger = (*ledger, *rollout_ledger.judged(snapshot, transition.over))
     values = {**ground.orders.values, **ground.rollback.values}
     status = rollout_status.build(snapshot, transition, values, allocation, ledger)
@@ -173,6 +180,21 @@ def _try(ground: _Ground, stable: str, revision: str) -> Transition:
     return Transition(
         stable, decision, demand, exits, held=ground.held, events=decision.events, rollback=ground.rollback.holds
     )
+
+
+def _replaced_by_canary(ground: _Ground, transition: Transition) -> str | None:
+    """The revision whose clients the canary must be able to serve: stable.
+
+    None without a canary, if both serve the same artifact, if the canary has served before, so that nothing keeps people from going back,
+    and if it was refused for its inputs and outputs and a person then ordered to try it again.
+    """
+    canary, stable, snapshot = transition.canary, transition.stable, ground.snapshot
+    if canary is None or stable is None or canary.artifact == _artifact(snapshot, stable):
+        return None
+    served = any(entry.entered for entry in snapshot.ledger if entry.revision == canary.revision)
+    ordered = commands.latest(ground.orders, snapshot.status, Command.RETRY) == canary.revision
+    insisted = ordered and rollout_ledger.refused(snapshot, canary.revision)
+    return None if served or insisted else stable
 
 
 def _demand(snapshot: RolloutSnapshot, decision: CanaryDecision, stable: str, blocked: bool) -> Demand:

@@ -94,6 +94,12 @@ def failure(snapshot: RolloutSnapshot, revision: str, *, forgotten: bool) -> Exi
     return Exit(entry.reason, entry.message)
 
 
+def refused(snapshot: RolloutSnapshot, revision: str) -> bool:
+    """Whether `revision` was once removed because clients of the stable revision could not use it."""
+    reasons = {entry.reason for entry in snapshot.ledger if entry.revision == revision}
+    return Reason.SIGNATURE_INCOMPATIBLE in reasons
+
+
 def writes(
     snapshot: RolloutSnapshot,
     serving: Mapping[str, str],
@@ -101,10 +107,12 @@ def writes(
     *,
     rendered: str | None,
     kept: str | None,
+    replaced: str | None,
 ) -> tuple[LedgerWrite, ...]:
     """The writes that the ledger needs. `serving`: revision -> artifact, for stable and canary; `exits`: why others are removed.
 
-    `rendered` is the revision whose template follows from the spec. `kept` is a revision whose closed line is still needed.
+    `rendered` is the revision whose template follows from the spec. `kept` is a revision whose closed line is still needed. `replaced` is
+    the revision whose clients a new canary must be able to serve, if any.
     """
     entries = live(snapshot)
     serial = max((entry.serial for entry in snapshot.ledger), default=0)
@@ -112,8 +120,8 @@ def writes(
     for revision, artifact in serving.items():
         if revision not in entries:
             serial += 1
-            adopt = revision != rendered or snapshot.workload(revision).pods > 0
-            lines.append(OpenEntry(serial, revision, artifact, adopt))
+            adopt = revision != rendered or (snapshot.workload(revision).pods > 0 and not _compares(snapshot, revision))
+            lines.append(OpenEntry(serial, revision, artifact, adopt, replaced if revision != replaced else None))
     for entry in sorted(snapshot.ledger, key=lambda entry: entry.serial):
         if entry.left is not None:
             continue
@@ -123,6 +131,12 @@ def writes(
             departure = exits.get(entry.revision) or Exit(Reason.SUPERSEDED, "replaced by another revision")
             lines.append(MarkLeft(entry.name, departure.reason, departure.message))
     return (*lines, *_forget(snapshot, kept))
+
+
+def _compares(snapshot: RolloutSnapshot, revision: str) -> bool:
+    """Whether the pods of `revision`, if there are any, were refused for their inputs and outputs. They would be refused again."""
+    entry = newest(snapshot.ledger, revision)
+    return entry is not None and entry.reason is Reason.SIGNATURE_INCOMPATIBLE
 
 
 def judged(snapshot: RolloutSnapshot, canary: CanaryStatus | None) -> tuple[MarkJudged, ...]:

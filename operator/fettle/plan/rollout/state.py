@@ -140,12 +140,16 @@ class RolloutSnapshot:
 
 @dataclass(frozen=True)
 class OpenEntry:
-    """Add a line. `adopt`: its template is the one that already runs (or ran). Otherwise it is rendered from the spec with current defaults."""
+    """Add a line. `adopt`: its template is the one that already runs (or ran). Otherwise it is rendered from the spec with current defaults.
+
+    `replaces` is the revision whose clients must be able to use this one; None if nobody asks that.
+    """
 
     serial: int
     revision: str
     artifact: str
     adopt: bool
+    replaces: str | None = None
 
 
 @dataclass(frozen=True)

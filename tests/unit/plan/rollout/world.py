@@ -107,6 +107,11 @@ class World:
     events: list[EventDraft] = field(default_factory=list)
     started: dict[str, int] = field(default_factory=dict)  # pods ever made, by revision
     rendered: list[str] = field(default_factory=list)  # templates rendered from the spec
+    replaces: dict[str, str | None] = field(
+        default_factory=dict
+    )  # whose clients the pods of a revision must be able to serve
+    artifacts: dict[str, str] = field(default_factory=dict)  # by revision, where it is not one of its own
+    unfit: set[tuple[str, str]] = field(default_factory=set)  # clients of the first cannot use the second
     judged: dict[str, tuple[AnalysisWindow, ...]] = field(default_factory=dict)  # by ledger line
     writes: int = 0
     kill_after: int | None = None
@@ -241,8 +246,8 @@ class World:
                 pod.gone_at = self.now + DRAIN
             for _ in range(count - len(alive)):
                 seconds = self.behaviour.get(revision, Behaviour()).start_seconds
-                ready_at = None if seconds is None else self.now + timedelta(seconds=seconds)
-                self.pods.append(Pod(revision, self.now, ready_at))
+                never = seconds is None or self._refuses(revision)
+                self.pods.append(Pod(revision, self.now, None if never else self.now + timedelta(seconds=seconds or 0)))
                 self.started[revision] = self.started.get(revision, 0) + 1
 
     def observation(self, revision: str) -> Observation:
@@ -304,15 +309,27 @@ class World:
         ready = self.ready(revision)
         return Workload(
             revision,
-            f"pvc://store/artifacts/{revision}",
+            self._artifact(revision),
             replicas=self.replicas[revision],
             ready=ready,
             available=self.available(revision),
             pods=len(self.alive(revision)),
             leaving=sum(pod.revision == revision and pod.gone_at is not None for pod in self.pods),
             out=sum(pod.out for pod in self.alive(revision)),
-            fault=self.behaviour.get(revision, Behaviour()).fault or self._memory_fault(revision),
+            fault=self.behaviour.get(revision, Behaviour()).fault or self._own_fault(revision),
         )
+
+    def _artifact(self, revision: str) -> str:
+        return self.artifacts.get(revision, f"pvc://store/artifacts/{revision}")
+
+    def _refuses(self, revision: str) -> bool:
+        """Whether its pods do not start, because clients of the revision that it replaces could not use it."""
+        return (self.replaces.get(revision), revision) in self.unfit
+
+    def _own_fault(self, revision: str) -> PodFault | None:
+        if self._refuses(revision) and self.alive(revision):
+            return PodFault(Reason.SIGNATURE_INCOMPATIBLE, "input x is new", final=True)
+        return self._memory_fault(revision)
 
     def _memory_fault(self, revision: str) -> PodFault | None:
         waiting = [pod.memory_kills for pod in self.alive(revision) if not pod.ready_at or pod.ready_at > self.now]
@@ -350,9 +367,7 @@ class World:
             generation=self.generation,
             spec=self._parsed(),
             status=self.status,
-            wanted=wanted
-            if isinstance(wanted, NotReady)
-            else DesiredRevision(wanted, f"pvc://store/artifacts/{wanted}"),
+            wanted=wanted if isinstance(wanted, NotReady) else DesiredRevision(wanted, self._artifact(wanted)),
             now=self.now + self.skew,
             stable_annotation=self.annotation,
             ledger=tuple(self.ledger),
@@ -415,6 +430,9 @@ class World:
         assert all(entry.name != name for entry in self.ledger)
         if not write.adopt:
             self.rendered.append(write.revision)
+            self.replaces[write.revision] = write.replaces
+            for pod in self.alive(write.revision):  # its Deployment replaces pods of another template
+                pod.gone_at = self.now + DRAIN
         self.ledger.append(LedgerEntry(name, write.serial, write.revision, write.artifact, created=self.now))
 
     def _mark(self, write: LedgerMark) -> None:
