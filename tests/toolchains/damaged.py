@@ -21,7 +21,7 @@ ZIP = b"PK\x03\x04"
 # Values that no writer writes; the deepest one is deeper than Python's own stack.
 VALUES: tuple[Any, ...] = (
     *(None, True, 0, -1, 7, 1 << 31, 1 << 63, -(1 << 63), 1e308, float("nan")),
-    *("", "x" * 300, "../../etc/passwd", "\u0000", [], {}, [[]], {"": None}),
+    *("", "x" * 300, "../../etc/passwd", "\u0000", "\ud800", [], {}, [[]], {"": None}),
 )
 NAMES = ("../outside", "/outside", "a/../../outside", "config.json", "data.pkl", "schema.json", "version")
 # What the readers of archives and documents raise for what is neither.

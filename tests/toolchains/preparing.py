@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ REASONS = {
 # Of these, what is said of what is not a file of the format, or only begins as one.
 BROKEN = ("SourceCorrupted", "UnsupportedFormat", "UnsafePickle")
 MOST_MEMORY = 6 << 30  # bytes: a size that a damaged file claims must not take the machine down
+MOST_SECONDS = 150  # of a CPU: a file on which a library never ends must not keep the tests from ending
 NOTHING = ("empty", "header-alone", "cut-at-0.05")  # forms that are none
 LIBRARIES = (".ses", "torchinductor_", ".cache", ".config", ".keras")  # what libraries make for themselves begins so
 MOST_TEXT = 512  # bytes of a message
@@ -53,13 +54,19 @@ MOST_TEXT = 512  # bytes of a message
 
 @dataclass(frozen=True)
 class Whole:
-    """A source as its framework saves it, by the paths of its files; which of them is damaged, and how it begins. `source`: what its spec says."""
+    """A source as its framework saves it, by the paths of its files; which of them is damaged, and how it begins. `source` and `data`: what
+    the specs say."""
 
     files: Mapping[str, bytes] = field(repr=False)
     target: str
     header: bytes
     entry: str | None = None  # the file that is damaged, unless the source is a folder
     source: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def damaged(self, content: bytes) -> Whole:
+        """With `content` in the file that is damaged."""
+        return replace(self, files={**self.files, self.target: content})
 
 
 Kind = Callable[[Path], Whole]  # saves a source in a folder
@@ -73,15 +80,17 @@ class Preparer:
         self._process: subprocess.Popen[str] | None = None
         self._saved: dict[Kind, Whole] = {}
 
-    def answer(self, files: Mapping[str, bytes], entry: str, **source: Any) -> Termination:
-        """What a Job answers for a source of these files, by their paths. Fails where it left something behind."""
+    def answer(self, given: Whole) -> Termination:
+        """What a Job answers for this source. Fails where it left something behind."""
         claim = self._home / CLAIM
         shutil.rmtree(claim, ignore_errors=True)
-        for name, content in files.items():
+        for name, content in given.files.items():
             (claim / name).parent.mkdir(parents=True, exist_ok=True)
             (claim / name).write_bytes(content)
-        spec = SourceSpec(uri=f"pvc://{CLAIM}/{entry}".rstrip("/"), **source)
-        task = PrepareTask(store=f"pvc://{CLAIM}/store", source=spec, data=DataSpec(), builds=()).model_dump_json()
+        entry = given.target if given.entry is None else given.entry
+        source = SourceSpec(uri=f"pvc://{CLAIM}/{entry}".rstrip("/"), **given.source)
+        data = DataSpec(**given.data)
+        task = PrepareTask(store=f"pvc://{CLAIM}/store", source=source, data=data, builds=()).model_dump_json()
         said = self._ask(task)
         if said is not None:
             answered = Termination.model_validate_json(said)
@@ -90,12 +99,12 @@ class Preparer:
             answered = stage.crashed({"FETTLE_TASK": task}, self._ended_by()).termination
         self._assert_empty("work")
         self._assert_empty("home")
-        assert {path.name for path in claim.iterdir()} <= {"store", *(Path(name).parts[0] for name in files)}
+        assert {path.name for path in claim.iterdir()} <= {"store", *(Path(name).parts[0] for name in given.files)}
         return answered
 
-    def refused(self, files: Mapping[str, bytes], entry: str, **source: Any) -> Termination:
+    def refused(self, given: Whole) -> Termination:
         """`answer`, which must be a reason that is the file's, and a sentence, unless the file was prepared."""
-        answered = self.answer(files, entry, **source)
+        answered = self.answer(given)
         if answered.outcome != "Succeeded":
             assert answered.reason in REASONS, f"{answered.reason}: {answered.message}"
             message = answered.message or ""
@@ -106,13 +115,13 @@ class Preparer:
         """Each of the forms that every format meets is refused with a reason, or is whole enough."""
         whole = self._whole(kind)
         for name, content in forms(whole.files[whole.target], whole.header).items():
-            said = self._of(whole, content)
+            said = self.refused(whole.damaged(content))
             assert name not in NOTHING or said.reason in BROKEN, f"{name}: {said.reason}: {said.message}"
 
     def refuses_changed(self, kind: Kind, made: Sequence[Change]) -> None:
         """After these changes it is refused with a reason, or is whole enough."""
         whole = self._whole(kind)
-        self._of(whole, changed(whole.files[whole.target], made, whole.header))
+        self.refused(whole.damaged(changed(whole.files[whole.target], made, whole.header)))
 
     def _whole(self, kind: Kind) -> Whole:
         """A source of a kind, made once."""
@@ -121,10 +130,6 @@ class Preparer:
             folder.mkdir(parents=True)
             self._saved[kind] = kind(folder)
         return self._saved[kind]
-
-    def _of(self, whole: Whole, content: bytes) -> Termination:
-        entry = whole.target if whole.entry is None else whole.entry
-        return self.refused({**whole.files, whole.target: content}, entry, **whole.source)
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -167,6 +172,7 @@ class Preparer:
         self._process.communicate()
         status, self._process = self._process.returncode, None
         assert status < 0, f"the process ended with {status}: {(self._home / 'log').read_text()[-2000:]}"
+        assert -status != signal.SIGXCPU, f"it was not done after {MOST_SECONDS} seconds of a CPU"
         return signal.Signals(-status)
 
     def _assert_empty(self, name: str) -> None:
@@ -193,9 +199,17 @@ def _main(claim: Path) -> None:
     with os.fdopen(os.dup(1), "w") as out, probed_once():
         os.dup2(2, 1)  # what libraries print goes to the log
         for line in sys.stdin:
+            _limit_seconds()
             task = stage.read_task({"FETTLE_TASK": json.loads(line)})
             said = stage.answer(task, Mounts({CLAIM: claim})).termination
             print(said.model_dump_json(), file=out, flush=True)
+
+
+def _limit_seconds() -> None:
+    """The next task has so many, whatever those before it took."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    most = int(used.ru_utime + used.ru_stime) + MOST_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

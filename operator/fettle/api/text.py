@@ -16,8 +16,9 @@ WORD = 32  # letters: how far a cut moves to stand between words; what is longer
 
 def clip(text: str, limit: int = MESSAGE_LIMIT) -> str:
     """`text` in at most `limit` bytes of UTF-8. If it is too long, its middle is cut out, between words, because an error starts with what happened
-    and ends with the cause."""
-    data = text.encode()
+    and ends with the cause. Half a letter, which JSON and names of files may hold, is written as its number: UTF-8 has none."""
+    data = text.encode(errors="backslashreplace")
+    text = data.decode()
     if len(data) <= limit:
         return text
     room = limit - len(MARK.encode())

@@ -14,6 +14,9 @@ from tests.toolchains.tensorflow.test_frozen_graph import network, put
 
 TFLITE = b"\x1c\x00\x00\x00TFL3"
 GRAPH = b"\n\x20\n\x05image\x12\x0bPlaceholder"
+HDF5 = b"\x89HDF\r\n\x1a\n"
+SAVED = b"\x08\x01\x12\xff\xff\xff\xff\x07"
+TABLE = b"\x00\x00\x7f"  # of variables: where each lies in the file beside it
 
 
 def _file(name: str, folder: Path, header: bytes) -> Whole:
@@ -22,6 +25,28 @@ def _file(name: str, folder: Path, header: bytes) -> Whole:
 
 def keras(folder: Path) -> Whole:
     return _file(examples.save_keras(examples.convolutional(), folder), folder, ZIP)
+
+
+def h5(folder: Path) -> Whole:
+    return _file(examples.save_h5(examples.convolutional(), folder), folder, HDF5)
+
+
+def _saved_model(folder: Path, target: str, header: bytes) -> Whole:
+    saved = folder / examples.save_saved_model(examples.convolutional(), folder)
+    files = {f"{path.relative_to(folder)}": path.read_bytes() for path in saved.rglob("*") if path.is_file()}
+    return Whole(files, f"saved/{target}", header, entry="saved")
+
+
+def graph_of_a_saved_model(folder: Path) -> Whole:
+    return _saved_model(folder, "saved_model.pb", SAVED)
+
+
+def table_of_variables(folder: Path) -> Whole:
+    return _saved_model(folder, "variables/variables.index", TABLE)
+
+
+def variables(folder: Path) -> Whole:
+    return _saved_model(folder, "variables/variables.data-00000-of-00001", b"\x00")
 
 
 def tflite(folder: Path) -> Whole:
@@ -33,7 +58,7 @@ def frozen_graph(folder: Path) -> Whole:
     return _file("graph.pb", folder, GRAPH)
 
 
-KINDS = (keras, tflite, frozen_graph)
+KINDS = (keras, h5, graph_of_a_saved_model, table_of_variables, variables, tflite, frozen_graph)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +73,7 @@ def test_a_file_that_is_not_whole_is_refused_with_a_reason(preparing: Preparer, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(made=changes())
 def test_a_changed_file_is_prepared_or_refused_with_a_reason(
     preparing: Preparer, kind: Kind, made: list[Change]

@@ -219,6 +219,17 @@ def test_a_tokenizer_that_cannot_be_loaded_is_damaged(bench: Workbench) -> None:
     assert (error.reason, "tokenizer" in error.message) == (Reason.SOURCE_CORRUPTED, True)
 
 
+@pytest.mark.parametrize("length", [0, -1, "long"])
+def test_a_tokenizer_for_texts_of_no_length_is_damaged(bench: Workbench, length: Any) -> None:
+    BERT.saved(bench.folder / "model")
+    examples.tokenizer(bench.folder / "model")
+    path = bench.folder / "model/tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": length}))
+    evaluation = EvaluationSpec(uri=bench.data("items", text=np.array(["good"] * 30)))
+    error = bench.refused(source=SourceSpec(uri=URI), evaluation=evaluation)
+    assert (error.reason, "tokenizer" in error.message) == (Reason.SOURCE_CORRUPTED, True), error.message
+
+
 def put_head(folder: Path, *kinds: str, **pooling: bool) -> None:
     parts = [
         {"type": f"sentence_transformers.models.{kind}", "path": f"{place}_{kind}"} for place, kind in enumerate(kinds)
@@ -322,6 +333,11 @@ CLAIMS = [
         {"num_hidden_layers": 3},
         Reason.SOURCE_CORRUPTED,
         "the weights lack .* of the tensors that config.json describes",
+    ),
+    (
+        {"num_hidden_layers": 1 << 31},
+        Reason.SOURCE_CORRUPTED,
+        "config.json describes a model of more than 50,000 tensors",
     ),
     ({"hidden_size": 64}, Reason.SOURCE_CORRUPTED, "damaged"),
     ({"model_type": "of-tomorrow", "architectures": None}, Reason.UNSUPPORTED_MODEL, ""),

@@ -32,6 +32,13 @@ def test_what_is_longer_than_a_word_is_cut_all_the_same() -> None:
     assert clip("a " + "x" * 500 + " b", 100).count("x") > 60
 
 
+@pytest.mark.parametrize("limit", [100, 512])
+def test_half_a_letter_is_written_as_its_number(limit: int) -> None:
+    found = clip("the weights are quantized by \ud800" + " and more" * 20, limit)
+    assert found.startswith("the weights are quantized by \\ud800")
+    assert len(found.encode()) <= limit
+
+
 def test_what_a_library_said_goes_on_one_line() -> None:
     assert quoted(ValueError("[ShapeInferenceError]\n\t  Output:y ")) == "[ShapeInferenceError] Output:y"
 

@@ -6,8 +6,10 @@ config.json names the class and the weights fill it. Code of the directory's own
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ SHORT = 16
 # Below, what networks halve five times has a size of 1, for which the exporter wants a program of its own.
 LEAST = {"height": 33, "width": 33}
 MASK = "attention_mask"
+MOST_TENSORS = 50_000  # of a module while it is made and filled: the largest that answer in one run have some thousand
 POOLER = "pooler."  # a layer behind many models that not all weights come with, and that the model does without
 
 
@@ -146,9 +149,10 @@ class HuggingFace(FrameworkFormat):
             "output_loading_info": True,
         }
         options |= {"dtype": torch.float32, "attn_implementation": "eager"}
-        model, told = kind.from_pretrained(path.parent, **options)
-        if told["missing_keys"] and all(name.startswith(POOLER) for name in told["missing_keys"]):
-            model, told = kind.from_pretrained(path.parent, add_pooling_layer=False, **options)
+        with _bounded():
+            model, told = kind.from_pretrained(path.parent, **options)
+            if told["missing_keys"] and all(name.startswith(POOLER) for name in told["missing_keys"]):
+                model, told = kind.from_pretrained(path.parent, add_pooling_layer=False, **options)
         _refuse_generating(type(model))  # of what an Auto class has chosen
         lacking = sorted(told["missing_keys"])
         if lacking:
@@ -199,6 +203,25 @@ def _class(transformers: Any, config: Mapping[str, Any], trusted: bool) -> Any:
         )
         raise SourceError(message, reason=Reason.UNSUPPORTED_MODEL)
     return found
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """While a module is made: a number of layers that nobody meant would be made until memory is full. Raises SourceError (SourceCorrupted)."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    numbers = count(1)
+
+    def refuse_too_many(*_: Any) -> None:
+        if next(numbers) > MOST_TENSORS:
+            message = f"{ENTRY} describes a model of more than {MOST_TENSORS:,} tensors: it is damaged"
+            raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
+
+    registered = register_module_parameter_registration_hook(refuse_too_many)
+    try:
+        yield
+    finally:
+        registered.remove()
 
 
 def _refuse_generating(kind: Any) -> None:

@@ -120,10 +120,10 @@ def _saved_by(path: Path) -> str:
         return str(opened.attrs.get("keras_version", ""))
 
 
-def _parsed(path: Path, text: str | bytes) -> Any:
+def _parsed(path: Path, text: Any) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:  # in a damaged HDF5, not even text
         message = f"{path.name} is damaged: its configuration is not JSON: {error}"
         raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
 

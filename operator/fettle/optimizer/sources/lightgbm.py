@@ -46,6 +46,9 @@ class LightGBM(FrameworkFormat):
         import lightgbm
 
         content = path.read_bytes()
+        if b"\0" in content:  # LightGBM never gets past one
+            message = f"{path.name} is damaged: it is a text file, and byte {content.index(0)} of it is a NUL"
+            raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
         version = _VERSION.match(content)
         if version is not None and int(version[1]) > _READABLE:
             told = f"its format is v{int(version[1])}, and LightGBM {lightgbm.__version__} reads up to v{_READABLE}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +37,17 @@ class Tokenizer:
     def __init__(self, folder: Path, length: int | None = None, *, trusted: bool = False) -> None:
         from transformers import AutoTokenizer
 
-        try:
+        with _usable("loaded"):
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
-        except Exception as error:  # the library raises what it likes
-            message = f"the tokenizer beside the model cannot be loaded: {quoted(error)}"
-            raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
+            self._names = tuple(map(str, self._tokenizer.model_input_names))
+            longest = int(self._tokenizer.model_max_length)
+        if longest < 1:
+            message = f"the tokenizer beside the model is damaged: its model_max_length is {longest}"
+            raise SourceError(message, reason=Reason.SOURCE_CORRUPTED)
         self._length = length
         asked = Texts.of(folder)
         self._lower = asked.lower
-        self._most = length or min(self._tokenizer.model_max_length, _positions(folder), asked.length or UNBOUNDED)
+        self._most = length or min(longest, _positions(folder), asked.length or UNBOUNDED)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -54,7 +57,7 @@ class Tokenizer:
     @property
     def names(self) -> tuple[str, ...]:
         """Of the inputs that it makes."""
-        return tuple(self._tokenizer.model_input_names)
+        return self._names
 
     def encode(self, columns: Mapping[str, Array]) -> dict[str, Array]:
         """See `Encoder.encode`."""
@@ -66,15 +69,16 @@ class Tokenizer:
             raise DataError(
                 "the tokenizer beside the model has no token for padding: provide input_ids instead of texts"
             )
-        made = self._tokenizer(
-            texts,
-            pairs,
-            padding="longest" if self._length is None else "max_length",
-            truncation=True,
-            max_length=self._most if self._most < UNBOUNDED else None,
-            return_tensors="np",
-        )
-        return {name: np.asarray(made[name], np.int64) for name in self.names if name in made}
+        with _usable("used on these texts"):
+            made = self._tokenizer(
+                texts,
+                pairs,
+                padding="longest" if self._length is None else "max_length",
+                truncation=True,
+                max_length=self._most if self._most < UNBOUNDED else None,
+                return_tensors="np",
+            )
+            return {name: np.asarray(made[name], np.int64) for name in self.names if name in made}
 
     def portable(self, columns: Mapping[str, Array]) -> Portable:
         """See `Encoder.portable`."""
@@ -104,6 +108,18 @@ class Tokenizer:
     def _texts(self, column: Array) -> list[str]:
         texts: list[str] = column.tolist()
         return [text.lower() for text in texts] if self._lower else texts
+
+
+@contextmanager
+def _usable(what: str) -> Iterator[None]:
+    """While the library does something with a tokenizer that may be damaged. Raises SourceError (SourceCorrupted)."""
+    try:
+        yield
+    except (MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        message = f"the tokenizer beside the model cannot be {what}: {quoted(error)}"
+        raise SourceError(message, reason=Reason.SOURCE_CORRUPTED) from error
 
 
 def available(folder: Path) -> bool:
