@@ -52,7 +52,8 @@ def served_folder(source: str, store: Path, target: str | None, temporary: Path)
 def _copied(path: Path, name: str, temporary: Path) -> ServedFolder:
     artifact = artifact_of(Location(path.absolute().as_uri(), LocalFileSystem(), path.absolute().as_posix()))
     if artifact is None:
-        raise UsageError(f"{path} has no folder {MODEL_FOLDER} beside its {MANIFEST}, and does not lie in a store")
+        lost = f"{path} has no folder {MODEL_FOLDER} beside its {MANIFEST}, and does not lie in a store"
+        raise UsageError(f"{lost}: `fettle pull` writes an artifact that can be copied")
     copy_artifact(*artifact, temporary)
     return ServedFolder(temporary, artifact[1], name)
 
