@@ -12,8 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +66,11 @@ class Whole:
     def damaged(self, content: bytes) -> Whole:
         """With `content` in the file that is damaged."""
         return replace(self, files={**self.files, self.target: content})
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """What each file of a folder holds, by its path there."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 Kind = Callable[[Path], Whole]  # saves a source in a folder
@@ -178,16 +182,6 @@ class Preparer:
     def _assert_empty(self, name: str) -> None:
         left = [path.name for path in (self._home / name).iterdir() if not path.name.startswith(LIBRARIES)]
         assert not left, f"left in the folder {name}: {left}"
-
-
-@contextmanager
-def preparer(home: Path) -> Iterator[Preparer]:
-    """One, while it is needed."""
-    made = Preparer(home)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def _main(claim: Path) -> None:

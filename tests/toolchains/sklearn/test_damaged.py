@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from tests.toolchains.damaged import ZIP, Change, changes
-from tests.toolchains.preparing import Kind, Preparer, Whole, preparer
+from tests.toolchains.preparing import Kind, Preparer, Whole
 from tests.toolchains.sklearn import examples
 from tests.toolchains.sklearn.examples import Example
 
@@ -34,12 +34,6 @@ def _kind(make: Callable[[Path], Example]) -> Kind:
 
 ZEROS = [Change("extreme", 0.787, 0, b"\x03")]  # LightGBM never gets past one in its text
 KINDS = [_kind(make) for make in HEADERS]
-
-
-@pytest.fixture(scope="module")
-def preparing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparer]:
-    with preparer(tmp_path_factory.mktemp("preparing")) as made:
-        yield made
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from tests.toolchains.damaged import ZIP, Change, changes
-from tests.toolchains.preparing import Kind, Preparer, Whole, preparer
+from tests.toolchains.preparing import Kind, Preparer, Whole, files_below
 from tests.toolchains.tensorflow import examples
 from tests.toolchains.tensorflow.test_frozen_graph import network, put
 
@@ -32,9 +31,8 @@ def h5(folder: Path) -> Whole:
 
 
 def _saved_model(folder: Path, target: str, header: bytes) -> Whole:
-    saved = folder / examples.save_saved_model(examples.convolutional(), folder)
-    files = {f"{path.relative_to(folder)}": path.read_bytes() for path in saved.rglob("*") if path.is_file()}
-    return Whole(files, f"saved/{target}", header, entry="saved")
+    examples.save_saved_model(examples.convolutional(), folder)
+    return Whole(files_below(folder), f"saved/{target}", header, entry="saved")
 
 
 def graph_of_a_saved_model(folder: Path) -> Whole:
@@ -59,12 +57,6 @@ def frozen_graph(folder: Path) -> Whole:
 
 
 KINDS = (keras, h5, graph_of_a_saved_model, table_of_variables, variables, tflite, frozen_graph)
-
-
-@pytest.fixture(scope="module")
-def preparing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparer]:
-    with preparer(tmp_path_factory.mktemp("preparing")) as made:
-        yield made
 
 
 @pytest.mark.parametrize("kind", KINDS)

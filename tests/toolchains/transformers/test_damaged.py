@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from tests.toolchains.damaged import Change, changes
-from tests.toolchains.preparing import CLAIM, Kind, Preparer, Whole, preparer
+from tests.toolchains.preparing import CLAIM, Kind, Preparer, Whole, files_below
 from tests.toolchains.transformers import examples
 
 from fettle.api.data import EvaluationSpec
@@ -20,11 +19,7 @@ TEXTS = {"evaluation": EvaluationSpec(uri=f"pvc://{CLAIM}/items.npz")}
 
 def _directory(folder: Path, name: str, target: str, header: bytes) -> Whole:
     examples.EXAMPLES[name].saved(folder / "model")
-    return Whole(_files(folder), f"model/{target}", header, entry="model")
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return Whole(files_below(folder), f"model/{target}", header, entry="model")
 
 
 def configuration(folder: Path) -> Whole:
@@ -39,7 +34,7 @@ def _with_texts(folder: Path, target: str) -> Whole:
     examples.EXAMPLES["DistilBertModel"].saved(folder / "model")
     examples.tokenizer(folder / "model")
     np.savez(folder / "items.npz", text=examples.reviews(np.random.default_rng(0)))
-    return Whole(_files(folder), f"model/{target}", b"{", entry="model", data=TEXTS)
+    return Whole(files_below(folder), f"model/{target}", b"{", entry="model", data=TEXTS)
 
 
 def tokenizer(folder: Path) -> Whole:
@@ -51,12 +46,6 @@ def configuration_of_a_tokenizer(folder: Path) -> Whole:
 
 
 KINDS = (configuration, weights, tokenizer, configuration_of_a_tokenizer)
-
-
-@pytest.fixture(scope="module")
-def preparing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparer]:
-    with preparer(tmp_path_factory.mktemp("preparing")) as made:
-        yield made
 
 
 @pytest.mark.parametrize("kind", KINDS)

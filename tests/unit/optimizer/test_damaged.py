@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from tests.data import models
 from tests.toolchains.damaged import Change, changes
-from tests.toolchains.preparing import Preparer, Whole, preparer
+from tests.toolchains.preparing import Preparer, Whole
 
 HEADER = b"\x08\x08\x12\x08somebody:\xff\xff\xff\xff\x7f"
-
-
-@pytest.fixture(scope="module")
-def preparing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparer]:
-    with preparer(tmp_path_factory.mktemp("preparing")) as made:
-        yield made
 
 
 def dynamic_batch(_folder: Path) -> Whole:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from tests.toolchains.damaged import ZIP, Change, changes
-from tests.toolchains.preparing import CLAIM, Kind, Preparer, Whole, preparer
+from tests.toolchains.preparing import CLAIM, Kind, Preparer, Whole
 
 from fettle.api.source import FactorySpec, InputSpec
 
@@ -69,12 +68,6 @@ def safetensors(folder: Path) -> Whole:
 
 
 KINDS = (script, program, state_dict, old_state_dict, safetensors)
-
-
-@pytest.fixture(scope="module")
-def preparing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preparer]:
-    with preparer(tmp_path_factory.mktemp("preparing")) as made:
-        yield made
 
 
 @pytest.mark.parametrize("kind", KINDS)

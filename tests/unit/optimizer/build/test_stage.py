@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -173,6 +174,26 @@ sys.meta_path.insert(0, Hook())
 """
 
 
+def hooked(bench: Workbench, act: str) -> dict[str, str]:
+    """The environment of a task that does `act` where its stage would be imported."""
+    hook = bench.folder / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HOOK.format(act=act))
+    task = {"FETTLE_TASK": encode_task(bench.task()), **bench.mounts.to_environment()}
+    return {**task, "PYTHONPATH": os.pathsep.join([str(hook), *sys.path])}
+
+
+@contextmanager
+def running_until(said: bytes, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A Job's process, once its log says `said`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "fettle.optimizer"], env={**POD_ENVIRONMENT, **environment}, stderr=subprocess.PIPE
+    ) as running:
+        assert running.stderr is not None
+        assert any(said in line for line in running.stderr)
+        yield running
+
+
 @pytest.mark.parametrize(
     ("killer", "reason", "words"),
     [
@@ -185,11 +206,7 @@ def test_a_library_that_crashes_leaves_an_answer(
     bench: Workbench, killer: signal.Signals, reason: Reason, words: str
 ) -> None:
     """The task's own process is killed where the native library would be at work: in the import of its stage."""
-    hook = bench.folder / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(HOOK.format(act=f"os.kill(os.getpid(), {int(killer)})"))
-    task = {"FETTLE_TASK": encode_task(bench.task()), **bench.mounts.to_environment()}
-    code, out, termination = process(bench, **task, PYTHONPATH=os.pathsep.join([str(hook), *sys.path]))
+    code, out, termination = process(bench, **hooked(bench, f"os.kill(os.getpid(), {int(killer)})"))
     assert (code, out) == (128 + killer, "")
     assert termination is not None
     assert (termination.outcome, termination.reason) == ("Failed", reason)
@@ -197,16 +214,8 @@ def test_a_library_that_crashes_leaves_an_answer(
 
 
 def test_a_stop_reaches_the_process_that_runs_the_task(bench: Workbench) -> None:
-    hook = bench.folder / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(HOOK.format(act='print("at work", flush=True); time.sleep(600)'))
-    task = {"FETTLE_TASK": encode_task(bench.task()), **bench.mounts.to_environment()}
-    environment = {**POD_ENVIRONMENT, **task, "PYTHONPATH": os.pathsep.join([str(hook), *sys.path])}
-    with subprocess.Popen(
-        [sys.executable, "-m", "fettle.optimizer"], env=environment, stderr=subprocess.PIPE
-    ) as running:
-        assert running.stderr is not None
-        assert any(b"at work" in line for line in running.stderr)
+    environment = hooked(bench, 'print("at work", flush=True); time.sleep(600)')
+    with running_until(b"at work", environment) as running:
         (child,) = psutil.Process(running.pid).children()
         running.terminate()
         assert running.wait(60) == 128 + signal.SIGTERM
@@ -224,20 +233,9 @@ LEAVING = """
 
 def test_a_stop_of_a_process_that_has_answered_leaves_it_its_answer(bench: Workbench) -> None:
     """The Job of several pods stops the others when one is lost, which they have just found out themselves."""
-    hook, log = bench.folder / "hook", bench.folder / "termination"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(HOOK.format(act=LEAVING.strip()))
-    task = {
-        "FETTLE_TASK": encode_task(bench.task()),
-        "FETTLE_TERMINATION_LOG": str(log),
-        **bench.mounts.to_environment(),
-    }
-    environment = {**POD_ENVIRONMENT, **task, "PYTHONPATH": os.pathsep.join([str(hook), *sys.path])}
-    with subprocess.Popen(
-        [sys.executable, "-m", "fettle.optimizer"], env=environment, stderr=subprocess.PIPE
-    ) as running:
-        assert running.stderr is not None
-        assert any(b"leaving" in line for line in running.stderr)
+    log = bench.folder / "termination"
+    environment = {**hooked(bench, LEAVING.strip()), "FETTLE_TERMINATION_LOG": str(log)}
+    with running_until(b"leaving", environment) as running:
         running.terminate()
         assert running.wait(60) == 128 + signal.SIGTERM
     assert log.read_text() == "its own words"
